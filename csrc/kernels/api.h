@@ -1,0 +1,151 @@
+// The contract between drivers (csrc/ops) and micro-kernels (csrc/kernels): plain structs, no templates, no STL, so that a file
+// compiled for one ISA shares no inline code with a file compiled for another.
+//
+// Every kernel is `void <isa>::<name>(const <op>_args&)`. It reads and writes exactly the bytes its arguments describe: not one
+// byte past a row, a table or an output (guard pages in the tests hold it to that). Preconditions are the driver's to check.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace qgemm {
+
+enum class OutType : int32_t { u8 = 0, s8 = 1, s32 = 2, f32 = 3, f32_accumulate = 4 };
+
+// What happens to an exact int32 accumulator before it is stored. Arrays indexed by output column are in panel order and padded to
+// whole panels (multiples of 16 columns), so full-vector loads are safe; for the depthwise layout panel order is the permutation
+// given in docs/packing.md.
+//   acc   = sum(xq * wq)  + correction[n]  - row_zero_point[m] * colsum[n]  - row_sum[m] * w_zero_point[n]      (int32, wraps)
+//   y     = fmaf((float)acc, scale[n] * row_scale[m], bias[n])                                                  (fp32)
+//   u8,s8 = clamp(rint(y * inv_scale) + zero_point, lo, hi)
+//   s32   = acc            f32 = clamp(y, f_lo, f_hi)           f32_accumulate: c = fmaf((float)acc, scale[n], c)
+// Absent terms are null pointers. For s8 the caller gives zero_point, lo, hi on the u8 grid (+128); the stored byte is q ^ 0x80.
+struct Epilogue {
+  const int32_t* correction;      // [n]  -zx * colsum' (static input) + int32 bias; never null
+  const float* scale;             // [n]  never null except for s32
+  const float* bias;              // [n]  zeros when the layer has none; never null except for s32
+  const int32_t* colsum;          // [n]  sum_k (w - zw); with row_zero_point
+  const int32_t* w_zero_point;    // [n]  with row_sum
+  const int32_t* row_zero_point;  // [m]
+  const float* row_scale;         // [m]
+  const int32_t* row_sum;         // [m]  sum_k xq of the row, padding included
+  float inv_scale;                // 1.0f / out_scale
+  int32_t zero_point, lo, hi;     // on the u8 grid
+  float f_lo, f_hi;
+  OutType out;
+};
+
+// One tile of C: m rows (any 1..mr of the kernel; the driver cuts), n columns of one panel, all of K.
+// A is read through row pointers, so GEMM (taps = 1) and convolution (a tap is one filter position) are one kernel.
+// B panel: for each tap, for each group of 4 consecutive k (kc rounded up, zero filled): `width` columns x 4 bytes.
+struct gemm_args {
+  const uint8_t* const* a;  // [taps][m] pointers to kc readable bytes each
+  int32_t m, taps, kc;
+  const int8_t* b;  // panel, 64-byte aligned when the caller's buffer is
+  int32_t width;    // columns of the panel: 16, 32, 48 or 64
+  int32_t n;        // valid columns, 1..width
+  const Epilogue* ep;
+  int32_t row, col;  // index of the tile's first row in the [m] arrays, first column in the [n] arrays
+  void* c;           // first element of the tile
+  ptrdiff_t ldc;     // bytes from row to row
+};
+
+// fp32 accumulators of a grouped product -> output. y = fmaf(f, row_scale[m] * x_scale, bias[n]).
+struct group_finish_args {
+  const float* f;  // [m][width]
+  int32_t m, n, width;
+  float x_scale;
+  const Epilogue* ep;
+  int32_t row, col;
+  void* c;
+  ptrdiff_t ldc;
+};
+
+// s4 panel -> s8 panel of the same order. `bytes` output bytes, a multiple of 128: each 64 input bytes give 128 output bytes, low
+// nibbles first.
+struct unpack4_args {
+  const uint8_t* src;
+  int8_t* dst;
+  ptrdiff_t bytes;
+};
+
+// Depthwise convolution of one block of up to 64 channels, `pixels` output pixels.
+// Weights: for each group of 4 taps (zero filled): 64 channels x 4 taps, channel order permuted as docs/packing.md shows, so that
+// two in-lane unpacks bring four taps of one channel into a dword and two in-lane packs bring the results back in natural order.
+struct depthwise_args {
+  const uint8_t* const* a;  // [pixels][taps] pointers to `channels` readable bytes each
+  int32_t pixels, taps, channels;
+  const int8_t* b;
+  const Epilogue* ep;
+  int32_t row, col;  // col: first index in the [n] arrays, a multiple of 64
+  void* c;
+  ptrdiff_t ldc;
+};
+
+// q = clamp(rint(x * inv_scale) + zero_point, qmin, qmax), NaN -> zero_point. Output element of `bytes` 1 or 2.
+struct quantize_args {
+  const float* x;
+  void* q;
+  ptrdiff_t n;
+  float inv_scale;
+  int32_t zero_point, qmin, qmax;
+  int32_t bytes;
+};
+
+// x = (q - zero_point) * scale
+struct dequantize_args {
+  const void* q;
+  float* x;
+  ptrdiff_t n;
+  float scale;
+  int32_t zero_point;
+  int32_t bytes;
+  bool is_signed;
+};
+
+// min and max of x, 0 included; finite: false when any element is NaN or infinite.
+struct minmax_args {
+  const float* x;
+  ptrdiff_t n;
+  float *min, *max;
+  bool* finite;
+};
+
+// q = clamp(rint(fl(fl(sa*(a-za)) + fl(sb*(b-zb))) * inv_scale) + zero_point, lo, hi)
+struct add_args {
+  const uint8_t *a, *b;
+  uint8_t* out;
+  ptrdiff_t n;
+  float a_scale, b_scale, inv_scale;
+  int32_t a_zero_point, b_zero_point, zero_point, lo, hi;
+};
+
+struct lut_args {
+  const uint8_t* x;
+  const uint8_t* table;  // [256]
+  uint8_t* out;
+  ptrdiff_t n;
+};
+
+// Elementwise maximum over `taps` pixel pointers, `channels` bytes each.
+struct max_pool_args {
+  const uint8_t* const* a;  // [taps]
+  int32_t taps, channels;
+  uint8_t* out;
+};
+
+// sum[c] = sum over taps of a[t][c]; exact int32.
+struct sum_pool_args {
+  const uint8_t* const* a;  // [taps]
+  int32_t taps, channels;
+  int32_t* sum;
+};
+
+// s32 -> output through an Epilogue of one row: used by average pooling. acc: [n].
+struct requantize_args {
+  const int32_t* acc;
+  int32_t n;
+  const Epilogue* ep;  // indexed from 0; arrays readable for n elements
+  void* c;
+};
+
+}  // namespace qgemm

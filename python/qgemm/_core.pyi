@@ -1,0 +1,176 @@
+"""The C++ engine. Private: the public names are in qgemm, qgemm.nn and torch.ops.qgemm.
+
+Arrays are numpy, C-contiguous, and never copied or converted here: a wrong dtype, rank, shape or stride is a typed error of
+qgemm.errors. Outputs are written into ``out``, which must not overlap an input. The GIL is released while kernels run.
+Any dimension may be 0. ``packed`` is a 1-D uint8 buffer made by ``pack_*``; it is self-describing and position independent.
+
+Output type: the dtype of ``out``.
+  uint8 / int8   requantized: q = clamp(rint(y * (1/out_scale)) + out_zero_point, lo, hi), y the float output
+  float32        y = fmaf(float(acc), x_scale * w_scale[n], bias[n]), clamped to [lo, hi]
+  int32          the exact accumulator sum((xq - zx) * (wq - zw)) (+ int32 bias); lo/hi do not apply
+``lo`` and ``hi``: None, or bounds. For uint8/int8 they are integers on the output's grid (ReLU is lo = out_zero_point).
+"""
+
+from typing import Any
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+
+# ---- CPU and dispatch -------------------------------------------------------------------------------------------------
+def cpu_features() -> dict[str, bool]: ...
+def isas() -> list[str]: ...  # every ISA path of this build, best first: ["avx512vnni", "avx2", "ref"]
+def available_isas() -> list[str]: ...  # those this CPU can run, best first
+def active_isa() -> str: ...
+def force_isa(name: str | None) -> None: ...  # None: back to QGEMM_ISA or the best. IsaError if the CPU lacks it
+def kernels() -> list[dict[str, Any]]: ...  # rows of kernels.def: op, types, mr, nr, isa, name, available, selected
+def explain() -> str: ...  # the dispatch table's own reasoning, several lines
+def max_threads() -> int: ...  # what the next call will use at most (omp_get_max_threads)
+
+# ---- quantize ---------------------------------------------------------------------------------------------------------
+# scale: float32 [1] or [C]; zero_point: int32 [1] or [C]; C = x.shape[axis]. out dtype uint8, int8, uint16 or int16.
+def quantize(
+    x: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    zero_point: NDArray[np.int32],
+    qmin: int,
+    qmax: int,
+    out: NDArray[Any],
+    axis: int = -1,
+) -> None: ...
+def dequantize(
+    q: NDArray[Any], scale: NDArray[np.float32], zero_point: NDArray[np.int32], out: NDArray[np.float32], axis: int = -1
+) -> None: ...
+# One (scale, zero_point) a row of x [M, K] (per_row), or one for all (then scale, zero_point have 1 element). out: uint8 [M, K].
+# Asymmetric: min/max with 0 included, scale = (max - min) / 255, zero_point = rint(-min / scale). Symmetric: absmax / 127, zero_point 128.
+# A row of zeros has scale 1. NaN/Inf in x: QuantizationError.
+def quantize_dynamic(
+    x: NDArray[np.float32],
+    out: NDArray[np.uint8],
+    scale: NDArray[np.float32],
+    zero_point: NDArray[np.int32],
+    per_row: bool,
+    symmetric: bool = False,
+) -> None: ...
+# Two values a byte along the last axis, low nibble first; odd length: the last high nibble is 0.
+def pack_int4(values: NDArray[Any]) -> NDArray[np.uint8]: ...  # int8 in [-8, 7] or uint8 in [0, 15]
+def unpack_int4(packed: NDArray[np.uint8], length: int, signed: bool) -> NDArray[Any]: ...
+
+# ---- weights ----------------------------------------------------------------------------------------------------------
+# weight int8 [N, K] (values of s4 for bits=4); scale float32 [1], [N], or [N, ceil(K/group_size)] with group_size > 0.
+# zero_point: int32 [N] or None (0). bias float32 [N] or None. bias_int32: int32 [N] or None, joins the accumulator.
+# x_scale, x_zero_point: the static u8 input's encoding; leave 1.0, 0 for the dynamic ops.
+# x_max: 255, or the largest (q) the input can take, for the overflow proof.
+# name: for error messages.
+def pack_linear(
+    weight: NDArray[np.int8],
+    scale: NDArray[np.float32],
+    zero_point: NDArray[np.int32] | None = None,
+    bias: NDArray[np.float32] | None = None,
+    bias_int32: NDArray[np.int32] | None = None,
+    bits: int = 8,
+    group_size: int = 0,
+    x_scale: float = 1.0,
+    x_zero_point: int = 0,
+    name: str = "",
+) -> NDArray[np.uint8]: ...
+
+# weight int8 [Cout, Cin/groups, KH, KW]; Conv1d is KH = 1. Depthwise (Cin/groups == 1, Cout == groups) gets its own layout.
+def pack_conv2d(
+    weight: NDArray[np.int8],
+    scale: NDArray[np.float32],
+    zero_point: NDArray[np.int32] | None = None,
+    bias: NDArray[np.float32] | None = None,
+    bias_int32: NDArray[np.int32] | None = None,
+    groups: int = 1,
+    bits: int = 8,
+    x_scale: float = 1.0,
+    x_zero_point: int = 0,
+    name: str = "",
+) -> NDArray[np.uint8]: ...
+def packed_info(packed: NDArray[np.uint8]) -> dict[str, Any]: ...  # kind, n, k, groups, taps, bits, group_size, bytes, kernel
+def unpack_weight(packed: NDArray[np.uint8]) -> NDArray[np.int8]: ...  # the canonical ints back
+
+# ---- GEMM / Linear ----------------------------------------------------------------------------------------------------
+# x uint8 [M, K] -> out [M, N]. x may have a row stride > K (last axis contiguous); so may out.
+def linear(
+    x: NDArray[np.uint8],
+    packed: NDArray[np.uint8],
+    out: NDArray[Any],
+    out_scale: float = 1.0,
+    out_zero_point: int = 0,
+    lo: float | None = None,
+    hi: float | None = None,
+) -> None: ...
+
+# x float32 [M, K] is quantized per row (or per tensor) on the fly; out float32 [M, N].
+def linear_dynamic(
+    x: NDArray[np.float32],
+    packed: NDArray[np.uint8],
+    out: NDArray[np.float32],
+    per_row: bool = True,
+    symmetric: bool = False,
+    lo: float | None = None,
+    hi: float | None = None,
+) -> None: ...
+
+# ---- convolution ------------------------------------------------------------------------------------------------------
+# x uint8 [B, H, W, C] (NHWC), out [B, HO, WO, Cout]. padding = (top, left, bottom, right). Padding value: the input's zero point.
+# x_scale/x_zero_point override what was packed (dynamic quantization per tensor).
+def conv2d(
+    x: NDArray[np.uint8],
+    packed: NDArray[np.uint8],
+    out: NDArray[Any],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    out_scale: float = 1.0,
+    out_zero_point: int = 0,
+    lo: float | None = None,
+    hi: float | None = None,
+    x_scale: float | None = None,
+    x_zero_point: int | None = None,
+) -> None: ...
+
+# ---- elementwise, tables, pooling ---------------------------------------------------------------------------------------
+# a, b, out uint8 of one shape. y = a_scale*(a - a_zp) + b_scale*(b - b_zp), each product and the sum rounded to fp32; requantized.
+def add(
+    a: NDArray[np.uint8],
+    b: NDArray[np.uint8],
+    out: NDArray[np.uint8],
+    a_scale: float,
+    a_zero_point: int,
+    b_scale: float,
+    b_zero_point: int,
+    out_scale: float,
+    out_zero_point: int,
+    lo: int | None = None,
+    hi: int | None = None,
+) -> None: ...
+def lut(x: NDArray[np.uint8], table: NDArray[np.uint8], out: NDArray[np.uint8]) -> None: ...  # table uint8 [256]
+
+# NHWC. padding (top, left, bottom, right); padded positions never win. out [B, HO, WO, C].
+def max_pool2d(
+    x: NDArray[np.uint8],
+    out: NDArray[np.uint8],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int] = (1, 1),
+) -> None: ...
+
+# y = float(sum(q - zx)) * float(x_scale / count); out uint8 (requantized) or float32. Global average: kernel = (H, W).
+def avg_pool2d(
+    x: NDArray[np.uint8],
+    out: NDArray[Any],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    count_include_pad: bool,
+    x_scale: float,
+    x_zero_point: int,
+    out_scale: float = 1.0,
+    out_zero_point: int = 0,
+    lo: float | None = None,
+    hi: float | None = None,
+) -> None: ...
