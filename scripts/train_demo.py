@@ -17,10 +17,10 @@ import sys
 import time
 from pathlib import Path
 
-import fetch_assets
 import numpy as np
 import torch
 
+import fetch_assets
 from qgemm.demo import DATA, SCHEMES, DigitNet
 
 TEST = 500

@@ -6,13 +6,20 @@ it, and records what AIMET's simulation answers to the test images. Here the sam
 
 from __future__ import annotations
 
+import copy
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from . import __version__, bench
 from .errors import ModelFormatError, require
+from .io import load
+from .reporting import report
 
-torch = require("torch", "qgemm demo")
+torch = require("torch", "qgemm demo", extra="demo")
 nn = torch.nn
 
 DATA = Path(__file__).parent / "data"
@@ -53,3 +60,124 @@ class DigitNet(nn.Module):
         x = self.pool2(self.relu2(self.bn2(self.conv2(x))))
         x = self.relu3(self.bn3(self.conv3(x)))
         return self.classifier(self.flatten(self.average(x)))
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What ``qgemm/data`` holds. images: float32 [n, 1, 28, 28] in [0, 1]; labels: uint8 [n]; simulated: logits float32 [n, 10]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    simulated: dict[str, np.ndarray]
+    weights: dict[str, np.ndarray]
+
+
+def shipped(folder: Path = DATA) -> Shipped:
+    """Read the shipped files; ModelFormatError when one is missing or damaged."""
+    test, fp32 = _read(folder / "digits_test.npz"), _read(folder / "digits_fp32.npz")
+    try:
+        simulated = {s: test[f"sim_{s.lower()}"] for s in SCHEMES}
+        return Shipped(test["images"][:, None].astype(np.float32) / 255, test["labels"], simulated, fp32)
+    except KeyError as e:
+        raise ModelFormatError(f"{folder / 'digits_test.npz'} holds no array {e}; reinstall qgemm") from None
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as f:
+            return {k: f[k] for k in f.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as e:
+        raise ModelFormatError(f"cannot read {path}: {e}; reinstall qgemm") from None
+
+
+def fp32_net(weights: dict[str, np.ndarray]) -> DigitNet:
+    """The float network, batch norms folded, as one would deploy it in FP32."""
+    net = DigitNet().eval()
+    net.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
+    return net
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """qgemm's logits against the recorded simulation's. Differences are in steps of the logits' encoding (LSB)."""
+
+    scheme: str
+    top1_simulation: float
+    top1: float
+    same_class: float
+    equal: float
+    max_lsb: int
+    count: int
+
+    @property
+    def holds(self) -> bool:
+        """What the arithmetic promises: no logit off by more than 1 LSB, and at most 1 in 100 off at all."""
+        return self.max_lsb <= 1 and self.equal >= 0.99
+
+
+def agreement(scheme: str, program, data: Shipped) -> Agreement:
+    want, got = data.simulated[scheme], program(data.images)
+    lsb = float(program.graph.tensors[program.graph.outputs[0]].qparams.scale)
+    steps = np.abs(np.rint((got - want) / lsb)).astype(int)
+    return Agreement(
+        scheme,
+        top1_simulation=_top1(want, data.labels),
+        top1=_top1(got, data.labels),
+        same_class=float((got.argmax(1) == want.argmax(1)).mean()),
+        equal=float((steps == 0).mean()),
+        max_lsb=int(steps.max()),
+        count=steps.size,
+    )
+
+
+def _top1(logits: np.ndarray, labels: np.ndarray) -> float:
+    return float((logits.argmax(1) == labels).mean())
+
+
+def run(batches: Sequence[int] = (1, 64), threads: int = 1, seconds: float = 2.0, scheme: str = "W8A8") -> bool:
+    """Print the demo; True when qgemm agrees with the recorded simulation.
+
+    batches: batch sizes to time, []: none. threads: for torch and qgemm alike (they share one OpenMP runtime).
+    seconds: time of each comparison of latencies. scheme: the network whose report is printed.
+    """
+    torch.set_num_threads(threads)
+    data = shipped()
+    net = fp32_net(data.weights)
+    programs = {s: load(DATA / f"digits_{s.lower()}.onnx") for s in SCHEMES}
+    images = torch.from_numpy(data.images)
+    with torch.inference_mode():
+        top1_fp32 = _top1(net(images).numpy(), data.labels)
+    results = [agreement(s, p, data) for s, p in programs.items()]
+
+    print(f"qgemm {__version__}, torch {torch.__version__}; {bench.conditions(threads)}")
+    print(
+        f"\n{len(data.labels)} MNIST images that training never saw; a CNN of {_parameters(net):,} parameters, quantized and exported by AIMET\n"
+    )
+    print(f"{'':<16}{'top-1':>8}   logits equal to the recorded simulation's")
+    print(f"{'FP32 (torch)':<16}{top1_fp32:>8.2%}")
+    for r in results:
+        print(f"{r.scheme + ' simulation':<16}{r.top1_simulation:>8.2%}")
+        print(f"{r.scheme + ' qgemm':<16}{r.top1:>8.2%}   {r.equal:.2%} of {r.count:,}, max difference {r.max_lsb} LSB")
+    broken = [r.scheme for r in results if not r.holds]
+    if broken:
+        print(f"\nAGREEMENT BROKEN for {', '.join(broken)}: more than 1 LSB, or more than 1 logit in 100, differs from the simulation")
+
+    if batches:
+        print("\nLatency; the ratio is torch FP32's median over the row's\n")
+        print(bench.table({f"batch {b}": _latency(b, images, net, programs, seconds) for b in batches}, "torch FP32"))
+    print(f"\nReport of the {scheme} network\n")
+    print(report(programs[scheme]))
+    return not broken
+
+
+def _latency(batch: int, images, net: DigitNet, programs, seconds: float) -> list[bench.Timing]:
+    x = images[torch.arange(batch) % len(images)]
+    bf16, x16 = copy.deepcopy(net).to(torch.bfloat16), x.to(torch.bfloat16)
+    contenders = {"torch FP32": lambda: net(x), "torch BF16": lambda: bf16(x16)}
+    contenders |= {f"qgemm {s}": (lambda p=p: p(x)) for s, p in programs.items()}
+    with torch.inference_mode():
+        return bench.interleave(contenders, seconds, label=f"latency, batch {batch}")
+
+
+def _parameters(net: DigitNet) -> int:
+    return sum(p.numel() for p in net.parameters())

@@ -73,10 +73,11 @@ _EXTRAS = {
 }
 
 
-def require(module: str, what: str):
+def require(module: str, what: str, extra: str | None = None):
     """Import ``module`` and return it, or raise :class:`MissingDependencyError` naming the extra.
 
-    ``what`` says who needs it, for the message: ``require("onnx", "qgemm.load")``.
+    ``what`` says who needs it, for the message: ``require("onnx", "qgemm.load")``. ``extra``: the extra to name, where a smaller one
+    than the caller's own would bring the package but not all that the caller needs.
     """
     import importlib
 
@@ -86,7 +87,7 @@ def require(module: str, what: str):
         top = module.split(".")[0]
         if e.name is not None and e.name.split(".")[0] != top:
             raise  # the package is there but something inside it is broken: its own error says more
-        extra = _EXTRAS.get(top, top)
+        extra = extra or _EXTRAS.get(top, top)
         raise MissingDependencyError(
             f"{what} needs the package '{top}', which is not installed: pip install \"qgemm[{extra}]\"",
             name=top,
