@@ -68,16 +68,19 @@ struct unpack4_args {
   ptrdiff_t bytes;
 };
 
-// Depthwise convolution of one block of up to 64 channels, `pixels` output pixels.
+// Depthwise convolution of one block of up to 64 channels along a run of output pixels that share one set of tap positions: pixel i
+// reads tap t at a[t] + i * step. A run at an image border has one pixel, or taps that point into a row of zero points.
 // Weights: for each group of 4 taps (zero filled): 64 channels x 4 taps, channel order permuted as docs/packing.md shows, so that
 // two in-lane unpacks bring four taps of one channel into a dword and two in-lane packs bring the results back in natural order.
+// Row arrays of the epilogue (row_zero_point, row_scale, row_sum) do not apply.
 struct depthwise_args {
-  const uint8_t* const* a;  // [pixels][taps] pointers to `channels` readable bytes each
+  const uint8_t* const* a;  // [taps] pointers to `channels` readable bytes each, for every pixel
+  ptrdiff_t step;           // bytes from one pixel to the next, the same for every tap
   int32_t pixels, taps, channels;
   const int8_t* b;
   const Epilogue* ep;
-  int32_t row, col;  // col: first index in the [n] arrays, a multiple of 64
-  void* c;
+  int32_t col;  // first index in the [n] arrays, a multiple of 64
+  void* c;      // first pixel's first channel of the block
   ptrdiff_t ldc;
 };
 
@@ -102,7 +105,7 @@ struct dequantize_args {
   bool is_signed;
 };
 
-// min and max of x, 0 included; finite: false when any element is NaN or infinite.
+// min and max of x, 0 included; finite: false when any element is NaN or infinite, and then min = max = 0.
 struct minmax_args {
   const float* x;
   ptrdiff_t n;
@@ -110,7 +113,7 @@ struct minmax_args {
   bool* finite;
 };
 
-// q = clamp(rint(fl(fl(sa*(a-za)) + fl(sb*(b-zb))) * inv_scale) + zero_point, lo, hi)
+// q = clamp(rint(fl(fl(sa*(a-za)) + fl(sb*(b-zb))) * inv_scale) + zero_point, lo, hi); `out` may be `a` or `b` itself.
 struct add_args {
   const uint8_t *a, *b;
   uint8_t* out;
@@ -126,7 +129,7 @@ struct lut_args {
   ptrdiff_t n;
 };
 
-// Elementwise maximum over `taps` pixel pointers, `channels` bytes each.
+// Elementwise maximum over `taps` pixel pointers, `channels` bytes each; 0 where there are no taps.
 struct max_pool_args {
   const uint8_t* const* a;  // [taps]
   int32_t taps, channels;
@@ -144,7 +147,7 @@ struct sum_pool_args {
 struct requantize_args {
   const int32_t* acc;
   int32_t n;
-  const Epilogue* ep;  // indexed from 0; arrays readable for n elements
+  const Epilogue* ep;  // row 0, columns from 0; acc and the [n] arrays are readable up to the next multiple of 16
   void* c;
 };
 
