@@ -1,0 +1,9 @@
+#include "kernels/gemm_u8s8__avx512vnni.h"
+
+namespace qgemm {
+namespace avx512vnni {
+
+void gemm_u8s8_12x16(const gemm_args& g) { GemmRows<12, 1>::run(g); }
+
+}  // namespace avx512vnni
+}  // namespace qgemm

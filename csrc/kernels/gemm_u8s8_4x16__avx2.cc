@@ -1,0 +1,76 @@
+// AVX2 without VNNI. vpmaddubsw would saturate its 16-bit sums, so even and odd bytes are widened to 16 bits and multiplied with
+// vpmaddwd, which is exact: |255 * 128 * 2| fits int32. The widened weights serve all rows of the tile.
+#include "kernels/epilogue__avx2.h"
+
+namespace qgemm {
+namespace avx2 {
+namespace {
+
+QGEMM_INLINE void step(__m256i (*acc)[2], int rows, const int32_t* av, const int8_t* b) {
+  __m256i even[2], odd[2];
+#pragma GCC unroll 2
+  for (int j = 0; j < 2; ++j) {
+    const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + 32 * j));
+    even[j] = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8);
+    odd[j] = _mm256_srai_epi16(w, 8);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < rows; ++i) {
+    const __m256i a = _mm256_set1_epi32(av[i]);
+    const __m256i ae = _mm256_and_si256(a, _mm256_set1_epi16(0xff)), ao = _mm256_srli_epi16(a, 8);
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j)
+      acc[i][j] = _mm256_add_epi32(acc[i][j], _mm256_add_epi32(_mm256_madd_epi16(ae, even[j]), _mm256_madd_epi16(ao, odd[j])));
+  }
+}
+
+template <int MR>
+void tile(const gemm_args& g, int j0) {
+  __m256i acc[MR][2];
+#pragma GCC unroll 4
+  for (int i = 0; i < MR; ++i) acc[i][0] = acc[i][1] = _mm256_setzero_si256();
+  const ptrdiff_t stride = static_cast<ptrdiff_t>(g.width) * 4;
+  const int8_t* b = g.b + j0 * 4;
+  const uint8_t* const* rows = g.a;
+  const int whole = g.kc & ~3, tail = g.kc & 3;
+  for (int t = 0; t < g.taps; ++t, rows += g.m) {
+    int32_t av[MR];
+    for (int k = 0; k < whole; k += 4, b += stride) {
+#pragma GCC unroll 4
+      for (int i = 0; i < MR; ++i) memcpy(&av[i], rows[i] + k, 4);
+      step(acc, MR, av, b);
+    }
+    if (tail) {
+#pragma GCC unroll 4
+      for (int i = 0; i < MR; ++i) {
+        uint32_t v = 0;
+        for (int q = 0; q < tail; ++q) v |= static_cast<uint32_t>(rows[i][whole + q]) << (8 * q);
+        av[i] = static_cast<int32_t>(v);
+      }
+      step(acc, MR, av, b);
+      b += stride;
+    }
+  }
+  const int size = out_bytes(g.ep->out);
+#pragma GCC unroll 4
+  for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const int col = j0 + 8 * j, n = g.n - col;
+      if (n > 0) store_acc8(*g.ep, acc[i][j], g.row + i, g.col + col, n < 8 ? n : 8, static_cast<char*>(g.c) + i * g.ldc + col * size);
+    }
+}
+
+}  // namespace
+
+void gemm_u8s8_4x16(const gemm_args& g) {
+  for (int j0 = 0; j0 < g.n; j0 += 16) switch (g.m) {
+      case 4: tile<4>(g, j0); break;
+      case 3: tile<3>(g, j0); break;
+      case 2: tile<2>(g, j0); break;
+      case 1: tile<1>(g, j0); break;
+    }
+}
+
+}  // namespace avx2
+}  // namespace qgemm

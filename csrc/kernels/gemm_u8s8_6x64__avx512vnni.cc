@@ -1,0 +1,9 @@
+#include "kernels/gemm_u8s8__avx512vnni.h"
+
+namespace qgemm {
+namespace avx512vnni {
+
+void gemm_u8s8_6x64(const gemm_args& g) { GemmRows<6, 4>::run(g); }
+
+}  // namespace avx512vnni
+}  // namespace qgemm

@@ -1,0 +1,9 @@
+#include "kernels/gemm_u8s8__avx512vnni.h"
+
+namespace qgemm {
+namespace avx512vnni {
+
+void gemm_u8s8_8x48(const gemm_args& g) { GemmRows<8, 3>::run(g); }
+
+}  // namespace avx512vnni
+}  // namespace qgemm

@@ -1,0 +1,178 @@
+#include "ops/gemm.h"
+
+#include "cpu/error.h"
+#include "ops/quantize.h"
+#include "ops/threads.h"
+
+namespace qgemm {
+namespace {
+
+// A rows that stay in L2 while every panel passes over them.
+constexpr int64_t kBlockBytes = 256 * 1024;
+constexpr int kMaxRows = 16;  // most rows of any register tile
+
+struct Job {
+  const KernelTable& t;
+  const PackedView& w;
+  const uint8_t* a;
+  ptrdiff_t lda;
+  char* c;
+  ptrdiff_t ldc;
+  const OutputSpec& out;
+  const RowParams& rows;
+  const Epilogue& e;
+  int64_t size;
+};
+
+// Rows [m0, m1) of one panel in register tiles of even height: 16 rows on a 6-row kernel are 6+5+5, not 6+6+4.
+void panel_rows(const Job& j, int64_t p, const int8_t* b, int64_t m0, int64_t m1) {
+  const int width = j.w.panel_width(p);
+  const GemmKernel& kernel = j.t.gemm_for(width);
+  const int64_t rows = m1 - m0, tiles = (rows + kernel.mr - 1) / kernel.mr;
+  const uint8_t* ptrs[kMaxRows];
+  alignas(64) float acc[kMaxRows * kPanel];
+  gemm_args g{};
+  g.a = ptrs;
+  g.taps = 1;
+  g.width = width;
+  g.n = j.w.panel_columns(p);
+  g.col = static_cast<int32_t>(p * kPanel);
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t r0 = m0 + rows * i / tiles, r1 = m0 + rows * (i + 1) / tiles;
+    g.m = static_cast<int32_t>(r1 - r0);
+    g.row = static_cast<int32_t>(r0);
+    char* c = j.c + r0 * j.ldc + p * kPanel * j.size;
+    if (j.w.group_size == 0) {
+      for (int r = 0; r < g.m; ++r) ptrs[r] = j.a + (r0 + r) * j.lda;
+      g.kc = static_cast<int32_t>(j.w.kc);
+      g.b = b;
+      g.ep = &j.e;
+      g.c = c;
+      g.ldc = j.ldc;
+      kernel.fn(g);
+      continue;
+    }
+    // Groups in ascending order: the fp32 sum's order is part of the definition.
+    for (int64_t x = 0; x < int64_t(g.m) * width; ++x) acc[x] = 0.0f;
+    Epilogue e = j.e;
+    e.out = OutType::f32_accumulate;
+    g.ep = &e;
+    g.c = acc;
+    g.ldc = static_cast<ptrdiff_t>(width) * 4;
+    for (int64_t q = 0; q < j.w.group_count; ++q) {
+      const int64_t k0 = q * j.w.group_size, k1 = k0 + j.w.group_size < j.w.k ? k0 + j.w.group_size : j.w.k;
+      e.scale = j.w.group_scale + q * j.w.n_padded;
+      e.colsum = j.w.group_colsum + q * j.w.n_padded;
+      // With per-row zero points (dynamic) only the int32 bias, which belongs to the first group, is left of the correction.
+      e.correction = j.rows.zero_point ? (q == 0 ? j.w.bias_int32 : j.w.zeros) : j.w.group_correction + q * j.w.n_padded;
+      for (int r = 0; r < g.m; ++r) ptrs[r] = j.a + (r0 + r) * j.lda + k0;
+      g.kc = static_cast<int32_t>(k1 - k0);
+      g.b = b + k0 * width;
+      kernel.fn(g);
+    }
+    group_finish_args f{};
+    f.f = acc;
+    f.m = g.m;
+    f.n = g.n;
+    f.width = width;
+    f.x_scale = j.rows.scale ? 1.0f : j.w.x_scale;
+    f.ep = &j.e;
+    f.row = g.row;
+    f.col = g.col;
+    f.c = c;
+    f.ldc = j.ldc;
+    j.t.group_finish(f);
+  }
+}
+
+}  // namespace
+
+size_t out_size(OutType t) { return t == OutType::u8 || t == OutType::s8 ? 1 : 4; }
+
+Epilogue make_epilogue(const PackedView& w, const OutputSpec& out, const RowParams& rows) {
+  Epilogue e{};
+  e.correction = rows.zero_point ? w.bias_int32 : w.correction;
+  e.scale = rows.scale ? w.w_scale : w.scale;
+  e.bias = w.bias;
+  e.colsum = w.colsum;
+  e.w_zero_point = w.w_zero_point;
+  e.row_zero_point = rows.zero_point;
+  e.row_scale = rows.scale;
+  e.inv_scale = 1.0f / out.scale;
+  e.zero_point = out.zero_point;
+  e.lo = out.lo;
+  e.hi = out.hi;
+  e.f_lo = out.f_lo;
+  e.f_hi = out.f_hi;
+  e.out = out.type;
+  return e;
+}
+
+const int8_t* panel_as_s8(const KernelTable& t, const PackedView& w, int64_t group, int64_t panel, int8_t* scratch) {
+  const uint8_t* stored = w.panel(group, panel);
+  if (w.bits != 4) return reinterpret_cast<const int8_t*>(stored);
+  unpack4_args u{};
+  u.src = stored;
+  u.dst = scratch;
+  u.bytes = (w.panel_s8_bytes(w.panel_width(panel)) + 127) / 128 * 128;
+  t.unpack4(u);
+  return scratch;
+}
+
+void linear(const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out, const RowParams& rows) {
+  if (w.kind != PackedKind::linear) throw Error(Code::packed, "this weight was packed for a convolution; use pack_linear");
+  if (w.group_size > 0 && out.type == OutType::s32)
+    throw Error(Code::dtype, "a weight with group_size has a scale per group, so it has no int32 output; ask for float32 or uint8");
+  if (m == 0 || w.n == 0) return;
+  const KernelTable& t = table();
+  Epilogue e = make_epilogue(w, out, rows);
+  if (w.has_w_zero_point) {
+    static thread_local Scratch<int32_t> sums;
+    int32_t* s = sums.get(m);
+    for (int64_t i = 0; i < m; ++i) {
+      int32_t sum = 0;
+      for (int64_t k = 0; k < w.k; ++k) sum += a[i * lda + k];
+      s[i] = sum;
+    }
+    e.row_sum = s;
+  }
+  const Job job{t, w, a, lda, static_cast<char*>(c), ldc, out, rows, e, static_cast<int64_t>(out_size(out.type))};
+  const int64_t k = w.k > 0 ? w.k : 1, panels = w.panels_per_group;
+  const int threads = threads_for(m * w.n * k, kGrainMacs);
+  // Row blocks that fit L2; more of them when the panels alone cannot feed every thread.
+  const int mr = t.gemm_for(w.panel_width(0)).mr;
+  int64_t block = kBlockBytes / k / mr * mr;
+  if (block < 4 * mr) block = 4 * mr;
+  int64_t blocks = (m + block - 1) / block;
+  if (panels * blocks < 3 * threads && threads > 1) {
+    const int64_t most = (m + mr - 1) / mr, want = (3 * threads + panels - 1) / panels;
+    blocks = want < most ? (want > blocks ? want : blocks) : most;
+  }
+  parallel_shares(blocks * panels, threads, [&](int64_t begin, int64_t end) {
+    static thread_local Scratch<int8_t> expanded;
+    int8_t* scratch = w.bits == 4 ? expanded.get((w.panel_s8_bytes(kPanel) + 127) / 128 * 128) : nullptr;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t p = i % panels, b = i / panels;
+      panel_rows(job, p, panel_as_s8(t, w, 0, p, scratch), m * b / blocks, m * (b + 1) / blocks);
+    }
+  });
+}
+
+void linear_dynamic(const PackedView& w, const float* x, int64_t m, ptrdiff_t ldx, float* c, ptrdiff_t ldc, bool per_row, bool symmetric, float lo, float hi) {
+  static thread_local Scratch<uint8_t> quantized;
+  static thread_local Scratch<float> scales;
+  static thread_local Scratch<int32_t> zero_points;
+  uint8_t* q = quantized.get(m * w.k);
+  float* s = scales.get(m);
+  int32_t* z = zero_points.get(m);
+  quantize_dynamic(x, m, w.k, ldx, q, s, z, per_row, symmetric);
+  if (!per_row)
+    for (int64_t i = 1; i < m; ++i) s[i] = s[0], z[i] = z[0];
+  OutputSpec out;
+  out.type = OutType::f32;
+  out.f_lo = lo;
+  out.f_hi = hi;
+  linear(w, q, m, w.k, c, ldc, out, {z, s});
+}
+
+}  // namespace qgemm

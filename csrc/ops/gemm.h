@@ -1,0 +1,39 @@
+// C[m][n] = epilogue(sum_k A[m][k] * W[n][k]) on packed weights: the driver of every linear layer.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/dispatch.h"
+#include "kernels/api.h"
+#include "pack/weights.h"
+
+namespace qgemm {
+
+// Where an operation's result goes and on which grid. zero_point, lo, hi are on the u8 grid also for s8 (its own + 128).
+struct OutputSpec {
+  OutType type = OutType::f32;
+  float scale = 1.0f;
+  int32_t zero_point = 0, lo = 0, hi = 255;
+  float f_lo, f_hi;
+};
+
+// Dynamic quantization of A: one scale and zero point a row, or null for the encoding that was packed.
+struct RowParams {
+  const int32_t* zero_point = nullptr;
+  const float* scale = nullptr;
+};
+
+size_t out_size(OutType t);
+// The epilogue that every driver starts from: static encodings of the packed weight, or dynamic ones.
+Epilogue make_epilogue(const PackedView& w, const OutputSpec& out, const RowParams& rows);
+
+// The s8 panel of a weight, expanded from nibbles into `scratch` (panel_s8_bytes rounded up to 128) when it is stored so.
+const int8_t* panel_as_s8(const KernelTable& t, const PackedView& w, int64_t group, int64_t panel, int8_t* scratch);
+
+// a: [m] rows of w.k bytes, lda bytes apart. c: [m] rows of w.n elements, ldc bytes apart.
+void linear(const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out, const RowParams& rows = {});
+
+// fp32 in, fp32 out: rows (or the whole of x) are quantized to u8 on the way.
+void linear_dynamic(const PackedView& w, const float* x, int64_t m, ptrdiff_t ldx, float* c, ptrdiff_t ldc, bool per_row, bool symmetric, float lo, float hi);
+
+}  // namespace qgemm

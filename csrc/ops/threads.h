@@ -1,0 +1,64 @@
+// How many threads a piece of work gets, and scratch memory that outlives calls.
+#pragma once
+#include <omp.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+
+namespace qgemm {
+
+// Threads for `work` units when a thread is worth `grain` of them. Obeys omp_set_num_threads (so torch.set_num_threads) and
+// OMP_NUM_THREADS; one inside another parallel region.
+inline int threads_for(int64_t work, int64_t grain) {
+  if (work < 2 * grain || omp_in_parallel()) return 1;
+  const int64_t most = omp_get_max_threads(), worth = work / grain;
+  return static_cast<int>(worth < most ? worth : most);
+}
+
+// Multiply-adds below which a second thread costs more than it brings (a parallel region takes a few microseconds).
+constexpr int64_t kGrainMacs = int64_t(1) << 19;
+constexpr int64_t kGrainBytes = int64_t(1) << 16;
+
+// f(begin, end) on `threads` contiguous shares of [0, n).
+template <class F>
+void parallel_shares(int64_t n, int threads, F&& f) {
+  if (threads <= 1 || n <= 1) {
+    if (n > 0) f(int64_t(0), n);
+    return;
+  }
+#pragma omp parallel num_threads(threads)
+  {
+    const int64_t t = omp_get_thread_num(), count = omp_get_num_threads();
+    const int64_t begin = n * t / count, end = n * (t + 1) / count;
+    if (begin < end) f(begin, end);
+  }
+}
+
+// A 64-byte aligned buffer that only grows. Make it thread_local: after the first call of a shape nothing is allocated.
+template <class T>
+class Scratch {
+ public:
+  ~Scratch() { std::free(data_); }
+  Scratch() = default;
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  T* get(int64_t count) {
+    const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 127) / 64 * 64;
+    if (bytes > bytes_) {
+      std::free(data_);
+      data_ = std::aligned_alloc(64, bytes);
+      bytes_ = data_ ? bytes : 0;
+      if (!data_) throw std::bad_alloc();
+    }
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+}  // namespace qgemm

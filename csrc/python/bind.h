@@ -1,0 +1,124 @@
+// Strict views of numpy arrays: nothing is converted or copied, and what does not fit is a typed error that says what would.
+#pragma once
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "cpu/error.h"
+#include "kernels/api.h"
+#include "ops/gemm.h"
+
+namespace qgemm {
+namespace py = pybind11;
+
+template <class T>
+inline const char* dtype_name();
+template <>
+inline const char* dtype_name<uint8_t>() { return "uint8"; }
+template <>
+inline const char* dtype_name<int8_t>() { return "int8"; }
+template <>
+inline const char* dtype_name<uint16_t>() { return "uint16"; }
+template <>
+inline const char* dtype_name<int16_t>() { return "int16"; }
+template <>
+inline const char* dtype_name<int32_t>() { return "int32"; }
+template <>
+inline const char* dtype_name<float>() { return "float32"; }
+
+inline std::string shape_of(const py::array& a) {
+  std::string s = "(";
+  for (py::ssize_t i = 0; i < a.ndim(); ++i) s += (i ? ", " : "") + std::to_string(a.shape(i));
+  return s + (a.ndim() == 1 ? ",)" : ")");
+}
+
+template <class T>
+inline bool is(const py::array& a) {
+  return py::isinstance<py::array_t<T>>(a);
+}
+
+inline std::string dtype_of(const py::array& a) { return py::str(a.dtype()); }
+
+template <class T>
+inline void need_dtype(const py::array& a, const char* name) {
+  if (!is<T>(a)) throw Error(Code::dtype, std::string(name) + " must be " + dtype_name<T>() + ", got " + dtype_of(a) + "; convert it explicitly");
+}
+
+inline void need_rank(const py::array& a, const char* name, int rank, const char* meaning) {
+  if (a.ndim() != rank)
+    throw Error(Code::shape, std::string(name) + " must have " + std::to_string(rank) + " dimensions " + meaning + ", got shape " + shape_of(a));
+}
+
+inline bool is_empty(const py::array& a) { return a.size() == 0; }
+
+inline void need_contiguous(const py::array& a, const char* name) {
+  if (!(a.flags() & py::array::c_style) && !is_empty(a))
+    throw Error(Code::layout, std::string(name) + " must be C-contiguous; pass numpy.ascontiguousarray of it");
+}
+
+// Rows of a matrix may be strided, elements of a row may not.
+inline void need_rows(const py::array& a, const char* name) {
+  if (is_empty(a)) return;
+  if (a.shape(1) > 1 && a.strides(1) != a.itemsize())
+    throw Error(Code::layout, std::string(name) + ": the last axis must be contiguous; pass numpy.ascontiguousarray of it");
+  if (a.shape(0) > 1 && a.strides(0) < a.shape(1) * a.itemsize())
+    throw Error(Code::layout, std::string(name) + ": rows must not overlap or run backwards; pass numpy.ascontiguousarray of it");
+}
+
+inline void need_writeable(const py::array& a, const char* name) {
+  if (!a.writeable()) throw Error(Code::layout, std::string(name) + " is read-only; allocate it with numpy.empty");
+}
+
+// First and one-past-last byte an array with non-negative strides touches.
+inline std::pair<const char*, const char*> extent(const py::array& a) {
+  const char* p = static_cast<const char*>(a.data());
+  if (is_empty(a)) return {p, p};
+  py::ssize_t last = a.itemsize();
+  for (py::ssize_t i = 0; i < a.ndim(); ++i) last += (a.shape(i) - 1) * a.strides(i);
+  return {p, p + last};
+}
+
+inline void need_apart(const py::array& out, const py::array& in, const char* name) {
+  const auto o = extent(out), i = extent(in);
+  if (o.first < i.second && i.first < o.second)
+    throw Error(Code::layout, std::string("out overlaps ") + name + "; give the result memory of its own");
+}
+
+template <class T>
+inline const T* vector_of(const py::array& a, const char* name, int64_t count) {
+  need_dtype<T>(a, name);
+  need_rank(a, name, 1, "");
+  need_contiguous(a, name);
+  if (a.shape(0) != count)
+    throw Error(Code::shape, std::string(name) + " must have " + std::to_string(count) + " elements, got " + std::to_string(a.shape(0)));
+  return static_cast<const T*>(a.data());
+}
+
+template <class T>
+inline const T* vector_or_null(const std::optional<py::array>& a, const char* name, int64_t count) {
+  return a ? vector_of<T>(*a, name, count) : nullptr;
+}
+
+inline PackedView view_of(const py::array& packed) {
+  need_dtype<uint8_t>(packed, "packed");
+  need_rank(packed, "packed", 1, "");
+  need_contiguous(packed, "packed");
+  if (reinterpret_cast<uintptr_t>(packed.data()) % 8 != 0)
+    throw Error(Code::packed, "the packed weight must be 8-byte aligned; copy it into a fresh array");
+  return view(static_cast<const uint8_t*>(packed.data()), packed.shape(0));
+}
+
+// The output's grid from its dtype and the caller's scale, zero point and bounds.
+OutputSpec output_spec(const py::array& out, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi);
+
+// A 1-D uint8 array whose data is 64-byte aligned.
+py::array_t<uint8_t> aligned_bytes(int64_t count);
+
+void bind_gemm(py::module_& m);
+void bind_ops(py::module_& m);
+
+}  // namespace qgemm

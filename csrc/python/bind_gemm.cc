@@ -1,0 +1,218 @@
+// Weights and linear layers.
+#include <cmath>
+#include <limits>
+
+#include "bind.h"
+#include "cpu/dispatch.h"
+#include "pack/weights.h"
+
+namespace qgemm {
+
+OutputSpec output_spec(const py::array& out, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi) {
+  OutputSpec o;
+  o.f_lo = -std::numeric_limits<float>::infinity();
+  o.f_hi = std::numeric_limits<float>::infinity();
+  if (is<float>(out) || is<int32_t>(out)) {
+    o.type = is<float>(out) ? OutType::f32 : OutType::s32;
+    if (o.type == OutType::f32) {
+      if ((lo && std::isnan(*lo)) || (hi && std::isnan(*hi))) throw Error(Code::quantization, "lo and hi must not be NaN");
+      if (lo) o.f_lo = static_cast<float>(*lo);
+      if (hi) o.f_hi = static_cast<float>(*hi);
+      if (o.f_lo > o.f_hi) throw Error(Code::quantization, "lo must not exceed hi");
+    } else if (lo || hi) {
+      throw Error(Code::dtype, "lo and hi do not apply to an int32 output; leave them out, or ask for float32, uint8 or int8");
+    }
+    return o;
+  }
+  const bool is_signed = is<int8_t>(out);
+  if (!is_signed && !is<uint8_t>(out)) throw Error(Code::dtype, "out must be uint8, int8, int32 or float32, got " + dtype_of(out));
+  o.type = is_signed ? OutType::s8 : OutType::u8;
+  const int qmin = is_signed ? -128 : 0, qmax = qmin + 255;
+  o.scale = static_cast<float>(scale);
+  if (!(std::isfinite(o.scale) && o.scale > 0))
+    throw Error(Code::quantization, "out_scale must be finite and > 0 in float32, got " + std::to_string(scale) + "; recalibrate the output's quantizer");
+  if (!std::isfinite(1.0f / o.scale)) throw Error(Code::quantization, "out_scale is so small that its reciprocal is infinite; recalibrate the output's quantizer");
+  if (zero_point < qmin || zero_point > qmax)
+    throw Error(Code::quantization, "out_zero_point must lie in " + std::to_string(qmin) + ".." + std::to_string(qmax) + ", got " + std::to_string(zero_point));
+  auto bound = [&](std::optional<double> v, int otherwise, const char* name) {
+    if (!v) return otherwise;
+    if (!(*v >= qmin && *v <= qmax) || *v != std::floor(*v))
+      throw Error(Code::quantization, std::string(name) + " must be an integer in " + std::to_string(qmin) + ".." + std::to_string(qmax) + " for this output, got " + std::to_string(*v));
+    return static_cast<int>(*v);
+  };
+  o.lo = bound(lo, qmin, "lo") - qmin;
+  o.hi = bound(hi, qmax, "hi") - qmin;
+  if (o.lo > o.hi) throw Error(Code::quantization, "lo must not exceed hi");
+  o.zero_point = static_cast<int32_t>(zero_point) - qmin;
+  return o;
+}
+
+py::array_t<uint8_t> aligned_bytes(int64_t count) {
+  // numpy aligns to 16 bytes; kernels read whole cache lines, so the panel's start is moved to one.
+  py::array_t<uint8_t> raw(count + 64);
+  const auto p = reinterpret_cast<uintptr_t>(raw.data());
+  const py::ssize_t skip = static_cast<py::ssize_t>((64 - p % 64) % 64);
+  return raw[py::slice(skip, skip + count, 1)].cast<py::array_t<uint8_t>>();
+}
+
+namespace {
+
+py::array_t<uint8_t> pack_spec(const PackSpec& s) {
+  py::array_t<uint8_t> out = aligned_bytes(packed_bytes(s));
+  uint8_t* dst = out.mutable_data();
+  py::gil_scoped_release release;
+  pack(s, dst);
+  return out;
+}
+
+void common(PackSpec& s, const py::array& scale, const std::optional<py::array>& zero_point, const std::optional<py::array>& bias,
+            const std::optional<py::array>& bias_int32, int bits, double x_scale, int64_t x_zero_point, bool dynamic, const std::string& name) {
+  need_dtype<float>(scale, "scale");
+  need_contiguous(scale, "scale");
+  s.scale = static_cast<const float*>(scale.data());
+  s.scale_count = scale.size();
+  s.zero_point = vector_or_null<int32_t>(zero_point, "zero_point", s.n);
+  s.bias = vector_or_null<float>(bias, "bias", s.n);
+  s.bias_int32 = vector_or_null<int32_t>(bias_int32, "bias_int32", s.n);
+  s.bits = bits;
+  s.x_scale = static_cast<float>(x_scale);
+  if (x_zero_point < 0 || x_zero_point > 255)
+    throw Error(Code::quantization, (name.empty() ? "" : "layer '" + name + "': ") + "input zero_point must lie in 0..255, got " + std::to_string(x_zero_point));
+  s.x_zero_point = static_cast<int32_t>(x_zero_point);
+  s.dynamic = dynamic;
+  s.name = name;
+}
+
+// A weight with encoding (1.0, 0), the defaults, serves dynamic inputs of any zero point; a real input's zero point is proven alone.
+bool is_dynamic(double x_scale, int64_t x_zero_point) { return x_scale == 1.0 && x_zero_point == 0; }
+
+py::dict info(const py::array& packed) {
+  const PackedView v = view_of(packed);
+  py::dict d;
+  const char* kinds[] = {"linear", "conv2d", "depthwise"};
+  d["kind"] = kinds[static_cast<int>(v.kind)];
+  d["n"] = v.n;
+  d["k"] = v.k;
+  d["groups"] = v.groups;
+  d["cin_per_group"] = v.kind == PackedKind::linear ? v.k : v.cin_g;
+  d["kernel_size"] = py::make_tuple(v.kind == PackedKind::linear ? 1 : v.kh, v.kind == PackedKind::linear ? 1 : v.kw);
+  d["taps"] = v.taps;
+  d["bits"] = v.bits;
+  d["group_size"] = v.group_size;
+  d["x_scale"] = v.x_scale;
+  d["x_zero_point"] = v.x_zero_point;
+  d["bytes"] = v.total_bytes;
+  std::string kernel;
+  if (v.kind == PackedKind::depthwise) {
+    for (const auto& r : kernel_rows())
+      if (std::string(r.op) == "depthwise" && reinterpret_cast<void (*)()>(table().depthwise) == r.fn) kernel = r.name;
+  } else if (v.panels_per_group > 0) {
+    kernel = table().gemm_for(v.panel_width(0)).name;
+  }
+  d["kernel"] = kernel;
+  return d;
+}
+
+py::array_t<int8_t> unpack_weight(const py::array& packed) {
+  const PackedView v = view_of(packed);
+  std::vector<py::ssize_t> shape{v.n, v.k};
+  if (v.kind != PackedKind::linear) shape = {v.n, v.cin_g, v.kh, v.kw};
+  py::array_t<int8_t> out(shape);
+  unpack(v, out.mutable_data());
+  return out;
+}
+
+void need_matrices(const py::array& x, const py::array& out, const PackedView& w) {
+  need_rank(x, "x", 2, "[M, K]");
+  need_rank(out, "out", 2, "[M, N]");
+  if (w.kind != PackedKind::linear) throw Error(Code::packed, "this weight was packed for a convolution; use pack_linear");
+  if (x.shape(1) != w.k)
+    throw Error(Code::shape, "x has K = " + std::to_string(x.shape(1)) + " (shape " + shape_of(x) + ") but the weight has K = " + std::to_string(w.k));
+  if (out.shape(0) != x.shape(0) || out.shape(1) != w.n)
+    throw Error(Code::shape, "out must have shape (" + std::to_string(x.shape(0)) + ", " + std::to_string(w.n) + "), got " + shape_of(out));
+  need_rows(x, "x");
+  need_rows(out, "out");
+  need_writeable(out, "out");
+  need_apart(out, x, "x");
+}
+
+}  // namespace
+
+void bind_gemm(py::module_& m) {
+  using namespace py::literals;
+  m.def(
+      "pack_linear",
+      [](const py::array& weight, const py::array& scale, std::optional<py::array> zero_point, std::optional<py::array> bias,
+         std::optional<py::array> bias_int32, int bits, int64_t group_size, double x_scale, int64_t x_zero_point, const std::string& name) {
+        need_dtype<int8_t>(weight, "weight");
+        need_rank(weight, "weight", 2, "[N, K]");
+        need_contiguous(weight, "weight");
+        PackSpec s;
+        s.kind = PackedKind::linear;
+        s.n = weight.shape(0);
+        s.k = weight.shape(1);
+        s.weight = static_cast<const int8_t*>(weight.data());
+        s.group_size = group_size;
+        common(s, scale, zero_point, bias, bias_int32, bits, x_scale, x_zero_point, is_dynamic(x_scale, x_zero_point), name);
+        return pack_spec(s);
+      },
+      "weight"_a, "scale"_a, "zero_point"_a = py::none(), "bias"_a = py::none(), "bias_int32"_a = py::none(), "bits"_a = 8, "group_size"_a = 0,
+      "x_scale"_a = 1.0, "x_zero_point"_a = 0, "name"_a = "");
+  m.def(
+      "pack_conv2d",
+      [](const py::array& weight, const py::array& scale, std::optional<py::array> zero_point, std::optional<py::array> bias,
+         std::optional<py::array> bias_int32, int64_t groups, int bits, double x_scale, int64_t x_zero_point, const std::string& name) {
+        need_dtype<int8_t>(weight, "weight");
+        need_rank(weight, "weight", 4, "[Cout, Cin/groups, KH, KW]");
+        need_contiguous(weight, "weight");
+        PackSpec s;
+        s.n = weight.shape(0);
+        s.groups = groups;
+        s.cin_g = weight.shape(1);
+        s.kh = weight.shape(2);
+        s.kw = weight.shape(3);
+        s.kind = s.cin_g == 1 && s.n == groups && groups > 1 ? PackedKind::depthwise : PackedKind::conv;
+        s.weight = static_cast<const int8_t*>(weight.data());
+        common(s, scale, zero_point, bias, bias_int32, bits, x_scale, x_zero_point, is_dynamic(x_scale, x_zero_point), name);
+        return pack_spec(s);
+      },
+      "weight"_a, "scale"_a, "zero_point"_a = py::none(), "bias"_a = py::none(), "bias_int32"_a = py::none(), "groups"_a = 1, "bits"_a = 8,
+      "x_scale"_a = 1.0, "x_zero_point"_a = 0, "name"_a = "");
+  m.def("packed_info", &info, "packed"_a);
+  m.def("unpack_weight", &unpack_weight, "packed"_a);
+  m.def(
+      "linear",
+      [](const py::array& x, const py::array& packed, py::array& out, double out_scale, int64_t out_zero_point, std::optional<double> lo,
+         std::optional<double> hi) {
+        const PackedView w = view_of(packed);
+        need_dtype<uint8_t>(x, "x");
+        need_matrices(x, out, w);
+        const OutputSpec o = output_spec(out, out_scale, out_zero_point, lo, hi);
+        const auto* a = static_cast<const uint8_t*>(x.data());
+        void* c = out.mutable_data();
+        const int64_t rows = x.shape(0);
+        const ptrdiff_t lda = x.strides(0), ldc = out.strides(0);
+        py::gil_scoped_release release;
+        linear(w, a, rows, lda, c, ldc, o);
+      },
+      "x"_a, "packed"_a, "out"_a, "out_scale"_a = 1.0, "out_zero_point"_a = 0, "lo"_a = py::none(), "hi"_a = py::none());
+  m.def(
+      "linear_dynamic",
+      [](const py::array& x, const py::array& packed, py::array& out, bool per_row, bool symmetric, std::optional<double> lo, std::optional<double> hi) {
+        const PackedView w = view_of(packed);
+        need_dtype<float>(x, "x");
+        need_dtype<float>(out, "out");
+        need_matrices(x, out, w);
+        if (!w.dynamic) throw Error(Code::packed, "this weight was packed for a static input encoding; pack it with the default x_scale and x_zero_point");
+        const OutputSpec o = output_spec(out, 1.0, 0, lo, hi);
+        const auto* a = static_cast<const float*>(x.data());
+        auto* c = static_cast<float*>(out.mutable_data());
+        const int64_t rows = x.shape(0);
+        const ptrdiff_t ldx = x.strides(0) / 4, ldc = out.strides(0);
+        py::gil_scoped_release release;
+        linear_dynamic(w, a, rows, ldx, c, ldc, per_row, symmetric, o.f_lo, o.f_hi);
+      },
+      "x"_a, "packed"_a, "out"_a, "per_row"_a = true, "symmetric"_a = false, "lo"_a = py::none(), "hi"_a = py::none());
+}
+
+}  // namespace qgemm

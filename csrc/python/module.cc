@@ -1,0 +1,114 @@
+// qgemm._core: CPU and dispatch, errors; the operations are bound in the other files of this folder.
+#include <omp.h>
+
+#include "bind.h"
+#include "cpu/dispatch.h"
+#include "cpu/features.h"
+
+namespace qgemm {
+namespace {
+
+const char* class_of(Code code) {
+  switch (code) {
+    case Code::shape: return "ShapeError";
+    case Code::dtype: return "DTypeError";
+    case Code::layout: return "LayoutError";
+    case Code::quantization: return "QuantizationError";
+    case Code::overflow: return "AccumulatorOverflowError";
+    case Code::packed: return "PackedWeightError";
+    case Code::isa: return "IsaError";
+    case Code::config: return "ConfigError";
+  }
+  return "QgemmError";
+}
+
+py::dict features() {
+  const CpuFeatures& f = cpu_features();
+  py::dict d;
+#define QGEMM_FEATURE(name) d[#name] = f.name
+  QGEMM_FEATURE(avx2);
+  QGEMM_FEATURE(fma);
+  QGEMM_FEATURE(avx512f);
+  QGEMM_FEATURE(avx512bw);
+  QGEMM_FEATURE(avx512dq);
+  QGEMM_FEATURE(avx512vl);
+  QGEMM_FEATURE(avx512vnni);
+  QGEMM_FEATURE(avx512vbmi);
+  QGEMM_FEATURE(avx512bf16);
+  QGEMM_FEATURE(avxvnni);
+  QGEMM_FEATURE(amx_tile);
+  QGEMM_FEATURE(amx_int8);
+  QGEMM_FEATURE(dotprod);
+  QGEMM_FEATURE(i8mm);
+#undef QGEMM_FEATURE
+  return d;
+}
+
+py::list isa_list(bool only_available) {
+  py::list names;
+  for (int i = kIsaCount - 1; i >= 0; --i) {
+    const Isa isa = static_cast<Isa>(i);
+    if (only_available ? isa_available(isa) : isa_in_build(isa)) names.append(isa_name(isa));
+  }
+  return names;
+}
+
+bool is_selected(const KernelRow& r) {
+  const KernelTable& t = table();
+  for (const auto& g : t.gemm)
+    if (reinterpret_cast<void (*)()>(g.fn) == r.fn) return true;
+  void (*const others[])() = {
+#define QGEMM_FN(op) reinterpret_cast<void (*)()>(t.op)
+      QGEMM_FN(group_finish), QGEMM_FN(unpack4), QGEMM_FN(depthwise), QGEMM_FN(quantize), QGEMM_FN(dequantize), QGEMM_FN(minmax),
+      QGEMM_FN(add), QGEMM_FN(lut), QGEMM_FN(max_pool), QGEMM_FN(sum_pool), QGEMM_FN(requantize)
+#undef QGEMM_FN
+  };
+  for (auto fn : others)
+    if (fn == r.fn) return true;
+  return false;
+}
+
+py::list kernel_list() {
+  py::list rows;
+  for (const auto& r : kernel_rows()) {
+    py::dict d;
+    d["op"] = r.op;
+    d["types"] = r.types;
+    d["mr"] = r.mr;
+    d["nr"] = r.nr;
+    d["isa"] = isa_name(r.isa);
+    d["name"] = r.name;
+    d["available"] = isa_available(r.isa);
+    d["selected"] = is_selected(r);
+    rows.append(d);
+  }
+  return rows;
+}
+
+}  // namespace
+}  // namespace qgemm
+
+PYBIND11_MODULE(_core, m) {
+  using namespace qgemm;
+  using namespace py::literals;
+  m.attr("__version__") = QGEMM_VERSION;
+  py::register_exception_translator([](std::exception_ptr p) {
+    try {
+      if (p) std::rethrow_exception(p);
+    } catch (const Error& e) {
+      const py::object type = py::module_::import("qgemm.errors").attr(class_of(e.code()));
+      PyErr_SetString(type.ptr(), e.what());
+    }
+  });
+  m.def("cpu_features", &features);
+  m.def("isas", [] { return isa_list(false); });
+  m.def("available_isas", [] { return isa_list(true); });
+  m.def("active_isa", [] { return isa_name(active_isa()); });
+  m.def(
+      "force_isa", [](std::optional<std::string> name) { force_isa(name ? name->c_str() : nullptr); }, "name"_a);
+  m.def("kernels", &kernel_list);
+  m.def("explain", &explain);
+  m.def("max_threads", [] { return omp_get_max_threads(); });
+  bind_gemm(m);
+  bind_ops(m);
+}
