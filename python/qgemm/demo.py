@@ -150,9 +150,7 @@ def run(batches: Sequence[int] = (1, 64), threads: int = 1, seconds: float = 2.0
     results = [agreement(s, p, data) for s, p in programs.items()]
 
     print(f"qgemm {__version__}, torch {torch.__version__}; {bench.conditions(threads)}")
-    print(
-        f"\n{len(data.labels)} MNIST images that training never saw; a CNN of {_parameters(net):,} parameters, quantized and exported by AIMET\n"
-    )
+    print(f"\nA CNN of {_parameters(net):,} parameters, quantized and exported by AIMET; {len(data.labels)} MNIST images it never saw\n")
     print(f"{'':<16}{'top-1':>8}   logits equal to the recorded simulation's")
     print(f"{'FP32 (torch)':<16}{top1_fp32:>8.2%}")
     for r in results:
