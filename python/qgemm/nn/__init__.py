@@ -1,0 +1,16 @@
+"""Drop-in quantized layers: :class:`Linear`, :class:`Conv1d`, :class:`Conv2d`, each made by ``.from_float(module, config)``.
+
+A layer's ``state_dict`` holds canonical integers and scales; the layout that the kernels read is derived from it when a layer is made,
+loaded, copied or unpickled, for the CPU at hand.
+"""
+
+from __future__ import annotations
+
+from ..errors import require
+
+require("torch", "qgemm.nn")
+
+from .conv import Conv1d, Conv2d  # noqa: E402
+from .linear import Linear  # noqa: E402
+
+__all__ = ["Conv1d", "Conv2d", "Linear"]

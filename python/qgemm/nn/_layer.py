@@ -1,0 +1,222 @@
+"""What the quantized layers share: their buffers, packing, state, and what they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import _core
+from ..config import DynamicConfig, require_config
+from ..errors import ConfigError, DeviceError, DTypeError, QgemmError, QuantizationError, UnsupportedOpError
+from .weights import from_stored, quantize_weight, stored_shape, to_stored
+
+# Buffers that from_float does not always make; a state that has them brings them.
+_OPTIONAL = ("weight_zero_point", "input_scale", "input_zero_point")
+
+
+class QuantizedLayer(torch.nn.Module):
+    """Base of :class:`Linear`, :class:`Conv1d` and :class:`Conv2d`.
+
+    Buffers, all part of ``state_dict`` but the last:
+
+    ================== ======================== ===================================================================
+    weight_q           int8, the float's shape  8-bit weights
+    weight_q           uint8 [N, ceil(K / 2)]   4-bit weights, two values a byte, low nibble first (K: all but axis 0)
+    weight_scale       float32 [N] or [N, G]    one an output channel, or a group of input features
+    weight_zero_point  int32 [N] or absent      absent means 0
+    bias               float32 [N] or absent
+    input_scale        float32 [1] or absent    a static input encoding; absent means dynamic
+    input_zero_point   int32 [1] or absent
+    packed             uint8                    derived, never saved: what the kernels read
+    ================== ======================== ===================================================================
+
+    ``.half()``, ``.double()`` and ``.to(dtype)`` leave these as they are (a scale in another type is another scale); the layer computes
+    float32 -> float32 and says so when it is given something else. ``.to(device)`` moves them, and a call off the CPU is a DeviceError.
+    Calls in training mode on an input that requires grad are refused: the layer has no backward. In eval mode the result does not
+    require grad.
+    """
+
+    _float: type[torch.nn.Module]  # the torch layer that from_float takes
+    _packer: Callable[..., np.ndarray]
+
+    def __init__(self, weight_shape: tuple[int, ...], bias: bool, config: DynamicConfig, group_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.weight_bits = config.weight_bits
+        self.group_size = group_size
+        self.symmetric = config.symmetric_activations
+        self.weight_shape = weight_shape
+        n, k = weight_shape[0], int(np.prod(weight_shape[1:]))
+        scale_shape = (n, -(-k // group_size)) if group_size else (n,)
+        dtype = torch.int8 if self.weight_bits == 8 else torch.uint8
+        self.register_buffer("weight_q", torch.zeros(stored_shape(self.weight_bits, weight_shape), dtype=dtype))
+        self.register_buffer("weight_scale", torch.ones(scale_shape))
+        self.register_buffer("weight_zero_point", None)
+        self.register_buffer("bias", torch.zeros(n) if bias else None)
+        self.register_buffer("input_scale", None)
+        self.register_buffer("input_zero_point", None)
+        self.register_buffer("packed", None, persistent=False)
+
+    # ---- made from a float layer ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _checked_float(cls, module: torch.nn.Module, config: object, name: str) -> DynamicConfig:
+        """``config``, if ``module`` is a float layer that this class can be made from."""
+        who = f"qgemm.nn.{cls.__name__}.from_float"
+        config = require_config(config, who)
+        if not isinstance(module, cls._float):
+            raise ConfigError(f"{who} takes a torch.nn.{cls._float.__name__}, not {type(module).__module__}.{type(module).__name__}")
+        layer = f"layer '{name}'" if name else f"the {type(module).__name__}"
+        if isinstance(module.weight, torch.nn.parameter.UninitializedParameter):
+            raise ConfigError(f"{who}: {layer} is lazy and has no weight yet: run it once on an input")
+        for what in ("weight", "bias"):
+            t = getattr(module, what)
+            if t is not None and t.device.type != "cpu":
+                raise DeviceError(f"{who}: the {what} of {layer} is on {t.device}: move the module with .cpu() first")
+            if t is not None and t.dtype != torch.float32:
+                raise DTypeError(f"{who}: the {what} of {layer} is {t.dtype}: qgemm quantizes float32 layers; call .float() first")
+        return config
+
+    def _take_float(self, module: torch.nn.Module, name: str, input_scale: float | None, input_zero_point: int | None) -> None:
+        q, scale = quantize_weight(module.weight.detach().numpy(), self.weight_bits, self.group_size, name)
+        self.weight_q = torch.from_numpy(to_stored(q, self.weight_bits))
+        self.weight_scale = torch.from_numpy(scale)
+        if module.bias is not None:
+            self.bias = module.bias.detach().clone(memory_format=torch.contiguous_format)
+        if (input_scale is None) != (input_zero_point is None):
+            raise ConfigError("a static input encoding needs both input_scale and input_zero_point")
+        if input_scale is not None:
+            self.input_scale = torch.tensor([input_scale], dtype=torch.float32)
+            self.input_zero_point = torch.tensor([input_zero_point], dtype=torch.int32)
+        self.packed = self._pack(self._buffers, name)
+        self.train(module.training)
+
+    # ---- packing --------------------------------------------------------------------------------------------------------------------
+
+    def _packer_shape(self) -> tuple[int, ...]:
+        return self.weight_shape
+
+    def _packer_arguments(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _pack(self, buffers: dict[str, torch.Tensor | None], name: str = "") -> torch.Tensor:
+        """``buffers`` as the kernels read them; empty where there are no values to pack (meta tensors)."""
+        if buffers["weight_q"].device.type == "meta":
+            return torch.empty(0, dtype=torch.uint8, device="meta")
+        arrays = {k: t.detach().cpu().contiguous().numpy() for k, t in buffers.items() if t is not None and k != "packed"}
+        static = {}
+        if "input_scale" in arrays:
+            scale, zero_point = float(arrays["input_scale"][0]), int(arrays["input_zero_point"][0])
+            if not (np.isfinite(scale) and scale > 0) or not 0 <= zero_point <= 255:
+                raise QuantizationError(
+                    f"a static input encoding needs a finite scale above 0 and a zero point in 0..255, got {scale} and {zero_point}"
+                )
+            static = {"x_scale": scale, "x_zero_point": zero_point}
+        packed = self._packer(
+            from_stored(arrays["weight_q"], self.weight_bits, self._packer_shape()),
+            arrays["weight_scale"],
+            zero_point=arrays.get("weight_zero_point"),
+            bias=arrays.get("bias"),
+            bits=self.weight_bits,
+            name=name,
+            **self._packer_arguments(),
+            **static,
+        )
+        return torch.from_numpy(packed).to(buffers["weight_q"].device)
+
+    def int_weight(self) -> torch.Tensor:
+        """The integer weights, int8 in the float layer's shape, whatever their stored form."""
+        q = self.weight_q.cpu().contiguous().numpy()
+        return torch.from_numpy(from_stored(q, self.weight_bits, self.weight_shape).copy()).to(self.weight_q.device)
+
+    def dequantize_weight(self) -> torch.Tensor:
+        """``weight_scale * (int_weight - weight_zero_point)``: float32 in the float layer's shape."""
+        q = self.int_weight().to(torch.int32).flatten(1)
+        if self.weight_zero_point is not None:
+            q = q - self.weight_zero_point[:, None]
+        scale = self.weight_scale
+        scale = scale.repeat_interleave(self.group_size, 1)[:, : q.shape[1]] if self.group_size else scale[:, None]
+        return (q.float() * scale).reshape(self.weight_shape)
+
+    # ---- state ----------------------------------------------------------------------------------------------------------------------
+
+    def _apply(self, fn: Any, recurse: bool = True) -> QuantizedLayer:
+        def same_dtype(t: torch.Tensor) -> torch.Tensor:
+            moved = fn(t)
+            return moved if moved.dtype == t.dtype else t.to(moved.device)
+
+        return super()._apply(same_dtype, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the packed buffer: whoever unpickles may have another CPU and another version of the layout.
+        return {**self.__dict__, "_buffers": {**self._buffers, "packed": None}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.packed = self._pack(self._buffers)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        scheme = f"W{self.weight_bits}A8"
+        if f"{prefix}weight" in state_dict and f"{prefix}weight_q" not in state_dict:
+            error_msgs.append(f"{prefix}weight is a float layer's: load it into the float model, then quantize that")
+        # Pack what is about to be loaded before anything is: a state that cannot be packed leaves the layer as it was.
+        expected = dict(self._buffers)
+        for key in _OPTIONAL:
+            given = state_dict.get(prefix + key)
+            if given is not None and expected[key] is None:
+                shape = self.weight_shape[:1] if key == "weight_zero_point" else (1,)
+                dtype = torch.float32 if key == "input_scale" else torch.int32
+                expected[key] = torch.zeros(shape, dtype=dtype, device=self.weight_q.device)
+        incoming = dict(expected)
+        for key, mine in expected.items():
+            given = state_dict.get(prefix + key)
+            if mine is None or given is None:
+                continue
+            if given.dtype != mine.dtype:
+                error_msgs.append(
+                    f"{prefix}{key} is {given.dtype} and this layer, {scheme}, holds {mine.dtype}: "
+                    "load it into a model quantized with the config that it was saved from"
+                )
+                return
+            if given.shape == mine.shape:
+                incoming[key] = given
+        try:
+            packed = self._pack(incoming, prefix.rstrip("."))
+        except QgemmError as e:
+            error_msgs.append(f"{prefix}*: {e}")
+            return
+        self._buffers.update(expected)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        self.packed = packed.to(self.weight_q.device)
+
+    # ---- call -----------------------------------------------------------------------------------------------------------------------
+
+    def _refuse_training(self, x: torch.Tensor) -> None:
+        if self.training and x.requires_grad and torch.is_grad_enabled():
+            raise UnsupportedOpError(
+                f"qgemm.nn.{type(self).__name__} has no backward and was called in training mode on an input that requires grad, whose "
+                "gradient would be lost: call model.eval() to run it, or train the float model and quantize it afterwards"
+            )
+
+    def _scheme_repr(self, dynamic: str) -> str:
+        weight = f"groups of {self.group_size}" if self.group_size else "per channel"
+        activations = f"dynamic {dynamic}" if self.input_scale is None else "static per tensor"
+        if self.symmetric and self.input_scale is None:
+            activations += " symmetric"
+        packed = self._buffers["packed"]
+        kernel = ""
+        if packed is not None and packed.device.type == "cpu":
+            kernel = f", kernel={_core.packed_info(packed.numpy())['kernel']}"
+        return f"W{self.weight_bits}A8, weights {weight}, activations {activations}{kernel}"
