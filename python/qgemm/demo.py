@@ -72,14 +72,14 @@ class Shipped:
     weights: dict[str, np.ndarray]
 
 
-def shipped(folder: Path = DATA) -> Shipped:
+def shipped() -> Shipped:
     """Read the shipped files; ModelFormatError when one is missing or damaged."""
-    test, fp32 = _read(folder / "digits_test.npz"), _read(folder / "digits_fp32.npz")
+    test, fp32 = _read(DATA / "digits_test.npz"), _read(DATA / "digits_fp32.npz")
     try:
         simulated = {s: test[f"sim_{s.lower()}"] for s in SCHEMES}
         return Shipped(test["images"][:, None].astype(np.float32) / 255, test["labels"], simulated, fp32)
     except KeyError as e:
-        raise ModelFormatError(f"{folder / 'digits_test.npz'} holds no array {e}; reinstall qgemm") from None
+        raise ModelFormatError(f"{DATA / 'digits_test.npz'} holds no array {e}; reinstall qgemm") from None
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
