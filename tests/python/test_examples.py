@@ -59,6 +59,26 @@ def test_no_shipped_image_is_a_training_image(assets):
     assert not {x.tobytes() for x in train} & {x.tobytes() for x in test}
 
 
+def test_the_recorded_outputs_are_the_simulations(assets):
+    """From the shipped FP32 weights, AIMET gives the recorded outputs again."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("aimet_torch")
+    import train_demo
+    from aimet_torch.model_preparer import prepare_model
+    from qgemm import demo
+
+    data, ((images, _), _) = demo.shipped(), train_demo.split(0)
+    net, calibration = prepare_model(demo.fp32_net(data.weights)), train_demo.as_input(images[: train_demo.CALIBRATION])
+    for scheme, bits in demo.SCHEMES.items():
+        sim = train_demo.quantize(net, calibration, bits)
+        with torch.no_grad():
+            got = sim.model(torch.from_numpy(data.images)).as_subclass(torch.Tensor)
+        lsb = sim.model.classifier.output_quantizers[0].get_scale().item()
+        steps = (got.numpy() - data.simulated[scheme]) / lsb
+        # Float sums round differently on another CPU; a step here and there is the most that may come of it.
+        assert abs(steps).max() < 2.5 and (abs(steps) < 0.5).mean() > 0.9
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 def test_mobilenet_v2(assets, bits):
     pytest.importorskip("aimet_torch")
