@@ -1,0 +1,176 @@
+// Testers of the elementwise kernels: quantize, dequantize, ranges, addition, tables.
+#include <cmath>
+
+#include "kernel_testers.h"
+
+namespace qgemm {
+namespace test {
+namespace {
+
+constexpr int64_t kMaxLength = 300;
+
+int64_t any_length(Rng& rng) {
+  return rng.pick<int64_t>({0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, rng.between(0, kMaxLength)});
+}
+
+// A grid of 8 or 16 bits, signed or not, at times narrower (a bound carries a ReLU).
+struct Grid {
+  int bytes;
+  bool is_signed;
+  int32_t qmin, qmax, zero_point;
+};
+
+Grid any_grid(Rng& rng) {
+  Grid g{};
+  g.bytes = rng.chance(60) ? 1 : 2;
+  g.is_signed = rng.chance(40);
+  const int32_t span = g.bytes == 1 ? 256 : 65536;
+  g.qmin = g.is_signed ? -span / 2 : 0;
+  g.qmax = g.qmin + span - 1;
+  g.zero_point = rng.pick<int32_t>({g.qmin, g.qmax, 0, (g.qmin + g.qmax + 1) / 2, static_cast<int32_t>(rng.between(g.qmin, g.qmax))});
+  if (rng.chance(20)) g.qmin = g.zero_point;
+  if (rng.chance(10)) g.qmax = static_cast<int32_t>(rng.between(g.zero_point, g.qmax));
+  return g;
+}
+
+float any_float(Rng& rng, float step) {
+  switch (rng.between(0, 11)) {
+    case 0: return step * (static_cast<float>(rng.between(-300, 300)) + 0.5f);  // near a tie
+    case 1: return rng.pick({0.0f, -0.0f, 1e-45f, -1e-45f, 1.17549435e-38f});
+    case 2: return rng.pick({3.4e38f, -3.4e38f, 2.2e9f, -2.2e9f, 1e20f});
+    default: return rng.uniform(-400, 400) * step;
+  }
+}
+
+}  // namespace
+
+void test_quantize(const KernelRow& row) {
+  Rng rng(21);
+  Guarded x_memory(4 * kMaxLength);
+  Output got(4096), want(4096);
+  for (int i = 0; i < cases(10000); ++i) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    const int64_t n = any_length(rng);
+    const Grid grid = any_grid(rng);
+    const float scale = rng.pick({1.0f, 0.5f, 0.0173f, 1.1920929e-7f, 3e4f});
+    float* x = x_memory.place<float>(static_cast<size_t>(n), side);
+    for (int64_t j = 0; j < n; ++j) {
+      x[j] = any_float(rng, scale);
+      if (rng.chance(3)) x[j] = rng.pick({static_cast<float>(NAN), static_cast<float>(INFINITY), -static_cast<float>(INFINITY)});
+    }
+    now_testing("%s n=%d bytes=%d zp=%d [%d,%d] scale=%g", row.name, static_cast<int>(n), grid.bytes, grid.zero_point, grid.qmin, grid.qmax, scale);
+    const int64_t bytes = n * grid.bytes;
+    quantize_args g{x, want.place(1, bytes, bytes, side), n, 1.0f / scale, grid.zero_point, grid.qmin, grid.qmax, grid.bytes};
+    table_of(Isa::ref).quantize(g);
+    g.q = got.place(1, bytes, bytes, side);
+    kernel<quantize_args>(row)(g);
+    if (!same_output(got, want, 1, bytes)) return;
+  }
+}
+
+void test_dequantize(const KernelRow& row) {
+  Rng rng(22);
+  Guarded q_memory(2 * kMaxLength);
+  Output got(4096), want(4096);
+  for (int i = 0; i < cases(5000); ++i) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    const int64_t n = any_length(rng), bytes = 4 * n;
+    const Grid grid = any_grid(rng);
+    uint8_t* q = q_memory.place<uint8_t>(static_cast<size_t>(n * grid.bytes), side);
+    fill(rng, any_mood(rng), q, n * grid.bytes);
+    now_testing("%s n=%d bytes=%d signed=%d zp=%d", row.name, static_cast<int>(n), grid.bytes, grid.is_signed, grid.zero_point);
+    dequantize_args g{q, reinterpret_cast<float*>(want.place(1, bytes, bytes, side)), n, rng.pick({1.0f, 0.0173f, 1.1920929e-7f}), grid.zero_point,
+                      grid.bytes, grid.is_signed};
+    table_of(Isa::ref).dequantize(g);
+    g.x = reinterpret_cast<float*>(got.place(1, bytes, bytes, side));
+    kernel<dequantize_args>(row)(g);
+    if (!same_output(got, want, 1, bytes)) return;
+  }
+}
+
+void test_minmax(const KernelRow& row) {
+  Rng rng(23);
+  Guarded memory(4 * kMaxLength);
+  for (int i = 0; i < cases(6000); ++i) {
+    const int64_t n = any_length(rng);
+    float* x = memory.place<float>(static_cast<size_t>(n), rng.chance(50) ? Side::start : Side::end);
+    const int mood = static_cast<int>(rng.between(0, 3));
+    for (int64_t j = 0; j < n; ++j) {
+      x[j] = any_float(rng, 0.1f);
+      if (mood == 0) x[j] = std::fabs(x[j]);
+      if (mood == 1) x[j] = -std::fabs(x[j]);
+    }
+    if (n > 0 && rng.chance(20))
+      x[rng.between(0, n - 1)] = rng.pick({static_cast<float>(NAN), static_cast<float>(INFINITY), -static_cast<float>(INFINITY)});
+    now_testing("%s n=%d", row.name, static_cast<int>(n));
+    float lo[2], hi[2];
+    bool finite[2];
+    const minmax_args want{x, n, &lo[0], &hi[0], &finite[0]}, got{x, n, &lo[1], &hi[1], &finite[1]};
+    table_of(Isa::ref).minmax(want);
+    kernel<minmax_args>(row)(got);
+    ASSERT_EQ(finite[0], finite[1]) << current_case();
+    ASSERT_EQ(lo[0], lo[1]) << current_case();
+    ASSERT_EQ(hi[0], hi[1]) << current_case();
+  }
+}
+
+void test_add(const KernelRow& row) {
+  Rng rng(24);
+  Guarded a_memory(kMaxLength), b_memory(kMaxLength);
+  Output got(4096), want(4096);
+  for (int i = 0; i < cases(8000); ++i) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    const int64_t n = any_length(rng);
+    uint8_t* a = a_memory.place<uint8_t>(static_cast<size_t>(n), side);
+    uint8_t* b = b_memory.place<uint8_t>(static_cast<size_t>(n), side);
+    fill(rng, any_mood(rng), a, n);
+    fill(rng, any_mood(rng), b, n);
+    add_args g{};
+    g.a = a;
+    g.b = b;
+    g.n = n;
+    g.a_scale = rng.pick({0.5f, rng.uniform(1e-3f, 1), 1.1920929e-7f});
+    g.b_scale = rng.pick({0.25f, rng.uniform(1e-3f, 1)});
+    g.inv_scale = rng.pick({1.0f, 1.0f / rng.uniform(1e-3f, 1), 1e10f});
+    g.a_zero_point = static_cast<int32_t>(rng.pick<int64_t>({0, 128, 255, rng.between(0, 255)}));
+    g.b_zero_point = static_cast<int32_t>(rng.pick<int64_t>({0, 128, 255, rng.between(0, 255)}));
+    g.zero_point = static_cast<int32_t>(rng.pick<int64_t>({0, 128, 255, rng.between(0, 255)}));
+    g.lo = rng.chance(50) ? 0 : g.zero_point;
+    g.hi = rng.chance(70) ? 255 : static_cast<int32_t>(rng.between(g.lo, 255));
+    now_testing("%s n=%d sa=%g sb=%g inv=%g za=%d zb=%d zp=%d [%d,%d]", row.name, static_cast<int>(n), g.a_scale, g.b_scale, g.inv_scale,
+                g.a_zero_point, g.b_zero_point, g.zero_point, g.lo, g.hi);
+    g.out = want.place(1, n, n, side);
+    table_of(Isa::ref).add(g);
+    g.out = got.place(1, n, n, side);
+    const bool in_place = rng.chance(30);
+    if (in_place) {
+      if (n > 0) std::memcpy(g.out, a, static_cast<size_t>(n));
+      g.a = g.out;
+    }
+    kernel<add_args>(row)(g);
+    if (!same_output(got, want, 1, n)) return;
+  }
+}
+
+void test_lut(const KernelRow& row) {
+  Rng rng(25);
+  Guarded x_memory(kMaxLength), table_memory(256);
+  Output got(4096), want(4096);
+  for (int i = 0; i < cases(5000); ++i) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    const int64_t n = any_length(rng);
+    uint8_t* x = x_memory.place<uint8_t>(static_cast<size_t>(n), side);
+    fill(rng, any_mood(rng), x, n);
+    uint8_t* t = table_memory.place<uint8_t>(256, side);
+    fill(rng, Mood::uniform, t, 256);
+    now_testing("%s n=%d", row.name, static_cast<int>(n));
+    lut_args g{x, t, want.place(1, n, n, side), n};
+    table_of(Isa::ref).lut(g);
+    g.out = got.place(1, n, n, side);
+    kernel<lut_args>(row)(g);
+    if (!same_output(got, want, 1, n)) return;
+  }
+}
+
+}  // namespace test
+}  // namespace qgemm

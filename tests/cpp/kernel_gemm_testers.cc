@@ -1,0 +1,257 @@
+// Testers of the GEMM family: register tiles, the end of a grouped product, nibble expansion.
+#include <cmath>
+#include <memory>
+
+#include "kernel_testers.h"
+
+namespace qgemm {
+namespace test {
+namespace {
+
+constexpr int kMaxColumns = 192;
+constexpr int kMaxRows = 64;
+
+const char* out_name(OutType t) {
+  switch (t) {
+    case OutType::u8: return "u8";
+    case OutType::s8: return "s8";
+    case OutType::s32: return "s32";
+    case OutType::f32: return "f32";
+    case OutType::f32_accumulate: return "f32_accumulate";
+  }
+  return "?";
+}
+
+// One call of a GEMM kernel beside the reference, built up by name.
+class GemmTester {
+ public:
+  GemmTester& m(int v) { return m_ = v, *this; }
+  GemmTester& taps(int v) { return taps_ = v, *this; }
+  GemmTester& kc(int v) { return kc_ = v, *this; }
+  GemmTester& width(int v) { return width_ = v, *this; }
+  GemmTester& n(int v) { return n_ = v, *this; }
+  GemmTester& row(int v) { return row_ = v, *this; }
+  GemmTester& col(int v) { return col_ = v, *this; }
+  GemmTester& side(Side v) { return side_ = v, *this; }
+  GemmTester& gap(int v) { return gap_ = v, *this; }
+
+  // False when the kernel and the reference differ.
+  bool run(const KernelRow& kernel_row, Rng& rng) {
+    const Mood a_mood = any_mood(rng), b_mood = any_mood(rng);
+    const int64_t k4 = (kc_ + 3) / 4;
+    const size_t slots = static_cast<size_t>(taps_) * static_cast<size_t>(m_);
+    std::vector<const uint8_t*> pointers(slots);
+    for (size_t i = 0; i < slots; ++i) {
+      uint8_t* p = rows(i).place<uint8_t>(static_cast<size_t>(kc_), side_);
+      fill(rng, a_mood, p, kc_);
+      pointers[i] = p;
+    }
+    const int64_t panel = taps_ * k4 * width_ * 4;
+    int8_t* b = b_.place<int8_t>(static_cast<size_t>(panel), side_);
+    fill(rng, b_mood, b, panel);
+    for (int64_t t = 0; t < taps_; ++t)  // the panel is zero where kc is rounded up
+      for (int64_t k = kc_; k < 4 * k4; ++k)
+        for (int64_t j = 0; j < width_; ++j) b[((t * k4 + k / 4) * width_ + j) * 4 + k % 4] = 0;
+
+    const double typical = 255.0 * 128.0 * std::sqrt(double(taps_) * kc_ + 1);
+    const Epilogue& e = maker_.make(rng, row_ + m_, col_ + width_, typical, true, true, side_);
+    const int64_t size = element_size(e.out), row_bytes = n_ * size, ld = row_bytes + gap_ * size;
+    gemm_args g{};
+    g.a = pointers_.place(pointers, side_);
+    g.m = m_;
+    g.taps = taps_;
+    g.kc = kc_;
+    g.b = b;
+    g.width = width_;
+    g.n = n_;
+    g.ep = &e;
+    g.row = row_;
+    g.col = col_;
+    g.ldc = ld;
+    now_testing("%s m=%d taps=%d kc=%d width=%d n=%d row=%d col=%d ldc=%d %s", kernel_row.name, m_, taps_, kc_, width_, n_, row_, col_,
+                static_cast<int>(ld), maker_.describe().c_str());
+    uint8_t* want = want_.place(m_, row_bytes, ld, side_);
+    uint8_t* got = got_.place(m_, row_bytes, ld, side_);
+    if (e.out == OutType::f32_accumulate)
+      for (int r = 0; r < m_; ++r)
+        for (int j = 0; j < n_; ++j) {
+          const float f = rng.uniform(-1000, 1000);
+          std::memcpy(want + r * ld + 4 * j, &f, 4);
+          std::memcpy(got + r * ld + 4 * j, &f, 4);
+        }
+    g.c = want;
+    table_of(Isa::ref).gemm_for(width_).fn(g);
+    g.c = got;
+    kernel<gemm_args>(kernel_row)(g);
+    return same_output(got_, want_, m_, row_bytes);
+  }
+
+ private:
+  Guarded& rows(size_t i) {
+    while (rows_.size() <= i) rows_.push_back(std::make_unique<Guarded>(4096));
+    return *rows_[i];
+  }
+
+  int m_ = 1, taps_ = 1, kc_ = 1, width_ = 16, n_ = 1, row_ = 0, col_ = 0, gap_ = 0;
+  Side side_ = Side::end;
+  std::vector<std::unique_ptr<Guarded>> rows_;
+  Guarded b_{64 * 4 * 9 * 64}, pointers_{8 * 16 * 64};
+  EpilogueMaker maker_;
+  Output got_{1 << 14}, want_{1 << 14};
+};
+
+}  // namespace
+
+EpilogueMaker::EpilogueMaker()
+    : e_{},
+      correction_(4 * kMaxColumns),
+      scale_(4 * kMaxColumns),
+      bias_(4 * kMaxColumns),
+      colsum_(4 * kMaxColumns),
+      w_zero_point_(4 * kMaxColumns),
+      row_zero_point_(4 * kMaxRows),
+      row_scale_(4 * kMaxRows),
+      row_sum_(4 * kMaxRows) {}
+
+const Epilogue& EpilogueMaker::make(Rng& rng, int64_t rows, int64_t columns, double typical, bool accumulate, bool row_arrays, Side side) {
+  auto ints = [&](Guarded& g, int64_t n, int64_t lo, int64_t hi) {
+    int32_t* p = g.place<int32_t>(static_cast<size_t>(n), side);
+    for (int64_t i = 0; i < n; ++i) p[i] = static_cast<int32_t>(rng.between(lo, hi));
+    return p;
+  };
+  auto floats = [&](Guarded& g, int64_t n, float lo, float hi) {
+    float* p = g.place<float>(static_cast<size_t>(n), side);
+    for (int64_t i = 0; i < n; ++i) p[i] = rng.uniform(lo, hi);
+    return p;
+  };
+  e_ = Epilogue{};
+  e_.out = static_cast<OutType>(rng.between(0, accumulate ? 4 : 3));
+  const int64_t spread = static_cast<int64_t>(typical) + 1;
+  e_.correction = ints(correction_, columns, -spread, spread);
+  if (rng.chance(5)) e_.correction = ints(correction_, columns, INT32_MIN, INT32_MAX);  // wraps like every int32 sum here
+  if (row_arrays && rng.chance(40)) {
+    e_.row_zero_point = ints(row_zero_point_, rows, 0, 255);
+    e_.colsum = ints(colsum_, columns, -spread / 128, spread / 128);
+  }
+  if (row_arrays && rng.chance(40)) {
+    e_.row_sum = ints(row_sum_, rows, 0, spread / 128);
+    e_.w_zero_point = ints(w_zero_point_, columns, -128, 127);
+  }
+  // Three kinds of scale: outputs all over the grid; a power of two, which makes ties; and one that overflows it.
+  const int kind = static_cast<int>(rng.between(0, 9));
+  const float unit = kind == 0 ? 0.5f : kind == 1 ? 1e30f : static_cast<float>(300.0 / typical);
+  e_.scale = kind < 2 ? floats(scale_, columns, unit, unit) : floats(scale_, columns, 0.01f * unit, unit);
+  e_.bias = kind == 0 ? floats(bias_, columns, 0, 0) : floats(bias_, columns, -100, 100);
+  if (row_arrays && rng.chance(40)) e_.row_scale = floats(row_scale_, rows, 1e-3f, 2);
+  e_.inv_scale = kind == 0 ? 1.0f : rng.uniform(0.1f, 3);
+  e_.zero_point = static_cast<int32_t>(rng.pick<int64_t>({0, 1, 127, 128, 254, 255, rng.between(0, 255)}));
+  const int32_t a = static_cast<int32_t>(rng.between(0, 255)), b = static_cast<int32_t>(rng.between(0, 255));
+  e_.lo = rng.chance(60) ? 0 : rng.chance(50) ? e_.zero_point : (a < b ? a : b);
+  e_.hi = rng.chance(60) ? 255 : (a < b ? b : a);
+  if (e_.hi < e_.lo) e_.hi = 255;
+  const bool bounded = rng.chance(50);
+  e_.f_lo = bounded ? rng.pick({0.0f, -1.5f}) : -INFINITY;
+  e_.f_hi = bounded ? rng.pick({6.0f, 1e20f}) : INFINITY;
+  return e_;
+}
+
+std::string EpilogueMaker::describe() const {
+  char text[160];
+  std::snprintf(text, sizeof(text), "%s rows:%c%c%c zp=%d [%d,%d] [%g,%g] inv=%g", out_name(e_.out), e_.row_zero_point ? 'z' : '-',
+                e_.row_scale ? 's' : '-', e_.row_sum ? 'w' : '-', e_.zero_point, e_.lo, e_.hi, e_.f_lo, e_.f_hi, e_.inv_scale);
+  return text;
+}
+
+bool same_output(const Output& got, const Output& want, int64_t rows, int64_t row_bytes) {
+  if (!got.margins_intact()) {
+    ADD_FAILURE() << "wrote outside its output: " << current_case();
+    return false;
+  }
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < row_bytes; ++i)
+      if (got.row(r)[i] != want.row(r)[i]) {
+        ADD_FAILURE() << "row " << r << ", byte " << i << ": " << int(got.row(r)[i]) << ", the reference has " << int(want.row(r)[i]) << ": "
+                      << current_case();
+        return false;
+      }
+  return true;
+}
+
+void test_gemm(const KernelRow& row) {
+  Rng rng(1);
+  GemmTester t;
+  // A kernel serves the panel widths that the dispatcher sends to it.
+  std::vector<int> widths;
+  for (int width = 16; width <= 64; width += 16)
+    if (std::string(table_of(row.isa).gemm_for(width).name) == row.name) widths.push_back(width);
+  ASSERT_FALSE(widths.empty()) << row.name << " is never selected";
+  // Every height of the tile, every edge of the panel, every remainder of k, one tap and several.
+  for (int width : widths) {
+    for (int m = 1; m <= row.mr; ++m)
+      for (int n : {1, width - 15, width - 1, width})
+        for (int kc : {0, 1, 2, 3, 4, 5, 7, 8, 31, 64})
+          for (Side side : {Side::start, Side::end})
+            if (!t.m(m).taps(1).kc(kc).width(width).n(n).row(0).col(0).gap(0).side(side).run(row, rng)) return;
+  }
+  for (int i = 0; i < cases(20000); ++i) {
+    const int width = rng.pick(widths);
+    t.m(static_cast<int>(rng.between(1, row.mr))).taps(static_cast<int>(rng.pick<int64_t>({1, 1, 2, 3, 9}))).width(width);
+    t.kc(static_cast<int>(rng.pick<int64_t>({0, rng.between(1, 9), rng.between(1, 70), 37, 61}))).n(static_cast<int>(rng.between(1, width)));
+    t.row(static_cast<int>(rng.between(0, 9))).col(64 * static_cast<int>(rng.between(0, 1))).gap(static_cast<int>(rng.between(0, 9)));
+    if (!t.side(rng.chance(50) ? Side::start : Side::end).run(row, rng)) return;
+  }
+}
+
+void test_group_finish(const KernelRow& row) {
+  Rng rng(2);
+  EpilogueMaker maker;
+  Guarded f_memory(16 * 64 * 4);
+  Output got(1 << 14), want(1 << 14);
+  for (int i = 0; i < cases(6000); ++i) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    const int m = static_cast<int>(rng.between(1, 16)), width = 16 * static_cast<int>(rng.between(1, 4)), n = static_cast<int>(rng.between(1, width));
+    const int first_row = static_cast<int>(rng.between(0, 5)), col = 64 * static_cast<int>(rng.between(0, 1));
+    Epilogue e = maker.make(rng, first_row + m, col + width, 1.0, false, true, side);
+    if (e.out == OutType::s32) e.out = OutType::f32;  // a grouped product has no int32 result
+    float* f = f_memory.place<float>(static_cast<size_t>(m * width), side);
+    for (int j = 0; j < m * width; ++j) f[j] = rng.chance(10) ? 0.5f * static_cast<float>(rng.between(-600, 600)) : rng.uniform(-300, 300);
+    const int64_t size = element_size(e.out), ld = (n + rng.between(0, 5)) * size;
+    group_finish_args g{};
+    g.f = f;
+    g.m = m;
+    g.n = n;
+    g.width = width;
+    g.x_scale = rng.pick({1.0f, 0.017f, 0.5f});
+    g.ep = &e;
+    g.row = first_row;
+    g.col = col;
+    g.ldc = ld;
+    now_testing("%s m=%d n=%d width=%d row=%d col=%d x_scale=%g %s", row.name, m, n, width, first_row, col, g.x_scale, maker.describe().c_str());
+    g.c = want.place(m, n * size, ld, side);
+    table_of(Isa::ref).group_finish(g);
+    g.c = got.place(m, n * size, ld, side);
+    kernel<group_finish_args>(row)(g);
+    if (!same_output(got, want, m, n * size)) return;
+  }
+}
+
+void test_unpack4(const KernelRow& row) {
+  Rng rng(3);
+  Guarded source(1 << 13);
+  Output got(1 << 14), want(1 << 14);
+  for (int i = 0; i < cases(1000); ++i) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    const int64_t bytes = 128 * rng.between(0, 40);
+    uint8_t* src = source.place<uint8_t>(static_cast<size_t>(bytes / 2), side);
+    fill(rng, Mood::uniform, src, bytes / 2);
+    now_testing("%s bytes=%d", row.name, static_cast<int>(bytes));
+    unpack4_args g{src, reinterpret_cast<int8_t*>(want.place(1, bytes, bytes, side)), bytes};
+    table_of(Isa::ref).unpack4(g);
+    g.dst = reinterpret_cast<int8_t*>(got.place(1, bytes, bytes, side));
+    kernel<unpack4_args>(row)(g);
+    if (!same_output(got, want, 1, bytes)) return;
+  }
+}
+
+}  // namespace test
+}  // namespace qgemm
