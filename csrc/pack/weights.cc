@@ -1,9 +1,13 @@
 #include "pack/weights.h"
 
+#include <omp.h>
+
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <sstream>
+#include <vector>
 
 #include "cpu/error.h"
 
@@ -210,6 +214,95 @@ void check_values(const PackSpec& s, const PackedView& v) {
         fail(Code::quantization, s.name, "4-bit weights must lie in -8..7, got " + std::to_string(s.weight[i]) + " at element " + std::to_string(i));
 }
 
+// Everything of the buffer that is an array over output channels. Proves every accumulator on the way.
+void fill_arrays(const PackSpec& s, const PackedView& v) {
+  auto put = [](const auto* array, int64_t i, auto value) {
+    using T = decltype(value);
+    const_cast<T*>(static_cast<const T*>(array))[i] = value;
+  };
+  int64_t worst_channel = -1, worst = 0;  // the first channel that overflows
+#pragma omp parallel for schedule(static) if (v.n * v.k > (1 << 18) && !omp_in_parallel())
+  for (int64_t n = 0; n < v.n; ++n) {
+    const int64_t col = column(v, n);
+    const int32_t zw = s.zero_point ? s.zero_point[n] : 0;
+    const int32_t b32 = s.bias_int32 ? s.bias_int32[n] : 0;
+    int64_t colsum = 0;
+    for (int64_t g = 0; g < v.group_count; ++g) {
+      const int64_t k0 = g * v.group_size, k1 = v.group_size > 0 && k0 + v.group_size < v.k ? k0 + v.group_size : v.k;
+      int64_t sum = 0, absolute = 0;
+      for (int64_t k = k0; k < k1;) {  // int32 within a stretch that cannot overflow, so that the compiler vectorizes it
+        const int64_t stop = k1 - k > (1 << 20) ? k + (1 << 20) : k1;
+        int32_t part = 0, part_absolute = 0;
+        for (; k < stop; ++k) {
+          const int32_t w = int32_t(s.weight[n * v.k + k]) - zw;
+          part += w;
+          part_absolute += w < 0 ? -w : w;
+        }
+        sum += part;
+        absolute += part_absolute;
+      }
+      colsum += sum;
+      const int64_t most = bound(s, (absolute + sum) / 2, (absolute - sum) / 2) + std::llabs(b32);
+      if (most > std::numeric_limits<int32_t>::max()) {
+#pragma omp critical(qgemm_pack_overflow)
+        if (worst_channel < 0 || n < worst_channel) worst_channel = n, worst = most;
+      }
+      if (v.group_size > 0) {
+        put(v.group_scale, g * v.n_padded + col, s.scale[n * v.group_count + g]);
+        put(v.group_colsum, g * v.n_padded + col, static_cast<int32_t>(sum));
+        put(v.group_correction, g * v.n_padded + col, static_cast<int32_t>((g == 0 ? b32 : 0) - s.x_zero_point * sum));
+      }
+    }
+    const float w_scale = v.group_size > 0 ? 1.0f : s.scale[s.scale_count == 1 ? 0 : n];
+    put(v.w_scale, col, w_scale);
+    put(v.scale, col, static_cast<float>(double(s.x_scale) * double(w_scale)));
+    put(v.bias, col, s.bias ? s.bias[n] : 0.0f);
+    put(v.bias_int32, col, b32);
+    put(v.colsum, col, static_cast<int32_t>(colsum));
+    put(v.correction, col, static_cast<int32_t>(b32 - s.x_zero_point * colsum));
+    put(v.w_zero_point, col, zw);
+  }
+  if (worst_channel >= 0) {
+    std::ostringstream m;
+    m << "output channel " << worst_channel << " can reach an accumulator of " << worst << ", which does not fit int32 (K = " << v.k
+      << "); split the layer over K, or use fewer bits for its weights or input";
+    fail(Code::overflow, s.name, m.str());
+  }
+}
+
+// One zero-filled s8 panel, as the kernels read it.
+void fill_panel(const int8_t* weight, const PackedView& v, int64_t g, int64_t p, int8_t* out) {
+  if (v.kind == PackedKind::depthwise) {
+    for (int64_t n = p * 64; n < v.n && n < (p + 1) * 64; ++n)
+      for (int64_t t = 0; t < v.k; ++t) out[place(v, n, t).byte] = weight[n * v.k + t];
+    return;
+  }
+  const int64_t width = v.panel_width(p), columns = v.panel_columns(p), k4 = (v.kc + 3) / 4;
+  const int8_t* first = weight + (g * v.cout_g + p * kPanel) * v.k;
+  if (v.k == v.kc) {  // one tap: a row of the weight is a column of the panel. A cache line of each row at a time.
+    for (int64_t k0 = 0; k0 < v.k; k0 += 64) {
+      const int64_t k1 = k0 + 64 < v.k ? k0 + 64 : v.k;
+      for (int64_t c = 0; c < columns; ++c) {
+        const int8_t* w = first + c * v.k;
+        int8_t* to = out + c * 4;
+        int64_t k = k0;
+        for (; k + 4 <= k1; k += 4) std::memcpy(to + k * width, w + k, 4);
+        for (; k < k1; ++k) to[k / 4 * 4 * width + k % 4] = w[k];
+      }
+    }
+    return;
+  }
+  for (int64_t c = 0; c < columns; ++c) {
+    const int8_t* w = first + c * v.k;
+    for (int64_t ci = 0; ci < v.cin_g; ++ci)
+      for (int64_t y = 0; y < v.kh; ++y)
+        for (int64_t x = 0; x < v.kw; ++x, ++w) {
+          const int64_t tap = v.fold_w ? y : y * v.kw + x, k = v.fold_w ? x * v.cin_g + ci : ci;
+          out[((tap * k4 + k / 4) * width + c) * 4 + k % 4] = *w;
+        }
+  }
+}
+
 }  // namespace
 
 int64_t PackedView::group_panel_bytes() const {
@@ -247,62 +340,28 @@ void pack(const PackSpec& s, uint8_t* dst) {
   h.check = checksum(h);
   std::memcpy(dst, &h, sizeof(h));
 
-  auto put = [](const auto* array, int64_t i, auto value) {
-    using T = std::decay_t<decltype(value)>;
-    const_cast<T*>(reinterpret_cast<const T*>(array))[i] = value;
-  };
+  fill_arrays(s, v);
+  const int64_t panels = v.kind == PackedKind::depthwise ? v.panels_per_group : v.groups * v.panels_per_group;
   const bool nibbles = v.bits == 4 && v.kind != PackedKind::depthwise;
-  for (int64_t n = 0; n < v.n; ++n) {
-    const int64_t col = column(v, n);
-    const int32_t zw = s.zero_point ? s.zero_point[n] : 0;
-    const int32_t b32 = s.bias_int32 ? s.bias_int32[n] : 0;
-    int64_t colsum = 0;
-    for (int64_t g = 0; g < v.group_count; ++g) {
-      const int64_t k0 = g * v.group_size, k1 = v.group_size > 0 && k0 + v.group_size < v.k ? k0 + v.group_size : v.k;
-      int64_t sum = 0, pos = 0, neg = 0;
-      for (int64_t k = k0; k < k1; ++k) {
-        const int64_t w = int64_t(s.weight[n * v.k + k]) - zw;
-        sum += w;
-        (w > 0 ? pos : neg) += w > 0 ? w : -w;
+#pragma omp parallel if (v.n * v.k > (1 << 18) && !omp_in_parallel())
+  {
+    std::vector<int8_t> wide(nibbles ? static_cast<size_t>(round_up(v.panel_s8_bytes(kPanel), 128)) : 0);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < panels; ++i) {
+      const int64_t g = i / v.panels_per_group, p = i % v.panels_per_group;
+      uint8_t* stored = const_cast<uint8_t*>(v.panels) + g * v.group_panel_bytes() + p * v.panel_stride;
+      if (!nibbles) {
+        fill_panel(s.weight, v, g, p, reinterpret_cast<int8_t*>(stored));
+        continue;
       }
-      colsum += sum;
-      const int64_t most = bound(s, pos, neg) + std::llabs(b32);
-      if (most > std::numeric_limits<int32_t>::max()) {
-        std::ostringstream m;
-        m << "output channel " << n << " can reach an accumulator of " << most << ", which does not fit int32 (K = " << v.k
-          << "); split the layer over K, or use fewer bits for its weights or input";
-        fail(Code::overflow, s.name, m.str());
-      }
-      if (v.group_size > 0) {
-        put(v.group_scale, g * v.n_padded + col, s.scale[n * v.group_count + g]);
-        put(v.group_colsum, g * v.n_padded + col, static_cast<int32_t>(sum));
-        put(v.group_correction, g * v.n_padded + col, static_cast<int32_t>((g == 0 ? b32 : 0) - s.x_zero_point * sum));
-      }
+      std::fill(wide.begin(), wide.end(), int8_t(0));
+      fill_panel(s.weight, v, g, p, wide.data());
+      const int64_t bytes = round_up(v.panel_s8_bytes(v.panel_width(p)), 128);
+      for (int64_t at = 0; at < bytes; at += 128)
+        for (int64_t j = 0; j < 64; ++j)
+          stored[at / 2 + j] = static_cast<uint8_t>((wide[static_cast<size_t>(at + j)] & 15) | (wide[static_cast<size_t>(at + 64 + j)] & 15) << 4);
     }
-    const float w_scale = v.group_size > 0 ? 1.0f : s.scale[s.scale_count == 1 ? 0 : n];
-    put(v.w_scale, col, w_scale);
-    put(v.scale, col, static_cast<float>(double(s.x_scale) * double(w_scale)));
-    put(v.bias, col, s.bias ? s.bias[n] : 0.0f);
-    put(v.bias_int32, col, b32);
-    put(v.colsum, col, static_cast<int32_t>(colsum));
-    put(v.correction, col, static_cast<int32_t>(b32 - s.x_zero_point * colsum));
-    put(v.w_zero_point, col, zw);
   }
-  uint8_t* panels = const_cast<uint8_t*>(v.panels);
-  const int64_t group_bytes = v.group_panel_bytes();
-#pragma omp parallel for schedule(static) if (v.n * v.k > (1 << 18))
-  for (int64_t n = 0; n < (nibbles ? 0 : v.n); ++n)
-    for (int64_t k = 0; k < v.k; ++k) {
-      const Place p = place(v, n, k);
-      panels[p.group * group_bytes + p.panel * v.panel_stride + p.byte] = static_cast<uint8_t>(s.weight[n * v.k + k]);
-    }
-  if (nibbles)  // two columns may share a byte, so one thread
-    for (int64_t n = 0; n < v.n; ++n)
-      for (int64_t k = 0; k < v.k; ++k) {
-        const Place p = place(v, n, k);
-        panels[p.group * group_bytes + p.panel * v.panel_stride + nibble_byte(p.byte)] |=
-            static_cast<uint8_t>((s.weight[n * v.k + k] & 15) << nibble_shift(p.byte));
-      }
 }
 
 PackedView view(const uint8_t* data, int64_t bytes) {
