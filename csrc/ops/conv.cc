@@ -1,0 +1,331 @@
+#include "ops/conv.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "cpu/error.h"
+#include "ops/threads.h"
+
+namespace qgemm {
+namespace {
+
+constexpr int64_t kBlockBytes = 256 * 1024;  // of input behind one block of output pixels: what stays in L2 while panels pass
+constexpr int64_t kBlockPointers = 4096;     // of a block's pointer table
+constexpr int64_t kDepthwiseCost = 8;        // a depthwise multiply-add takes about this many of a GEMM's
+
+struct Job {
+  const KernelTable& t;
+  const PackedView& w;
+  const Window& g;
+  const uint8_t* x;
+  char* c;
+  Epilogue e;
+  int64_t oh, ow, size;
+  uint8_t zero_point;      // of x: the value of padding
+  const uint8_t* padding;  // a row of it: enough bytes for one tap (depthwise: for a whole input row)
+};
+
+// Output pixels [first, first + rows) of convolution group `group`, as the tiles' pointers. Tiles are of even height: 16 rows on a 6-row
+// kernel are 6+5+5, not 6+6+4.
+struct Table {
+  int64_t rows, tiles;
+  const uint8_t** pointers;  // tile after tile, each [taps][its rows]
+  int64_t tile_begin(int64_t i) const { return rows * i / tiles; }
+};
+
+void fill(const Job& j, int64_t group, int64_t first, Table& table, uint8_t* patches) {
+  const Window& g = j.g;
+  const PackedView& w = j.w;
+  const int64_t image = g.h * g.w * g.c, pixels = j.oh * j.ow;
+  const uint8_t** p = table.pointers;
+  for (int64_t i = 0; i < table.tiles; ++i) {
+    const int64_t r0 = table.tile_begin(i), m = table.tile_begin(i + 1) - r0;
+    for (int64_t r = 0; r < m; ++r) {
+      const int64_t pixel = first + r0 + r, rest = pixel % pixels;
+      const int64_t y0 = rest / j.ow * g.stride_h - g.top, x0 = rest % j.ow * g.stride_w - g.left;
+      const uint8_t* base = j.x + pixel / pixels * image + group * w.cin_g;
+      const uint8_t** out = p + r;
+      for (int64_t ky = 0; ky < g.kh; ++ky) {
+        const int64_t iy = y0 + ky * g.dilation_h;
+        const bool row_inside = iy >= 0 && iy < g.h;
+        const uint8_t* row = base + iy * g.w * g.c;
+        if (!w.fold_w) {
+          for (int64_t kx = 0; kx < g.kw; ++kx, out += m) {
+            const int64_t ix = x0 + kx * g.dilation_w;
+            *out = row_inside && ix >= 0 && ix < g.w ? row + ix * g.c : j.padding;
+          }
+          continue;
+        }
+        // A filter row of few channels is one tap: kw * c bytes that lie together in the image, unless the border cuts them or the
+        // dilation spreads them; then a patch of them is put together.
+        if (!row_inside) {
+          *out = j.padding;
+        } else if (g.dilation_w == 1 && x0 >= 0 && x0 + g.kw <= g.w) {
+          *out = row + x0 * g.c;
+        } else {
+          *out = patches;
+          for (int64_t kx = 0; kx < g.kw; ++kx, patches += g.c) {
+            const int64_t ix = x0 + kx * g.dilation_w;
+            if (ix >= 0 && ix < g.w) std::memcpy(patches, row + ix * g.c, static_cast<size_t>(g.c));
+            else std::memset(patches, j.zero_point, static_cast<size_t>(g.c));
+          }
+        }
+        out += m;
+      }
+    }
+    p += m * w.taps;
+  }
+}
+
+// sum of every byte a row of each tile reads, for weights with zero points.
+void row_sums(const Job& j, const Table& table, int32_t* sums) {
+  const uint8_t* const* p = table.pointers;
+  for (int64_t i = 0; i < table.tiles; ++i) {
+    const int64_t r0 = table.tile_begin(i), m = table.tile_begin(i + 1) - r0;
+    for (int64_t r = 0; r < m; ++r) {
+      int32_t sum = 0;
+      for (int64_t t = 0; t < j.w.taps; ++t)
+        for (int64_t k = 0; k < j.w.kc; ++k) sum += p[t * m + r][k];
+      sums[r0 + r] = sum;
+    }
+    p += m * j.w.taps;
+  }
+}
+
+void panel_tiles(const Job& j, const Epilogue& e, int64_t group, int64_t p, const int8_t* b, int64_t first, const Table& table, gemm_args& g) {
+  const int width = j.w.panel_width(p);
+  const GemmKernel& kernel = j.t.gemm_for(width);
+  const int64_t row_bytes = j.w.n * j.size;
+  char* c = j.c + first * row_bytes + (group * j.w.cout_g + p * kPanel) * j.size;
+  g.width = width;
+  g.n = j.w.panel_columns(p);
+  g.col = static_cast<int32_t>(group * j.w.n_group_padded + p * kPanel);
+  g.b = b;
+  g.ep = &e;
+  g.ldc = row_bytes;
+  g.a = table.pointers;
+  for (int64_t i = 0; i < table.tiles; ++i) {
+    const int64_t r0 = table.tile_begin(i);
+    g.m = static_cast<int32_t>(table.tile_begin(i + 1) - r0);
+    g.row = static_cast<int32_t>(r0);
+    g.c = c + r0 * row_bytes;
+    kernel.fn(g);
+    g.a += g.m * j.w.taps;
+  }
+}
+
+void dense(const Job& j) {
+  const PackedView& w = j.w;
+  const int64_t pixels = j.g.batch * j.oh * j.ow, panels = w.panels_per_group;
+  const int64_t tap_bytes = std::max<int64_t>(w.kc, 1);
+  const int threads = threads_for(pixels * w.n * std::max<int64_t>(w.k, 1), kGrainMacs);
+  const int mr = j.t.gemm_for(w.panel_width(0)).mr;
+  int64_t block = std::min(kBlockBytes / tap_bytes, kBlockPointers / w.taps) / mr * mr;
+  block = std::max<int64_t>(block, 4 * mr);
+  int64_t blocks = (pixels + block - 1) / block;
+  // A share is some panels of one group on one block. With few blocks and groups the panels are cut too.
+  if (threads > 1) blocks = std::max(blocks, std::min<int64_t>((pixels + mr - 1) / mr, (threads + w.groups * panels - 1) / (w.groups * panels)));
+  int64_t cuts = 1;
+  if (blocks * w.groups < 3 * threads && threads > 1) cuts = std::min<int64_t>(panels, (3 * threads + blocks * w.groups - 1) / (blocks * w.groups));
+  parallel_shares(blocks * w.groups * cuts, threads, [&](int64_t begin, int64_t end) {
+    static thread_local Scratch<const uint8_t*> pointers;
+    static thread_local Scratch<uint8_t> patch_bytes;
+    static thread_local Scratch<int8_t> expanded;
+    static thread_local Scratch<int32_t> sums;
+    const int64_t most = (pixels + blocks - 1) / blocks;
+    Table table{0, 0, pointers.get(most * w.taps)};
+    uint8_t* patches = w.fold_w ? patch_bytes.get(most * w.taps * w.kc) : nullptr;
+    int8_t* scratch = w.bits == 4 ? expanded.get((w.panel_s8_bytes(kPanel) + 127) / 128 * 128) : nullptr;
+    Epilogue e = j.e;
+    gemm_args g{};
+    g.taps = static_cast<int32_t>(w.taps);
+    g.kc = static_cast<int32_t>(w.kc);
+    int64_t filled = -1;
+    int filled_mr = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t cut = i % cuts, group = i / cuts % w.groups, b = i / cuts / w.groups;
+      const int64_t first = pixels * b / blocks;
+      table.rows = pixels * (b + 1) / blocks - first;
+      for (int64_t p = panels * cut / cuts; p < panels * (cut + 1) / cuts; ++p) {
+        const int height = j.t.gemm_for(w.panel_width(p)).mr;
+        if (filled != i / cuts || filled_mr != height) {
+          table.tiles = (table.rows + height - 1) / height;
+          fill(j, group, first, table, patches);
+          if (w.has_w_zero_point) {
+            int32_t* s = sums.get(most);
+            row_sums(j, table, s);
+            e.row_sum = s;
+          }
+          filled = i / cuts;
+          filled_mr = height;
+        }
+        panel_tiles(j, e, group, p, panel_as_s8(j.t, w, group, p, scratch), first, table, g);
+      }
+    }
+  });
+}
+
+// A run of output pixels of one row whose taps move together.
+struct Run {
+  int64_t first, pixels;
+};
+
+// The runs of one output row: pixels whose window crosses the left or right border come one by one, those between in one run.
+int64_t find_runs(const Window& g, int64_t ow, Run* runs) {
+  const int64_t reach = g.dilation_w * (g.kw - 1);
+  int64_t lo = std::min(ow, (g.left + g.stride_w - 1) / g.stride_w);
+  const int64_t last = g.w - 1 + g.left - reach;
+  const int64_t hi = last < 0 ? lo : std::max(lo, std::min(ow, last / g.stride_w + 1));
+  int64_t n = 0;
+  for (int64_t i = 0; i < lo; ++i) runs[n++] = {i, 1};
+  if (hi > lo) runs[n++] = {lo, hi - lo};
+  for (int64_t i = hi; i < ow; ++i) runs[n++] = {i, 1};
+  return n;
+}
+
+// Pointers of the taps at output position (oy, ox) of image `x`.
+void point(const Job& j, const uint8_t* x, int64_t oy, int64_t ox, const uint8_t** taps) {
+  const Window& g = j.g;
+  const int64_t y0 = oy * g.stride_h - g.top, x0 = ox * g.stride_w - g.left;
+  for (int64_t ky = 0; ky < g.kh; ++ky) {
+    const int64_t iy = y0 + ky * g.dilation_h;
+    for (int64_t kx = 0; kx < g.kw; ++kx) {
+      const int64_t ix = x0 + kx * g.dilation_w;
+      *taps++ = iy >= 0 && iy < g.h && ix >= 0 && ix < g.w ? x + (iy * g.w + ix) * g.c : j.padding;
+    }
+  }
+}
+
+void depthwise(const Job& j) {
+  const Window& g = j.g;
+  const PackedView& w = j.w;
+  const int64_t blocks = w.panels_per_group, rows = g.batch * j.oh, image = g.h * g.w * g.c;
+  const int threads = threads_for(rows * j.ow * w.n * w.taps, kGrainMacs / kDepthwiseCost);
+  parallel_shares(rows * blocks, threads, [&](int64_t begin, int64_t end) {
+    static thread_local Scratch<const uint8_t*> pointers;
+    static thread_local Scratch<Run> run_list;
+    Run* runs = run_list.get(j.ow);
+    const int64_t count = find_runs(g, j.ow, runs);
+    const uint8_t** base = pointers.get((count + 1) * w.taps);
+    const uint8_t** taps = base + count * w.taps;
+    depthwise_args d{};
+    d.a = taps;
+    d.step = g.stride_w * g.c;
+    d.taps = static_cast<int32_t>(w.taps);
+    d.ep = &j.e;
+    d.ldc = w.n * j.size;
+    int64_t pointed = -1;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t row = i / blocks, block = i % blocks, channel = block * kPanel;
+      if (row != pointed)
+        for (int64_t r = 0; r < count; ++r) point(j, j.x + row / j.oh * image, row % j.oh, runs[r].first, base + r * w.taps);
+      pointed = row;
+      d.b = reinterpret_cast<const int8_t*>(w.panels) + block * w.panel_stride;
+      d.channels = static_cast<int32_t>(std::min<int64_t>(kPanel, w.n - channel));
+      d.col = static_cast<int32_t>(channel);
+      for (int64_t r = 0; r < count; ++r) {
+        for (int64_t t = 0; t < w.taps; ++t) taps[t] = base[r * w.taps + t] + channel;
+        d.pixels = static_cast<int32_t>(runs[r].pixels);
+        d.c = j.c + ((row * j.ow + runs[r].first) * w.n + channel) * j.size;
+        j.t.depthwise(d);
+      }
+    }
+  });
+}
+
+// Depthwise with weight zero points, which is rare: each channel has its own sum of inputs, so products and sums are made apart, joined
+// in int32 and put through the epilogue in natural channel order.
+void depthwise_asymmetric(const Job& j) {
+  const Window& g = j.g;
+  const PackedView& w = j.w;
+  const int64_t rows = g.batch * j.oh, image = g.h * g.w * g.c, n = w.n_padded;
+  const int threads = threads_for(rows * j.ow * w.n * w.taps, kGrainMacs / kDepthwiseCost);
+  parallel_shares(rows, threads, [&](int64_t begin, int64_t end) {
+    static thread_local Scratch<const uint8_t*> pointers;
+    static thread_local Scratch<int32_t> words;
+    const uint8_t** taps = pointers.get(2 * w.taps);
+    int32_t* acc = words.get(6 * n);
+    int32_t *sum = acc + n, *zeros = acc + 2 * n, *zero_point = acc + 3 * n;
+    float *scale = reinterpret_cast<float*>(acc + 4 * n), *bias = reinterpret_cast<float*>(acc + 5 * n);
+    std::memset(acc, 0, static_cast<size_t>(6 * n) * 4);
+    for (int64_t c = 0; c < w.n; ++c) {
+      const int64_t p = depthwise_position(c);
+      zero_point[c] = w.w_zero_point[p];
+      scale[c] = j.e.scale[p];
+      bias[c] = j.e.bias[p];
+    }
+    Epilogue raw = j.e, natural = j.e;
+    raw.out = OutType::s32;
+    natural.correction = zeros;
+    natural.scale = scale;
+    natural.bias = bias;
+    depthwise_args d{};
+    d.a = taps + w.taps;
+    d.pixels = 1;
+    d.taps = static_cast<int32_t>(w.taps);
+    d.ep = &raw;
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t ox = 0; ox < j.ow; ++ox) {
+        point(j, j.x + row / j.oh * image, row % j.oh, ox, taps);
+        for (int64_t channel = 0; channel < w.n; channel += kPanel) {
+          for (int64_t t = 0; t < w.taps; ++t) taps[w.taps + t] = taps[t] + channel;
+          d.b = reinterpret_cast<const int8_t*>(w.panels) + channel / kPanel * w.panel_stride;
+          d.channels = static_cast<int32_t>(std::min<int64_t>(kPanel, w.n - channel));
+          d.col = static_cast<int32_t>(channel);
+          d.c = acc + channel;
+          j.t.depthwise(d);
+        }
+        j.t.sum_pool({taps, static_cast<int32_t>(w.taps), static_cast<int32_t>(w.n), sum});
+        for (int64_t c = 0; c < w.n; ++c)
+          acc[c] = static_cast<int32_t>(static_cast<uint32_t>(acc[c]) - static_cast<uint32_t>(zero_point[c]) * static_cast<uint32_t>(sum[c]));
+        j.t.requantize({acc, static_cast<int32_t>(w.n), &natural, j.c + (row * j.ow + ox) * w.n * j.size});
+      }
+  });
+}
+
+}  // namespace
+
+void conv2d(const PackedView& w, const Window& window, const uint8_t* x, void* out, const OutputSpec& spec, const Encoding8* encoding) {
+  if (w.kind == PackedKind::linear) throw Error(Code::packed, "conv2d: this weight was packed by pack_linear; use pack_conv2d");
+  Window g = window;
+  g.kh = w.kh;
+  g.kw = w.kw;
+  g.check("conv2d");
+  const int64_t channels = w.groups * w.cin_g;
+  if (g.c != channels)
+    throw Error(Code::shape, "conv2d: x has " + std::to_string(g.c) + " channels but the weight takes " + std::to_string(channels) + " (" +
+                                 std::to_string(w.groups) + " groups of " + std::to_string(w.cin_g) + "); x must be NHWC");
+  Job j{table(), w, g, x, static_cast<char*>(out), make_epilogue(w, spec, {}), g.out_h(), g.out_w(), static_cast<int64_t>(out_size(spec.type)), 0, nullptr};
+  j.zero_point = static_cast<uint8_t>(w.x_zero_point);
+  if (g.batch * j.oh * j.ow * w.n == 0) return;
+
+  static thread_local Scratch<int32_t> folded;
+  if (encoding) {
+    if (encoding->zero_point != w.x_zero_point && !w.dynamic)
+      throw Error(Code::packed, "conv2d: x_zero_point = " + std::to_string(encoding->zero_point) + " but this weight was packed, and its accumulator proven, for " +
+                                    std::to_string(w.x_zero_point) + "; pack it with the default x_scale and x_zero_point for dynamic inputs");
+    int32_t* correction = folded.get(2 * w.n_padded);
+    float* scale = reinterpret_cast<float*>(correction + w.n_padded);
+    for (int64_t n = 0; n < w.n_padded; ++n) {
+      correction[n] = static_cast<int32_t>(w.bias_int32[n] - static_cast<int64_t>(encoding->zero_point) * w.colsum[n]);
+      scale[n] = static_cast<float>(static_cast<double>(encoding->scale) * static_cast<double>(w.w_scale[n]));
+    }
+    j.e.correction = correction;
+    j.e.scale = scale;
+    j.zero_point = static_cast<uint8_t>(encoding->zero_point);
+  }
+
+  static thread_local Scratch<uint8_t> padding_bytes;
+  const bool is_depthwise = w.kind == PackedKind::depthwise;
+  const int64_t padding_size = is_depthwise ? (g.w + 1) * g.c : w.kc;
+  uint8_t* padding = padding_bytes.get(padding_size);
+  std::memset(padding, j.zero_point, static_cast<size_t>(padding_size));
+  j.padding = padding;
+
+  if (!is_depthwise) dense(j);
+  else if (w.has_w_zero_point) depthwise_asymmetric(j);
+  else depthwise(j);
+}
+
+}  // namespace qgemm

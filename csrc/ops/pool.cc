@@ -1,0 +1,117 @@
+#include "ops/pool.h"
+
+#include <string>
+
+#include "cpu/error.h"
+#include "ops/threads.h"
+
+namespace qgemm {
+namespace {
+
+// Pointers to the window's pixels inside the image, at output position (oy, ox) of image `x`. Returns how many.
+int32_t gather(const Window& w, const uint8_t* x, int64_t oy, int64_t ox, const uint8_t** taps) {
+  int32_t n = 0;
+  const int64_t y0 = oy * w.stride_h - w.top, x0 = ox * w.stride_w - w.left;
+  for (int64_t ky = 0; ky < w.kh; ++ky) {
+    const int64_t iy = y0 + ky * w.dilation_h;
+    if (iy < 0 || iy >= w.h) continue;
+    for (int64_t kx = 0; kx < w.kw; ++kx) {
+      const int64_t ix = x0 + kx * w.dilation_w;
+      if (ix < 0 || ix >= w.w) continue;
+      taps[n++] = x + (iy * w.w + ix) * w.c;
+    }
+  }
+  return n;
+}
+
+// Positions of a window of k starting at `first` that lie in [0, limit).
+int64_t inside(int64_t first, int64_t k, int64_t dilation, int64_t limit) {
+  int64_t n = 0;
+  for (int64_t i = 0; i < k; ++i) {
+    const int64_t p = first + i * dilation;
+    n += p >= 0 && p < limit;
+  }
+  return n;
+}
+
+}  // namespace
+
+void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out) {
+  const int64_t oh = w.out_h(), ow = w.out_w(), rows = w.batch * oh, image = w.h * w.w * w.c;
+  if (rows * ow * w.c == 0) return;
+  const KernelTable& t = table();
+  parallel_shares(rows, threads_for(rows * ow * w.c * w.kh * w.kw, 4 * kGrainBytes), [&](int64_t begin, int64_t end) {
+    static thread_local Scratch<const uint8_t*> pointers;
+    max_pool_args g{};
+    const uint8_t** taps = pointers.get(w.kh * w.kw);
+    g.a = taps;
+    g.channels = static_cast<int32_t>(w.c);
+    for (int64_t r = begin; r < end; ++r)
+      for (int64_t ox = 0; ox < ow; ++ox) {
+        g.taps = gather(w, x + r / oh * image, r % oh, ox, taps);
+        g.out = out + (r * ow + ox) * w.c;
+        t.max_pool(g);
+      }
+  });
+}
+
+void avg_pool2d(const Window& w, const uint8_t* x, const Encoding8& ex, bool count_include_pad, void* c, const OutputSpec& out) {
+  const int64_t oh = w.out_h(), ow = w.out_w(), rows = w.batch * oh, image = w.h * w.w * w.c;
+  if (rows * ow * w.c == 0) return;
+  if (w.kh * w.kw > (int64_t(1) << 31) / 255)
+    throw Error(Code::overflow, "a pooling window of " + std::to_string(w.kh) + " x " + std::to_string(w.kw) +
+                                    " can exceed the int32 accumulator; pool in two steps");
+  const KernelTable& t = table();
+  const int64_t padded_c = (w.c + 15) / 16 * 16, element = static_cast<int64_t>(out_size(out.type));
+  parallel_shares(rows, threads_for(rows * ow * w.c * w.kh * w.kw, 4 * kGrainBytes), [&](int64_t begin, int64_t end) {
+    static thread_local Scratch<const uint8_t*> pointers;
+    static thread_local Scratch<int32_t> words;
+    const uint8_t** taps = pointers.get(w.kh * w.kw);
+    int32_t* sum = words.get(4 * padded_c);
+    int32_t* correction = sum + padded_c;
+    float* scale = reinterpret_cast<float*>(sum + 2 * padded_c);
+    float* bias = reinterpret_cast<float*>(sum + 3 * padded_c);
+    for (int64_t i = 0; i < padded_c; ++i) sum[i] = 0, bias[i] = 0.0f;
+    Epilogue e{};
+    e.correction = correction;
+    e.scale = scale;
+    e.bias = bias;
+    e.inv_scale = 1.0f / out.scale;
+    e.zero_point = out.zero_point;
+    e.lo = out.lo;
+    e.hi = out.hi;
+    e.f_lo = out.f_lo;
+    e.f_hi = out.f_hi;
+    e.out = out.type;
+    sum_pool_args s{};
+    s.a = taps;
+    s.channels = static_cast<int32_t>(w.c);
+    s.sum = sum;
+    requantize_args q{};
+    q.acc = sum;
+    q.n = static_cast<int32_t>(w.c);
+    q.ep = &e;
+    int64_t last_count = -1, last_taps = -1;
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t y0 = r % oh * w.stride_h - w.top;
+      for (int64_t ox = 0; ox < ow; ++ox) {
+        s.taps = gather(w, x + r / oh * image, r % oh, ox, taps);
+        int64_t count = s.taps;
+        if (count_include_pad)
+          count = inside(y0 + w.top, w.kh, w.dilation_h, w.h + w.top + w.bottom) *
+                  inside(ox * w.stride_w, w.kw, w.dilation_w, w.w + w.left + w.right);
+        if (count != last_count || s.taps != last_taps) {
+          const float f = count ? ex.scale / static_cast<float>(count) : 0.0f;
+          for (int64_t i = 0; i < padded_c; ++i) correction[i] = -s.taps * ex.zero_point, scale[i] = f;
+          last_count = count;
+          last_taps = s.taps;
+        }
+        t.sum_pool(s);
+        q.c = static_cast<char*>(c) + (r * ow + ox) * w.c * element;
+        t.requantize(q);
+      }
+    }
+  });
+}
+
+}  // namespace qgemm
