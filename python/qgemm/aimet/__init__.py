@@ -1,10 +1,10 @@
 """AIMET: its encodings files, its live simulation, its numbers.
 
-    read_encodings(path | dict) -> Encodings          every format, one type
-    apply_encodings(graph, encodings)                 onto an imported ONNX graph (qgemm.load does it)
-    from_aimet(sim, example_inputs) -> Program        a live QuantizationSimModel
-    from_torch_encodings(model, path, example_inputs) a torch model and its _torch.encodings
-    load_torch_encodings(model, path)                 the same as QParams per module, without building a program
+read_encodings(path | dict) -> Encodings          every format, one type
+apply_encodings(graph, encodings)                 onto an imported ONNX graph (qgemm.load does it)
+from_aimet(sim, example_inputs) -> Program        a live QuantizationSimModel
+from_torch_encodings(model, path, example_inputs) a torch model and its _torch.encodings
+load_torch_encodings(model, path)                 the same as QParams per module, without building a program
 """
 
 from .apply import apply_encodings

@@ -339,9 +339,7 @@ def apply_encodings(graph: Graph, encodings) -> Encodings:
 def _check_same_network(graph: Graph, consumers: Mapping[str, list[Node]], encodings: Encodings):
     if not encodings:
         raise EncodingError(f"{encodings.source}: it holds no encodings; compute them (sim.compute_encodings) before the export")
-    weights = [
-        n for n, t in graph.tensors.items() if t.is_const and (u := _used_as(graph, consumers, n)) and u[0].op in _WEIGHT_OPS
-    ]
+    weights = [n for n, t in graph.tensors.items() if t.is_const and (u := _used_as(graph, consumers, n)) and u[0].op in _WEIGHT_OPS]
     bare = [n for n in weights if n not in encodings]
     # A deduplicated constant carries another module's name, so one such name says nothing.
     strangers = [n for n in encodings.unmatched if encodings[n].kind in ("per_channel", "per_block", "lpbq") and "_dup_" not in n]
@@ -351,8 +349,8 @@ def _check_same_network(graph: Graph, consumers: Mapping[str, list[Node]], encod
     have = ", ".join(repr(n) for n in (strangers or encodings.unmatched)[:3])
     lack = ", ".join(repr(n) for n in (bare or weights)[:3])
     raise EncodingError(
-        f"{encodings.source}: these encodings belong to another network: {len(encodings.unmatched)} of {len(encodings)} names are no tensor of "
-        f"the model (for example {have})"
+        f"{encodings.source}: these encodings belong to another network: {len(encodings.unmatched)} of {len(encodings)} names "
+        f"are no tensor of the model (for example {have})"
         + (f", and its weights {lack} have no encoding" if bare else "")
         + "; give the encodings file that was exported together with the model"
     )

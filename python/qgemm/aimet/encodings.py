@@ -223,7 +223,8 @@ def _no_shift(e: _Entry):
 
 
 def _float_encoding(e: _Entry, bits: int, role: str, what: str = "floating point") -> TensorEncoding:
-    return TensorEncoding(e.name, kind="float", bits=bits, role=role, reason=f"AIMET keeps it in {what} ({bits} bits), not on an integer grid")
+    reason = f"AIMET keeps it in {what} ({bits} bits), not on an integer grid"
+    return TensorEncoding(e.name, kind="float", bits=bits, role=role, reason=reason)
 
 
 def _parse_legacy(source: str, name: str, entries: Any, role: str) -> TensorEncoding:
@@ -270,7 +271,7 @@ def _parse_100(e: _Entry, role: str) -> TensorEncoding:
     scale = np.atleast_1d(e.scales("scale"))
     offset = np.atleast_1d(e.integers("offset", e.get("offset"), 1 - (1 << bits), 0))
     if scale.shape != offset.shape or scale.ndim != 1:
-        e.fail(f"'scale' has {scale.size} values and 'offset' {offset.size}: there must be one of each per {enc_type.lower()[4:] or 'channel'}")
+        e.fail(f"'scale' has {scale.size} values and 'offset' {offset.size}: {enc_type} needs as many of the one as of the other")
     symmetric = e.flag("is_sym")
     if enc_type == "PER_TENSOR":
         if scale.size != 1:
@@ -373,7 +374,9 @@ def _load_json(path: str | os.PathLike) -> Any:
     try:
         text = Path(path).read_bytes()
     except OSError as err:
-        raise EncodingError(f"{path}: the encodings file cannot be read ({err.strerror}); give the path of a file that AIMET wrote") from None
+        raise EncodingError(
+            f"{path}: the encodings file cannot be read ({err.strerror}); give the path of a file that AIMET wrote"
+        ) from None
     try:
         return json.loads(text)
     except UnicodeDecodeError:

@@ -55,9 +55,11 @@ def as_inputs(example_inputs: Any) -> tuple:
         if isinstance(x, np.ndarray):
             x = torch.from_numpy(np.ascontiguousarray(x))
         if not isinstance(x, torch.Tensor):
-            raise DTypeError(f"example input {i} must be a torch tensor or a numpy array, got {type(x).__name__}; pass a tensor or a tuple of tensors")
+            raise DTypeError(
+                f"input {i} must be a torch tensor or a numpy array, got {type(x).__name__}; pass a tensor or a tuple of tensors"
+            )
         if x.device.type != "cpu":
-            raise DeviceError(f"example input {i} is on {x.device}; pass a CPU tensor (x.cpu())")
+            raise DeviceError(f"input {i} is on {x.device}; pass a CPU tensor (x.cpu())")
         out.append(x)
     return tuple(out)
 

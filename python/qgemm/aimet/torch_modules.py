@@ -37,8 +37,8 @@ def _read(model, source) -> Encodings:
     unknown = [n for n in encodings.modules if n not in known]
     if unknown:
         raise EncodingError(
-            f"{encodings.source}: the model has no module {', '.join(map(repr, unknown[:3]))} ({len(unknown)} of {len(encodings.modules)} names are "
-            "unknown): give the model that was simulated (after prepare_model and batch-norm folding), or its own encodings"
+            f"{encodings.source}: the model has no module {', '.join(map(repr, unknown[:3]))} ({len(unknown)} of {len(encodings.modules)} "
+            "names are unknown): give the model that was simulated (after prepare_model and batch-norm folding), or its own encodings"
         )
     return encodings
 
@@ -184,11 +184,15 @@ def _insert_qdq(onnx, proto, model, encodings: Encodings):
             continue
         q, grid = _parameter(model, encodings, init.name)
         zero = _zero_point(onnx, init.name, grid, encodings.source)
-        graph.initializer.append(helper.make_tensor(f"{init.name}_q", zero.data_type, q.shape, q.astype(_storage(grid.bits, True)).ravel().tolist()))
+        graph.initializer.append(
+            helper.make_tensor(f"{init.name}_q", zero.data_type, q.shape, q.astype(_storage(grid.bits, True)).ravel().tolist())
+        )
         attrs = {} if grid.axis is None else {"axis": grid.axis} | ({"block_size": grid.block_size} if grid.block_size else {})
         renamed[init.name] = f"{init.name}_qdq"
         nodes.append(
-            helper.make_node("DequantizeLinear", [f"{init.name}_q", *scale_of(init.name, grid)], [renamed[init.name]], f"{init.name}_dq", **attrs)
+            helper.make_node(
+                "DequantizeLinear", [f"{init.name}_q", *scale_of(init.name, grid)], [renamed[init.name]], f"{init.name}_dq", **attrs
+            )
         )
         graph.initializer.remove(init)
     for node in graph.node:
