@@ -67,6 +67,11 @@ class QParams:
     def per_tensor(self) -> bool:
         return self.axis is None
 
+    @property
+    def u8(self) -> bool:
+        """True when run-time values of such a tensor are held as uint8: per tensor, unsigned, at most 8 bits."""
+        return self.axis is None and not self.signed and self.bits <= 8
+
     def same(self, other: QParams | None) -> bool:
         """True when both describe the same grid, value for value."""
         return (

@@ -1,0 +1,34 @@
+"""Passes over the graph, each a small file that leaves it equivalent. The order is the list below."""
+
+from __future__ import annotations
+
+from ..ir import Graph
+from .cleanup import drop_dead, drop_identities
+from .constants import fold_constants
+from .fuse_relu import fuse_relu
+from .grid import propagate_grids
+from .linear import form_linear
+from .lut import make_tables
+from .mean import mean_to_pool
+from .qdq import fold_qdq
+from .signs import normalize_signs
+
+ORDER = (
+    fold_constants,
+    fold_qdq,
+    drop_identities,
+    normalize_signs,
+    form_linear,
+    mean_to_pool,
+    propagate_grids,
+    fuse_relu,
+    make_tables,
+    drop_dead,
+)
+
+
+def run_all(graph: Graph) -> Graph:
+    """Every pass in order, in place; returns the graph."""
+    for p in ORDER:
+        p(graph)
+    return graph

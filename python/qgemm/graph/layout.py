@@ -1,0 +1,49 @@
+"""Memory order of run-time arrays. Logical shapes are ONNX's (NCHW); convolutions leave channels-last memory behind."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_NHWC, _NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+def nhwc(x: np.ndarray) -> np.ndarray:
+    """[B, C, H, W] -> C-contiguous [B, H, W, C]; a view when the memory already is channels-last."""
+    t = x.transpose(_NHWC)
+    if t.flags.c_contiguous:
+        return t
+    b, h, w, c = t.shape
+    out = np.empty((b, h, w, c), x.dtype)
+    if c <= 4:  # whole planes at a time: numpy would otherwise loop over runs of c elements
+        for i in range(c):
+            out[..., i] = x[:, i]
+    else:
+        out[...] = t
+    return out
+
+
+def nchw_view(t: np.ndarray) -> np.ndarray:
+    """C-contiguous [B, H, W, C] seen as [B, C, H, W]."""
+    return t.transpose(_NCHW)
+
+
+def dense(x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...] | None]:
+    """(C-contiguous array with the same elements, axes that lead back to x's shape; None when nothing moved).
+
+    Free for any permuted dense array; elementwise kernels use it, since they do not care in which order they walk.
+    """
+    if x.flags.c_contiguous:
+        return x, None
+    if x.ndim == 4:
+        t = x.transpose(_NHWC)
+        if t.flags.c_contiguous:
+            return t, _NCHW
+    order = sorted(range(x.ndim), key=lambda i: (-x.strides[i], i))
+    t = x.transpose(order)
+    if t.flags.c_contiguous:
+        return t, tuple(np.argsort(order))
+    return np.ascontiguousarray(x), None
+
+
+def like(a: np.ndarray, back: tuple[int, ...] | None) -> np.ndarray:
+    return a if back is None else a.transpose(back)

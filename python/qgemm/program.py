@@ -1,0 +1,173 @@
+"""An executable network: a graph, lowered for this CPU."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from .errors import DeviceError, DTypeError, QgemmError, ShapeError
+from .graph.ir import Graph, Tensor
+from .graph.lower import lower
+from .graph.step import Step
+from .graph.values import dequantize_array, grid_arrays
+
+
+class Program:
+    """Call it like the model: ``y = program(x)``. torch tensors in, torch tensors out; numpy in, numpy out.
+
+    graph: the IR after the passes (``graph.passes.run_all``). on_unsupported: "float", or "raise" to refuse layers that would
+    compute in float. The first axis may have any size where the model says so. A Program keeps no state between calls: any
+    number of threads may use one. pickle and deepcopy keep the graph and pack the weights again.
+
+    Inputs and outputs are float32 (or the integer type of the model's own input). Errors: ShapeError, DTypeError, DeviceError
+    for an input that does not fit; UnsupportedOpError at construction.
+    """
+
+    def __init__(self, graph: Graph, on_unsupported: str = "float"):
+        self.graph = graph
+        self.on_unsupported = on_unsupported
+        self.steps: list[Step] = lower(graph, on_unsupported)
+        self._plan = _with_last_uses(graph, self.steps)
+        self._constants = {o: graph.tensors[o].data for o in graph.outputs if graph.tensors[o].is_const}
+        self._specs = [_InputSpec(graph.tensors[i]) for i in graph.inputs]
+        self._reads = [_output_reader(graph, o) for o in graph.outputs]
+
+    @property
+    def inputs(self) -> list[str]:
+        return list(self.graph.inputs)
+
+    @property
+    def outputs(self) -> list[str]:
+        return list(self.graph.outputs)
+
+    def __call__(self, *inputs):
+        """One output, or a tuple of them."""
+        arrays, torch = self._arrays(inputs)
+        env = dict(zip(self.graph.inputs, arrays, strict=True))
+        self._run(env)
+        results = [read(env) for read in self._reads]
+        if torch is not None:
+            results = [torch.from_numpy(r) for r in results]
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def trace(self, *inputs) -> dict[str, np.ndarray]:
+        """Run and return every run-time tensor by name: uint8 on 8-bit grids, float32 elsewhere."""
+        arrays, _ = self._arrays(inputs)
+        env = dict(zip(self.graph.inputs, arrays, strict=True))
+        for step in self.steps:
+            _execute(step, env)
+        return env
+
+    def _run(self, env: dict[str, np.ndarray]) -> None:
+        for run, step, dead in self._plan:
+            try:
+                run(env)
+            except Exception as e:
+                _explain(step, env, e)
+            for name in dead:
+                del env[name]
+
+    def _arrays(self, inputs):
+        if len(inputs) != len(self._specs):
+            names = ", ".join(self.graph.inputs)
+            raise ShapeError(f"the model takes {len(self._specs)} input(s) ({names}), got {len(inputs)}")
+        torch = sys.modules.get("torch")
+        arrays, any_torch = [], False
+        for spec, x in zip(self._specs, inputs, strict=True):
+            if torch is not None and isinstance(x, torch.Tensor):
+                any_torch = True
+                if x.device.type != "cpu":
+                    raise DeviceError(f"input '{spec.name}' lives on {x.device}; qgemm runs on the CPU: pass x.cpu()")
+                x = x.detach().as_subclass(torch.Tensor)
+                if x.dtype == torch.bfloat16:
+                    raise DTypeError(f"input '{spec.name}' is bfloat16; the model takes {spec.dtype}: pass x.float()")
+                x = x.numpy()
+            elif not isinstance(x, np.ndarray):
+                raise DTypeError(f"input '{spec.name}' is a {type(x).__name__}; pass a torch tensor or a numpy array")
+            arrays.append(spec.check(x))
+        return arrays, torch if any_torch else None
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __repr__(self) -> str:
+        floats = sum(s.scheme == "float" for s in self.steps)
+        return (
+            f"Program({self.graph.name or 'network'}: {len(self.steps)} steps, {floats} in float; print(qgemm.report(program)) lists them)"
+        )
+
+    def __getstate__(self):
+        return {"graph": self.graph, "on_unsupported": self.on_unsupported}
+
+    def __setstate__(self, state):
+        self.__init__(state["graph"], state["on_unsupported"])
+
+
+class _InputSpec:
+    """Rank, fixed dimensions and element type of one graph input."""
+
+    def __init__(self, t: Tensor):
+        self.name, self.shape = t.name, t.shape
+        self.dtype = np.dtype("float32" if t.dtype in ("float16", "bfloat16") else t.dtype)
+
+    def check(self, x: np.ndarray) -> np.ndarray:
+        if x.dtype != self.dtype:
+            raise DTypeError(f"input '{self.name}' is {x.dtype}; the model takes {self.dtype}: convert it before the call")
+        if self.shape is not None and x.shape != self.shape:
+            wrong = len(x.shape) != len(self.shape) or any(d is not None and d != s for d, s in zip(self.shape, x.shape, strict=True))
+            if wrong:
+                want = "[" + ", ".join("any" if d is None else str(d) for d in self.shape) + "]"
+                raise ShapeError(f"input '{self.name}' has shape {list(x.shape)}; the model takes {want}")
+        return x
+
+
+def _with_last_uses(graph: Graph, steps: list[Step]):
+    """(run, step, tensors that nobody reads afterwards) a step, so that memory is free for reuse as early as possible."""
+    last: dict[str, int] = {}
+    for k, s in enumerate(steps):
+        for name in (*s.inputs, *s.outputs):
+            last[name] = k
+    dead: list[list[str]] = [[] for _ in steps]
+    for name, k in last.items():
+        if name not in graph.outputs:
+            dead[k].append(name)
+    return [(s.run, s, tuple(d)) for s, d in zip(steps, dead, strict=True)]
+
+
+def _output_reader(graph: Graph, name: str):
+    t = graph.tensors[name]
+    if t.is_const:
+        from .graph.grids import real
+
+        value = real(t)
+        return lambda env: value.copy()
+    if t.qparams is not None and t.qparams.u8:
+        scale, zero = grid_arrays(t.qparams)
+        return lambda env: dequantize_array(env[name], scale, zero)
+    given = name in graph.inputs
+
+    def read(env):
+        y = env[name]
+        # The caller may write into what it gets: never its own input, never a broadcast view.
+        return y.copy() if given or not y.flags.writeable or not y.flags.owndata and 0 in y.strides else y
+
+    return read
+
+
+def _execute(step: Step, env) -> None:
+    try:
+        step.run(env)
+    except Exception as e:
+        _explain(step, env, e)
+
+
+def _explain(step: Step, env, e: Exception):
+    """Re-raise with the layer's name: a numpy error about two shapes says nothing to a user."""
+    if isinstance(e, QgemmError) and step.name in str(e):
+        raise e
+    shapes = ", ".join(f"'{i}' {list(env[i].shape)}" for i in step.inputs if i in env)
+    kind = type(e) if isinstance(e, QgemmError) else ShapeError if isinstance(e, (ValueError, IndexError)) else None
+    if kind is None:
+        raise e
+    raise kind(f"layer '{step.name}' ({step.op}) with {shapes}: {e}") from e
