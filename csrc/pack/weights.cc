@@ -279,7 +279,7 @@ void fill_panel(const int8_t* weight, const PackedView& v, int64_t g, int64_t p,
   }
   const int64_t width = v.panel_width(p), columns = v.panel_columns(p), k4 = (v.kc + 3) / 4;
   const int8_t* first = weight + (g * v.cout_g + p * kPanel) * v.k;
-  if (v.k == v.kc) {  // one tap: a row of the weight is a column of the panel. A cache line of each row at a time.
+  if (v.k == v.kc && !v.fold_w) {  // one tap in canonical order: a row of the weight is a column of the panel. A cache line of each row at a time.
     for (int64_t k0 = 0; k0 < v.k; k0 += 64) {
       const int64_t k1 = k0 + 64 < v.k ? k0 + 64 : v.k;
       for (int64_t c = 0; c < columns; ++c) {
