@@ -20,6 +20,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+import numpy as np
+
 from . import _core
 from .errors import DeviceError, DTypeError, LayoutError, ShapeError, require
 
@@ -32,6 +34,7 @@ _library = torch.library.Library("qgemm", "DEF")
 # Fixed strides: the shape functions promise the layout that follows from the input's, so a compiler must not change the input's.
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
 _FOREIGN_BACKENDS = ("CUDA", "MPS", "XPU", "HPU", "PrivateUse1")
+_FOREIGN_LAYOUTS = ("SparseCPU", "SparseCsrCPU", "MkldnnCPU", "QuantizedCPU")
 
 
 def _register(schema: str, cpu: Callable[..., Any], fake: Callable[..., Any]) -> Any:
@@ -46,8 +49,16 @@ def _register(schema: str, cpu: Callable[..., Any], fake: Callable[..., Any]) ->
             f"qgemm::{name} runs on the CPU and got tensors on {', '.join(devices)}: move the input and the layer with .cpu()"
         )
 
+    def wrong_layout(*args: Any, **kwargs: Any) -> NoReturn:
+        kinds = ", ".join(sorted({f"{a.dtype}, {a.layout}" for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)}))
+        raise LayoutError(
+            f"qgemm::{name} takes dense (strided) tensors of plain types, got {kinds}: call .to_dense() or .dequantize() first"
+        )
+
     for backend in _FOREIGN_BACKENDS:
         _library.impl(name, wrong_device, backend)
+    for backend in _FOREIGN_LAYOUTS:
+        _library.impl(name, wrong_layout, backend)
 
     def checked_fake(*args: Any, **kwargs: Any) -> Any:
         # A meta weight with a CPU input is dispatched here, and would answer with uninitialized memory.
@@ -64,8 +75,6 @@ def _array(t: Any) -> Any:
     try:
         return t.numpy()
     except (RuntimeError, TypeError):
-        if t.layout is not torch.strided:
-            raise LayoutError(f"a {t.layout} tensor: qgemm takes dense (strided) tensors; call .to_dense()") from None
         if t.device.type != "cpu":
             raise DeviceError(f"a tensor on {t.device}: qgemm runs on the CPU; move it with .cpu()") from None
         try:
@@ -119,12 +128,19 @@ def _dynamic_shape(x, per_row):
     return x.shape[:-1] if per_row else (1,)
 
 
+def _dynamic_outputs(x, per_row=True, symmetric=False):
+    shape = _dynamic_shape(x, per_row)
+    return (
+        x.new_empty(x.shape, dtype=torch.uint8),
+        x.new_empty(shape, dtype=torch.float32),
+        x.new_empty(shape, dtype=torch.int32),
+    )
+
+
 def _quantize_dynamic(x, per_row=True, symmetric=False):
-    out = torch.empty(x.shape, dtype=torch.uint8)
-    scale = torch.empty(_dynamic_shape(x, per_row), dtype=torch.float32)
-    zero_point = torch.empty(_dynamic_shape(x, per_row), dtype=torch.int32)
+    out, scale, zero_point = _dynamic_outputs(x, per_row, symmetric)
     a = _array(x.contiguous())
-    rows = _rows(a.shape, "quantize_dynamic", a.ndim) if per_row else 1
+    rows = _rows(a.shape, "quantize_dynamic") if per_row else 1
     columns = a.shape[-1] if per_row else a.size
     _core.quantize_dynamic(
         a.reshape(rows, columns),
@@ -137,20 +153,11 @@ def _quantize_dynamic(x, per_row=True, symmetric=False):
     return out, scale, zero_point
 
 
-def _quantize_dynamic_fake(x, per_row=True, symmetric=False):
-    shape = _dynamic_shape(x, per_row)
-    return (
-        x.new_empty(x.shape, dtype=torch.uint8),
-        x.new_empty(shape, dtype=torch.float32),
-        x.new_empty(shape, dtype=torch.int32),
-    )
-
-
 # ---- linear -----------------------------------------------------------------------------------------------------------------------
 
 
-def _rows(shape, op, ndim):
-    if ndim == 0:
+def _rows(shape, op):
+    if len(shape) == 0:
         raise ShapeError(f"qgemm::{op}: the input has no dimensions; its last one must be the features")
     return math.prod(shape[:-1])
 
@@ -158,8 +165,8 @@ def _rows(shape, op, ndim):
 def _linear(x, packed, out_features, dtype, out_scale=1.0, out_zero_point=0, lo=None, hi=None):
     a = _array(x.contiguous())
     shape = a.shape
-    rows = _rows(shape, "linear", len(shape))
-    out = torch.empty((*shape[:-1], out_features), dtype=dtype)
+    rows = _rows(shape, "linear")
+    out = x.new_empty((*shape[:-1], out_features), dtype=dtype)
     _core.linear(a.reshape(rows, shape[-1]), _array(packed), _array(out).reshape(rows, out_features), out_scale, out_zero_point, lo, hi)
     return out
 
@@ -168,11 +175,11 @@ def _linear_dynamic(x, packed, out_features, per_row=True, symmetric=False, lo=N
     a = _array(x.contiguous())
     shape = a.shape
     if len(shape) == 2:  # no reshapes: a third of the overhead of a one-row call
-        out = torch.empty((shape[0], out_features))
+        out = x.new_empty(shape[0], out_features)
         _core.linear_dynamic(a, _array(packed), out.numpy(), per_row, symmetric, lo, hi)
         return out
-    rows = _rows(shape, "linear_dynamic", len(shape))
-    out = torch.empty((*shape[:-1], out_features))
+    rows = _rows(shape, "linear_dynamic")
+    out = x.new_empty((*shape[:-1], out_features))
     _core.linear_dynamic(a.reshape(rows, shape[-1]), _array(packed), out.numpy().reshape(rows, out_features), per_row, symmetric, lo, hi)
     return out
 
@@ -280,13 +287,13 @@ def _conv_dynamic(spatial, op):
         # Quantized in the layout it has; a change of layout then moves bytes, not floats.
         q = torch.empty_like(x, dtype=torch.uint8)
         order = _dense_order(q)
-        scale, zero_point = torch.empty(1), torch.empty(1, dtype=torch.int32)
+        scale, zero_point = np.empty(1, np.float32), np.empty(1, np.int32)
         count = x.numel()
         _core.quantize_dynamic(
             _like(order, x).reshape(1, count),
             _written(order, q).reshape(1, count),
-            scale.numpy(),
-            zero_point.numpy(),
+            scale,
+            zero_point,
             False,
             symmetric,
         )
@@ -410,7 +417,7 @@ dequantize = _register(
 quantize_dynamic = _register(
     "quantize_dynamic(Tensor x, bool per_row=True, bool symmetric=False) -> (Tensor, Tensor, Tensor)",
     _quantize_dynamic,
-    _quantize_dynamic_fake,
+    _dynamic_outputs,
 )
 linear = _register(f"linear(Tensor x, Tensor packed, int out_features, {_EPILOGUE}) -> Tensor", _linear, _linear_fake)
 linear_dynamic = _register(

@@ -8,13 +8,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import _core
+from .. import _core, numerics
 from ..config import DynamicConfig, require_config
 from ..errors import ConfigError, DeviceError, DTypeError, QgemmError, QuantizationError, UnsupportedOpError
-from .weights import from_stored, quantize_weight, stored_shape, to_stored
 
 # Buffers that from_float does not always make; a state that has them brings them.
 _OPTIONAL = ("weight_zero_point", "input_scale", "input_zero_point")
+
+
+def _stored_shape(bits: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape if bits == 8 else (shape[0], (int(np.prod(shape[1:])) + 1) // 2)
+
+
+def _to_stored(q: np.ndarray, bits: int) -> np.ndarray:
+    """int8 values [N, ...] as a state_dict holds them: unchanged for 8 bits, uint8 [N, ceil(K / 2)] for 4 (low nibble first)."""
+    return q if bits == 8 else _core.pack_int4(q.reshape(q.shape[0], -1))
+
+
+def _from_stored(stored: np.ndarray, bits: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse: int8 of ``shape``."""
+    if bits == 8:
+        return stored.reshape(shape)
+    return _core.unpack_int4(stored, int(np.prod(shape[1:])), True).reshape(shape)
 
 
 class QuantizedLayer(torch.nn.Module):
@@ -52,10 +67,10 @@ class QuantizedLayer(torch.nn.Module):
         n, k = weight_shape[0], int(np.prod(weight_shape[1:]))
         scale_shape = (n, -(-k // group_size)) if group_size else (n,)
         dtype = torch.int8 if self.weight_bits == 8 else torch.uint8
-        self.register_buffer("weight_q", torch.zeros(stored_shape(self.weight_bits, weight_shape), dtype=dtype))
-        self.register_buffer("weight_scale", torch.ones(scale_shape))
+        self.register_buffer("weight_q", torch.zeros(_stored_shape(self.weight_bits, weight_shape), dtype=dtype))
+        self.register_buffer("weight_scale", torch.ones(scale_shape, dtype=torch.float32))
         self.register_buffer("weight_zero_point", None)
-        self.register_buffer("bias", torch.zeros(n) if bias else None)
+        self.register_buffer("bias", torch.zeros(n, dtype=torch.float32) if bias else None)
         self.register_buffer("input_scale", None)
         self.register_buffer("input_zero_point", None)
         self.register_buffer("packed", None, persistent=False)
@@ -81,16 +96,21 @@ class QuantizedLayer(torch.nn.Module):
         return config
 
     def _take_float(self, module: torch.nn.Module, name: str, input_scale: float | None, input_zero_point: int | None) -> None:
-        q, scale = quantize_weight(module.weight.detach().numpy(), self.weight_bits, self.group_size, name)
-        self.weight_q = torch.from_numpy(to_stored(q, self.weight_bits))
+        try:
+            scale, q = numerics.weight_encoding(module.weight.detach().numpy(), self.weight_bits, group_size=self.group_size)
+        except QuantizationError as e:
+            raise QuantizationError(f"layer '{name}': {e}" if name else str(e)) from None
+        self.weight_q = torch.from_numpy(_to_stored(q, self.weight_bits))
         self.weight_scale = torch.from_numpy(scale)
         if module.bias is not None:
             self.bias = module.bias.detach().clone(memory_format=torch.contiguous_format)
         if (input_scale is None) != (input_zero_point is None):
             raise ConfigError("a static input encoding needs both input_scale and input_zero_point")
         if input_scale is not None:
-            self.input_scale = torch.tensor([input_scale], dtype=torch.float32)
-            self.input_zero_point = torch.tensor([input_zero_point], dtype=torch.int32)
+            if not isinstance(input_zero_point, (int, np.integer)):
+                raise ConfigError(f"input_zero_point is {input_zero_point!r}: it must be an integer in 0..255")
+            self.input_scale = torch.from_numpy(np.array([input_scale], np.float32))
+            self.input_zero_point = torch.from_numpy(np.array([input_zero_point], np.int32))
         self.packed = self._pack(self._buffers, name)
         self.train(module.training)
 
@@ -116,7 +136,7 @@ class QuantizedLayer(torch.nn.Module):
                 )
             static = {"x_scale": scale, "x_zero_point": zero_point}
         packed = self._packer(
-            from_stored(arrays["weight_q"], self.weight_bits, self._packer_shape()),
+            _from_stored(arrays["weight_q"], self.weight_bits, self._packer_shape()),
             arrays["weight_scale"],
             zero_point=arrays.get("weight_zero_point"),
             bias=arrays.get("bias"),
@@ -130,7 +150,7 @@ class QuantizedLayer(torch.nn.Module):
     def int_weight(self) -> torch.Tensor:
         """The integer weights, int8 in the float layer's shape, whatever their stored form."""
         q = self.weight_q.cpu().contiguous().numpy()
-        return torch.from_numpy(from_stored(q, self.weight_bits, self.weight_shape).copy()).to(self.weight_q.device)
+        return torch.from_numpy(_from_stored(q, self.weight_bits, self.weight_shape).copy()).to(self.weight_q.device)
 
     def dequantize_weight(self) -> torch.Tensor:
         """``weight_scale * (int_weight - weight_zero_point)``: float32 in the float layer's shape."""

@@ -90,18 +90,19 @@ class _Conv(QuantizedLayer):
     ) -> Any:
         """Quantize a float32 convolution, which is left as it is. Arguments and errors as :meth:`qgemm.nn.Linear.from_float`."""
         config = cls._checked_float(module, config, name)
-        new = cls(
-            module.in_channels,
-            module.out_channels,
-            module.kernel_size,
-            module.stride,
-            module.padding,
-            module.dilation,
-            module.groups,
-            module.bias is not None,
-            module.padding_mode,
-            config,
-        )
+        with torch.device("meta"):  # every buffer is replaced
+            new = cls(
+                module.in_channels,
+                module.out_channels,
+                module.kernel_size,
+                module.stride,
+                module.padding,
+                module.dilation,
+                module.groups,
+                module.bias is not None,
+                module.padding_mode,
+                config,
+            )
         new._take_float(module, name, input_scale, input_zero_point)
         return new
 

@@ -54,7 +54,8 @@ class Linear(QuantizedLayer):
         could leave int32).
         """
         config = cls._checked_float(module, config, name)
-        new = cls(module.in_features, module.out_features, module.bias is not None, config)
+        with torch.device("meta"):  # every buffer is replaced
+            new = cls(module.in_features, module.out_features, module.bias is not None, config)
         new._take_float(module, name, input_scale, input_zero_point)
         return new
 
