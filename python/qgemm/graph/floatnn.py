@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from ..errors import ShapeError, UnsupportedOpError
-from .floatops import OPS, op, simple
+from .floatops import op, simple
 
 f32 = np.float32
 

@@ -16,11 +16,11 @@ from . import executors as ex
 from . import floatnn  # noqa: F401  (registers its operators)
 from .floatnn import Window
 from .floatops import OPS
-from .grids import integer_type, quantize, real, shift
+from .grids import quantize, real, shift
 from .ir import Graph, Node, QParams, Tensor
 from .passes.grid import MOVES, data_inputs, moves_bytes, pad_value
 from .step import Step
-from .values import const_bytes, input_quantizer, raw_reader, reader, writer
+from .values import input_quantizer, raw_reader, reader, writer
 
 # Layers that on_unsupported="raise" does not allow in float.
 COMPUTE = {"Conv", "ConvTranspose", "Linear", "Gemm", "MatMul", "Einsum"}

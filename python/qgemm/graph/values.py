@@ -9,20 +9,20 @@ import numpy as np
 from .. import _core
 from .grids import fake_quantize, quantize, real, shift
 from .ir import Graph, QParams
-from .layout import dense, like, nhwc, nchw_view
+from .layout import dense, like, nchw_view, nhwc
 from .step import Env
 
 
 def quantize_array(x: np.ndarray, scale: np.ndarray, zero: np.ndarray, qmax: int) -> np.ndarray:
     """float32 -> uint8 through the engine, in whatever dense memory order x has."""
-    d, back = dense(x)
+    d, back = dense(np.asarray(x))
     out = np.empty(d.shape, np.uint8)
     _core.quantize(d, scale, zero, 0, qmax, out, -1)
     return like(out, back)
 
 
 def dequantize_array(q: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
-    d, back = dense(q)
+    d, back = dense(np.asarray(q))
     out = np.empty(d.shape, np.float32)
     _core.dequantize(d, scale, zero, out, -1)
     return like(out, back)
