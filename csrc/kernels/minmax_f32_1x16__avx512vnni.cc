@@ -15,10 +15,21 @@ void minmax_f32_1x16(const minmax_args& g) {
     hi = _mm512_max_ps(x, hi);
     top = _mm512_max_epi32(top, _mm512_and_si512(_mm512_castps_si512(x), magnitude));
   }
-  const bool finite = _mm512_reduce_max_epi32(top) < 0x7f800000;
+  float l[16], h[16];
+  int32_t m[16];
+  _mm512_storeu_ps(l, lo);
+  _mm512_storeu_ps(h, hi);
+  _mm512_storeu_si512(m, top);
+  float min = 0.0f, max = 0.0f;
+  bool finite = true;
+  for (int j = 0; j < 16; ++j) {
+    min = l[j] < min ? l[j] : min;
+    max = h[j] > max ? h[j] : max;
+    finite = finite && m[j] < 0x7f800000;
+  }
   *g.finite = finite;
-  *g.min = finite ? _mm512_reduce_min_ps(lo) : 0.0f;
-  *g.max = finite ? _mm512_reduce_max_ps(hi) : 0.0f;
+  *g.min = finite ? min : 0.0f;
+  *g.max = finite ? max : 0.0f;
 }
 
 }  // namespace avx512vnni

@@ -233,19 +233,24 @@ def dynamic_encoding(x, per_row: bool = True, symmetric: bool = False) -> tuple[
 
     Asymmetric: ``lo = min(x, 0)``, ``hi = max(x, 0)``, ``scale = (hi - lo) / 255``, ``zero_point = rint(-lo / scale)`` clamped to
     [0, 255]. Symmetric: ``scale = max|x| / 127`` and zero point 128. All in float32. Rows of zeros (and empty ones) have scale 1.
-    Raises QuantizationError on NaN or infinity.
+    A scale below the smallest normal float32 is raised to it, so that its reciprocal is finite; where ``hi - lo`` overflows, the
+    scale is ``hi / 255 - lo / 255``. Raises QuantizationError on NaN or infinity.
     """
     x = np.asarray(x, np.float32)
     if not np.isfinite(x).all():
         raise QuantizationError("dynamic quantization met NaN or infinity in its input; clean the input, or find the layer that made it")
     rows = x if per_row else x.reshape(1, -1)
     lo, hi = rows.min(1, initial=np.float32(0)), rows.max(1, initial=np.float32(0))
+    empty = (lo == 0) & (hi == 0)
     if symmetric:
         scale = np.maximum(-lo, hi) / np.float32(127)
-        scale = np.where(scale == 0, np.float32(1), scale)
+    else:
+        with np.errstate(over="ignore"):
+            scale = (hi - lo) / np.float32(255)
+        scale = np.where(np.isfinite(scale), scale, hi / np.float32(255) - lo / np.float32(255))
+    scale = np.where(empty, np.float32(1), np.maximum(scale, np.finfo(np.float32).tiny))
+    if symmetric:
         return scale, np.full(scale.shape, 128, np.int32)
-    scale = (hi - lo) / np.float32(255)
-    scale = np.where(scale == 0, np.float32(1), scale)
     return scale, np.clip(np.rint(-lo / scale), 0, 255).astype(np.int32)
 
 
@@ -295,8 +300,8 @@ def conv2d_accumulate(
     acc = np.empty((b, ho, wo, cout), np.int64)
     step = cout // groups
     for g in range(groups):
-        a = v[..., g * per_group : (g + 1) * per_group].reshape(b * ho * wo, -1)
-        k = w[g * step : (g + 1) * step].transpose(0, 2, 3, 1).reshape(step, -1)
+        a = v[..., g * per_group : (g + 1) * per_group].reshape(b * ho * wo, kh * kw * per_group)
+        k = w[g * step : (g + 1) * step].transpose(0, 2, 3, 1).reshape(step, kh * kw * per_group)
         acc[..., g * step : (g + 1) * step] = _exact_matmul(a, k.T).reshape(b, ho, wo, step)
     if bias_int32 is not None:
         acc = acc + np.asarray(bias_int32, np.int64)
@@ -334,8 +339,9 @@ def add(a, b, a_scale, a_zero_point, b_scale, b_zero_point, out_scale, out_zero_
 
 
 def max_pool2d(x, kernel, stride, padding=(0, 0, 0, 0), dilation=(1, 1)) -> np.ndarray:
-    """Largest byte of each window of uint8 x [B, H, W, C]. Quantization keeps order, so bytes need no scale; padding never wins."""
-    return _windows(np.asarray(x, np.uint8).astype(np.int64), kernel, stride, padding, dilation, -1).max((3, 4)).astype(np.uint8)
+    """Largest byte of each window of uint8 x [B, H, W, C]. Quantization keeps order, so bytes need no scale; padding never wins.
+    A window of padding only gives 0, the lowest byte."""
+    return _windows(np.asarray(x, np.uint8).astype(np.int64), kernel, stride, padding, dilation, 0).max((3, 4)).astype(np.uint8)
 
 
 def avg_pool2d(x, kernel, stride, padding, count_include_pad: bool, x_scale, x_zero_point, lo=-np.inf, hi=np.inf) -> np.ndarray:
