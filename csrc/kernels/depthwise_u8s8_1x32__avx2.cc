@@ -1,5 +1,5 @@
-// Depthwise convolution, 32 channels a step. Four taps are interleaved so that a dword holds four taps of one channel (two levels of
-// in-lane unpacks). vpmaddubsw would saturate its 16-bit sums, so even and odd taps are widened to 16 bits and multiplied with
+// Depthwise convolution, 32 channels a step. Four taps are interleaved so that a dword holds four taps of one channel (two levels
+// of in-lane unpacks). vpmaddubsw would saturate its 16-bit sums, so even and odd taps are widened to 16 bits and multiplied with
 // vpmaddwd, which is exact.
 #include "kernels/epilogue__avx2.h"
 

@@ -1,6 +1,7 @@
-// Depthwise convolution, 64 channels a step. Four taps are interleaved so that a dword holds four taps of one channel: two levels of
-// in-lane unpacks, 8 shuffles for 4 taps of 64 channels. One vpdpbusd then multiplies four live bytes a lane, where widening each tap
-// to dwords would use one in four. The packs of the epilogue are in-lane too and undo the order, so bytes are stored with no permute.
+// Depthwise convolution, 64 channels a step. Four taps are interleaved so that a dword holds four taps of one channel: two levels
+// of in-lane unpacks, 8 shuffles for 4 taps of 64 channels. One vpdpbusd then multiplies four live bytes a lane, where widening
+// each tap to dwords would use one in four. The packs of the epilogue are in-lane too and undo the order, so bytes are stored
+// with no permute.
 #include "kernels/epilogue__avx512vnni.h"
 
 namespace qgemm {
@@ -41,15 +42,20 @@ QGEMM_INLINE void accumulate(const uint8_t* const* a, ptrdiff_t offset, __mmask6
 }
 
 template <bool kMasked>
-QGEMM_INLINE void accumulate_from(const uint8_t* const* a, int taps, ptrdiff_t offset, __mmask64 k, const int8_t* b, __m512i* acc) {
+QGEMM_INLINE void accumulate_from(const uint8_t* const* a, int taps, ptrdiff_t offset, __mmask64 k, const int8_t* b,
+                                  __m512i* acc) {
   __m512i w[4];
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) w[j] = _mm512_loadu_si512(b + 64 * j);
   switch (taps) {
-    case 1: return accumulate<1, kMasked>(a, offset, k, w, acc);
-    case 2: return accumulate<2, kMasked>(a, offset, k, w, acc);
-    case 3: return accumulate<3, kMasked>(a, offset, k, w, acc);
-    default: return accumulate<4, kMasked>(a, offset, k, w, acc);
+    case 1:
+      return accumulate<1, kMasked>(a, offset, k, w, acc);
+    case 2:
+      return accumulate<2, kMasked>(a, offset, k, w, acc);
+    case 3:
+      return accumulate<3, kMasked>(a, offset, k, w, acc);
+    default:
+      return accumulate<4, kMasked>(a, offset, k, w, acc);
   }
 }
 
@@ -75,14 +81,17 @@ QGEMM_INLINE void store_bytes64(const Out& o, const __m512i* acc, __mmask64 k, v
   __m512i q[4];
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    const __m512 y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[j]), _mm512_loadu_ps(o.scale + 16 * j), _mm512_loadu_ps(o.bias + 16 * j));
+    const __m512 y =
+        _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[j]), _mm512_loadu_ps(o.scale + 16 * j), _mm512_loadu_ps(o.bias + 16 * j));
     q[j] = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(y, o.inv_scale), o.top));
   }
   const __m512i w01 = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), o.zero_point);
   const __m512i w23 = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), o.zero_point);
   const __m512i bytes = _mm512_xor_si512(_mm512_max_epu8(_mm512_packus_epi16(w01, w23), o.lo), o.flip);
-  if (kMasked) _mm512_mask_storeu_epi8(c, k, bytes);
-  else _mm512_storeu_si512(c, bytes);
+  if (kMasked)
+    _mm512_mask_storeu_epi8(c, k, bytes);
+  else
+    _mm512_storeu_si512(c, bytes);
 }
 
 // 64 corrected accumulators to fp32 or s32.
@@ -90,7 +99,8 @@ QGEMM_INLINE void store_words64(const Out& o, OutType out, __m512i* acc, int cha
   if (out == OutType::f32) {
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
-      const __m512 y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[j]), _mm512_loadu_ps(o.scale + 16 * j), _mm512_loadu_ps(o.bias + 16 * j));
+      const __m512 y =
+          _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[j]), _mm512_loadu_ps(o.scale + 16 * j), _mm512_loadu_ps(o.bias + 16 * j));
       acc[j] = _mm512_castps_si512(_mm512_min_ps(_mm512_max_ps(y, o.f_lo), o.f_hi));
     }
   }
@@ -151,8 +161,10 @@ void run(const depthwise_args& g) {
     int t = 0;
     for (; t + 4 <= g.taps; t += 4, b += 256) accumulate_from<kMasked>(g.a + t, 4, offset, k, b, acc);
     if (t < g.taps) accumulate_from<kMasked>(g.a + t, g.taps - t, offset, k, b, acc);
-    if (out == OutType::u8 || out == OutType::s8) store_bytes64<kMasked>(o, acc, k, c);
-    else store_words64(o, out, acc, g.channels, c);
+    if (out == OutType::u8 || out == OutType::s8)
+      store_bytes64<kMasked>(o, acc, k, c);
+    else
+      store_words64(o, out, acc, g.channels, c);
   }
 }
 
@@ -161,8 +173,10 @@ void run(const depthwise_args& g) {
 void depthwise_u8s8_1x64(const depthwise_args& g) {
   const bool masked = g.channels < 64;
   const bool bytes = g.ep->out == OutType::u8 || g.ep->out == OutType::s8;
-  if (g.taps == 9 && bytes) masked ? run9<true>(g) : run9<false>(g);
-  else masked ? run<true>(g) : run<false>(g);
+  if (g.taps == 9 && bytes)
+    masked ? run9<true>(g) : run9<false>(g);
+  else
+    masked ? run<true>(g) : run<false>(g);
 }
 
 }  // namespace avx512vnni

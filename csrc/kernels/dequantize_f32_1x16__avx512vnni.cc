@@ -21,16 +21,20 @@ void run(const dequantize_args& g) {
       q = kSigned ? _mm512_cvtepi16_epi32(w) : _mm512_cvtepu16_epi32(w);
     }
     const __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(q, zp)), scale);
-    if (k == 0xffff) _mm512_storeu_ps(g.x + i, x);
-    else _mm512_mask_storeu_ps(g.x + i, k, x);
+    if (k == 0xffff)
+      _mm512_storeu_ps(g.x + i, x);
+    else
+      _mm512_mask_storeu_ps(g.x + i, k, x);
   }
 }
 
 }  // namespace
 
 void dequantize_f32_1x16(const dequantize_args& g) {
-  if (g.bytes == 1) g.is_signed ? run<1, true>(g) : run<1, false>(g);
-  else g.is_signed ? run<2, true>(g) : run<2, false>(g);
+  if (g.bytes == 1)
+    g.is_signed ? run<1, true>(g) : run<1, false>(g);
+  else
+    g.is_signed ? run<2, true>(g) : run<2, false>(g);
 }
 
 }  // namespace avx512vnni

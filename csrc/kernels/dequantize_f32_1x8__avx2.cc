@@ -37,8 +37,10 @@ void run(const dequantize_args& g) {
 }  // namespace
 
 void dequantize_f32_1x8(const dequantize_args& g) {
-  if (g.bytes == 1) g.is_signed ? run<1, true>(g) : run<1, false>(g);
-  else g.is_signed ? run<2, true>(g) : run<2, false>(g);
+  if (g.bytes == 1)
+    g.is_signed ? run<1, true>(g) : run<1, false>(g);
+  else
+    g.is_signed ? run<2, true>(g) : run<2, false>(g);
 }
 
 }  // namespace avx2

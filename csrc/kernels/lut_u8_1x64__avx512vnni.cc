@@ -12,7 +12,8 @@ QGEMM_INLINE __m512i pairs(const __m512i* table, __m512i i) {
   return _mm512_mask_blend_epi16(_mm512_test_epi16_mask(i, _mm512_set1_epi16(0x40)), low, high);
 }
 
-// The table as 128 words is four registers, so two word permutes and a blend look up a pair; the low bit of the index picks the byte.
+// The table as 128 words is four registers, so two word permutes and a blend look up a pair; the low bit of the index picks the
+// byte.
 QGEMM_INLINE __m512i look_up(const __m512i* table, __m512i x) {
   const __mmask64 odd_bytes = 0xaaaaaaaaaaaaaaaaull;
   const __m512i even = pairs(table, _mm512_srli_epi16(_mm512_and_si512(x, _mm512_set1_epi16(0xff)), 1));

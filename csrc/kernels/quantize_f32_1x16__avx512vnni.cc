@@ -19,12 +19,16 @@ void quantize_f32_1x16(const quantize_args& g) {
     const __m512i q = _mm512_add_epi32(_mm512_cvtps_epi32(t), zp);
     if (bytes) {
       const __m128i b = _mm512_cvtepi32_epi8(q);
-      if (k == 0xffff) _mm_storeu_si128(reinterpret_cast<__m128i*>(q8 + i), b);
-      else _mm_mask_storeu_epi8(q8 + i, k, b);
+      if (k == 0xffff)
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(q8 + i), b);
+      else
+        _mm_mask_storeu_epi8(q8 + i, k, b);
     } else {
       const __m256i w = _mm512_cvtepi32_epi16(q);
-      if (k == 0xffff) _mm256_storeu_si256(reinterpret_cast<__m256i*>(q16 + i), w);
-      else _mm256_mask_storeu_epi16(q16 + i, k, w);
+      if (k == 0xffff)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(q16 + i), w);
+      else
+        _mm256_mask_storeu_epi16(q16 + i, k, w);
     }
   }
 }

@@ -17,10 +17,10 @@ QGEMM_INLINE __m128i quantize8(const Constants& k, __m256 x, bool bytes) {
   t = _mm256_max_ps(_mm256_min_ps(t, k.hi), k.lo);
   const __m256i q = _mm256_add_epi32(_mm256_cvtps_epi32(t), k.zp);
   // Truncation, not a saturating pack: the grid may be signed or unsigned.
-  const __m256i low_bytes = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1, -1, -1, -1, -1,
-                                             -1, -1, -1, -1, -1, -1, -1);
-  const __m256i low_words = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, 0, 1, 4, 5, 8, 9, 12, 13, -1, -1,
-                                             -1, -1, -1, -1, -1, -1);
+  const __m256i low_bytes = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1, -1, -1,
+                                             -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m256i low_words = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, 0, 1, 4, 5, 8, 9, 12, 13,
+                                             -1, -1, -1, -1, -1, -1, -1, -1);
   const __m256i p = _mm256_shuffle_epi8(q, bytes ? low_bytes : low_words);
   const __m128i a = _mm256_castsi256_si128(p), b = _mm256_extracti128_si256(p, 1);
   return bytes ? _mm_unpacklo_epi32(a, b) : _mm_unpacklo_epi64(a, b);
@@ -37,9 +37,11 @@ void quantize_f32_1x8(const quantize_args& g) {
   char* q = static_cast<char*>(g.q);
   ptrdiff_t i = 0;
   if (g.bytes == 1) {
-    for (; i + 8 <= g.n; i += 8) _mm_storel_epi64(reinterpret_cast<__m128i*>(q + i), quantize8(k, _mm256_loadu_ps(g.x + i), true));
+    for (; i + 8 <= g.n; i += 8)
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(q + i), quantize8(k, _mm256_loadu_ps(g.x + i), true));
   } else {
-    for (; i + 8 <= g.n; i += 8) _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 2 * i), quantize8(k, _mm256_loadu_ps(g.x + i), false));
+    for (; i + 8 <= g.n; i += 8)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 2 * i), quantize8(k, _mm256_loadu_ps(g.x + i), false));
   }
   if (i < g.n) {
     const int left = static_cast<int>(g.n - i);

@@ -20,9 +20,12 @@ void requantize_s32_1x64(const requantize_args& g) {
     const int valid = g.n - n < 16 ? g.n - n : 16;
     char* c = static_cast<char*>(g.c) + static_cast<ptrdiff_t>(n) * size;
     const __m512i acc = _mm512_loadu_si512(g.acc + n);
-    if (bytes) store_bytes<1>(e, &acc, 0, n, valid, c);
-    else if (e.out == OutType::f32) store_floats<1>(e, &acc, 0, n, valid, c);
-    else store_spilled(e, g.acc + n, 1, 1, 0, n, valid, c, 0);
+    if (bytes)
+      store_bytes<1>(e, &acc, 0, n, valid, c);
+    else if (e.out == OutType::f32)
+      store_floats<1>(e, &acc, 0, n, valid, c);
+    else
+      store_spilled(e, g.acc + n, 1, 1, 0, n, valid, c, 0);
   }
 }
 

@@ -26,8 +26,8 @@ struct Job {
   const uint8_t* padding;  // a row of it: enough bytes for one tap (depthwise: for a whole input row)
 };
 
-// Output pixels [first, first + rows) of convolution group `group`, as the tiles' pointers. Tiles are of even height: 16 rows on a 6-row
-// kernel are 6+5+5, not 6+6+4.
+// Output pixels [first, first + rows) of convolution group `group`, as the tiles' pointers. Tiles are of even height: 16 rows on
+// a 6-row kernel are 6+5+5, not 6+6+4.
 struct Table {
   int64_t rows, tiles;
   const uint8_t** pointers;  // tile after tile, each [taps][its rows]
@@ -57,8 +57,8 @@ void fill(const Job& j, int64_t group, int64_t first, Table& table, uint8_t* pat
           }
           continue;
         }
-        // A filter row of few channels is one tap: kw * c bytes that lie together in the image, unless the border cuts them or the
-        // dilation spreads them; then a patch of them is put together.
+        // A filter row of few channels is one tap: kw * c bytes that lie together in the image, unless the border cuts them or
+        // the dilation spreads them; then a patch of them is put together.
         if (!row_inside) {
           *out = j.padding;
         } else if (g.dilation_w == 1 && x0 >= 0 && x0 + g.kw <= g.w) {
@@ -67,8 +67,10 @@ void fill(const Job& j, int64_t group, int64_t first, Table& table, uint8_t* pat
           *out = patches;
           for (int64_t kx = 0; kx < g.kw; ++kx, patches += g.c) {
             const int64_t ix = x0 + kx * g.dilation_w;
-            if (ix >= 0 && ix < g.w) std::memcpy(patches, row + ix * g.c, static_cast<size_t>(g.c));
-            else std::memset(patches, j.zero_point, static_cast<size_t>(g.c));
+            if (ix >= 0 && ix < g.w)
+              std::memcpy(patches, row + ix * g.c, static_cast<size_t>(g.c));
+            else
+              std::memset(patches, j.zero_point, static_cast<size_t>(g.c));
           }
         }
         out += m;
@@ -93,7 +95,8 @@ void row_sums(const Job& j, const Table& table, int32_t* sums) {
   }
 }
 
-void panel_tiles(const Job& j, const Epilogue& e, int64_t group, int64_t p, const int8_t* b, int64_t first, const Table& table, gemm_args& g) {
+void panel_tiles(const Job& j, const Epilogue& e, int64_t group, int64_t p, const int8_t* b, int64_t first, const Table& table,
+                 gemm_args& g) {
   const int width = j.w.panel_width(p);
   const GemmKernel& kernel = j.t.gemm_for(width);
   const int64_t row_bytes = j.w.n * j.size;
@@ -125,9 +128,11 @@ void dense(const Job& j) {
   block = std::max<int64_t>(block, 4 * mr);
   int64_t blocks = (pixels + block - 1) / block;
   // A share is some panels of one group on one block. With few blocks and groups the panels are cut too.
-  if (threads > 1) blocks = std::max(blocks, std::min<int64_t>((pixels + mr - 1) / mr, (threads + w.groups * panels - 1) / (w.groups * panels)));
+  if (threads > 1)
+    blocks = std::max(blocks, std::min<int64_t>((pixels + mr - 1) / mr, (threads + w.groups * panels - 1) / (w.groups * panels)));
   int64_t cuts = 1;
-  if (blocks * w.groups < 3 * threads && threads > 1) cuts = std::min<int64_t>(panels, (3 * threads + blocks * w.groups - 1) / (blocks * w.groups));
+  if (blocks * w.groups < 3 * threads && threads > 1)
+    cuts = std::min<int64_t>(panels, (3 * threads + blocks * w.groups - 1) / (blocks * w.groups));
   parallel_shares(blocks * w.groups * cuts, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
     static thread_local Scratch<uint8_t> patch_bytes;
@@ -234,8 +239,8 @@ void depthwise(const Job& j) {
   });
 }
 
-// Depthwise with weight zero points, which is rare: each channel has its own sum of inputs, so products and sums are made apart, joined
-// in int32 and put through the epilogue in natural channel order.
+// Depthwise with weight zero points, which is rare: each channel has its own sum of inputs, so products and sums are made apart,
+// joined in int32 and put through the epilogue in natural channel order.
 void depthwise_asymmetric(const Job& j) {
   const Window& g = j.g;
   const PackedView& w = j.w;
@@ -278,7 +283,8 @@ void depthwise_asymmetric(const Job& j) {
         }
         j.t.sum_pool({taps, static_cast<int32_t>(w.taps), static_cast<int32_t>(w.n), sum});
         for (int64_t c = 0; c < w.n; ++c)
-          acc[c] = static_cast<int32_t>(static_cast<uint32_t>(acc[c]) - static_cast<uint32_t>(zero_point[c]) * static_cast<uint32_t>(sum[c]));
+          acc[c] = static_cast<int32_t>(static_cast<uint32_t>(acc[c]) -
+                                        static_cast<uint32_t>(zero_point[c]) * static_cast<uint32_t>(sum[c]));
         j.t.requantize({acc, static_cast<int32_t>(w.n), &natural, j.c + (row * j.ow + ox) * w.n * j.size});
       }
   });
@@ -286,7 +292,8 @@ void depthwise_asymmetric(const Job& j) {
 
 }  // namespace
 
-void conv2d(const PackedView& w, const Window& window, const uint8_t* x, void* out, const OutputSpec& spec, const Encoding8* encoding) {
+void conv2d(const PackedView& w, const Window& window, const uint8_t* x, void* out, const OutputSpec& spec,
+            const Encoding8* encoding) {
   if (w.kind == PackedKind::linear) throw Error(Code::packed, "conv2d: this weight was packed by pack_linear; use pack_conv2d");
   Window g = window;
   g.kh = w.kh;
@@ -294,17 +301,30 @@ void conv2d(const PackedView& w, const Window& window, const uint8_t* x, void* o
   g.check("conv2d");
   const int64_t channels = w.groups * w.cin_g;
   if (g.c != channels)
-    throw Error(Code::shape, "conv2d: x has " + std::to_string(g.c) + " channels but the weight takes " + std::to_string(channels) + " (" +
-                                 std::to_string(w.groups) + " groups of " + std::to_string(w.cin_g) + "); x must be NHWC");
-  Job j{table(), w, g, x, static_cast<char*>(out), make_epilogue(w, spec, {}), g.out_h(), g.out_w(), static_cast<int64_t>(out_size(spec.type)), 0, nullptr};
+    throw Error(Code::shape, "conv2d: x has " + std::to_string(g.c) + " channels but the weight takes " +
+                                 std::to_string(channels) + " (" + std::to_string(w.groups) + " groups of " +
+                                 std::to_string(w.cin_g) + "); x must be NHWC");
+  Job j{table(),
+        w,
+        g,
+        x,
+        static_cast<char*>(out),
+        make_epilogue(w, spec, {}),
+        g.out_h(),
+        g.out_w(),
+        static_cast<int64_t>(out_size(spec.type)),
+        0,
+        nullptr};
   j.zero_point = static_cast<uint8_t>(w.x_zero_point);
   if (g.batch * j.oh * j.ow * w.n == 0) return;
 
   static thread_local Scratch<int32_t> folded;
   if (encoding) {
     if (encoding->zero_point != w.x_zero_point && !w.dynamic)
-      throw Error(Code::packed, "conv2d: x_zero_point = " + std::to_string(encoding->zero_point) + " but this weight was packed, and its accumulator proven, for " +
-                                    std::to_string(w.x_zero_point) + "; pack it with the default x_scale and x_zero_point for dynamic inputs");
+      throw Error(Code::packed, "conv2d: x_zero_point = " + std::to_string(encoding->zero_point) +
+                                    " but this weight was packed, and its accumulator proven, for " +
+                                    std::to_string(w.x_zero_point) +
+                                    "; pack it with the default x_scale and x_zero_point for dynamic inputs");
     int32_t* correction = folded.get(2 * w.n_padded);
     float* scale = reinterpret_cast<float*>(correction + w.n_padded);
     for (int64_t n = 0; n < w.n_padded; ++n) {
@@ -323,9 +343,12 @@ void conv2d(const PackedView& w, const Window& window, const uint8_t* x, void* o
   std::memset(padding, j.zero_point, static_cast<size_t>(padding_size));
   j.padding = padding;
 
-  if (!is_depthwise) dense(j);
-  else if (w.has_w_zero_point) depthwise_asymmetric(j);
-  else depthwise(j);
+  if (!is_depthwise)
+    dense(j);
+  else if (w.has_w_zero_point)
+    depthwise_asymmetric(j);
+  else
+    depthwise(j);
 }
 
 }  // namespace qgemm

@@ -1,5 +1,5 @@
-// Convolution of NHWC u8 images on packed weights. No im2col: the kernels read the image in place through row pointers, and padding is a
-// pointer to a row of zero points, so it needs no correction.
+// Convolution of NHWC u8 images on packed weights. No im2col: the kernels read the image in place through row pointers, and
+// padding is a pointer to a row of zero points, so it needs no correction.
 #pragma once
 #include <cstdint>
 
@@ -9,8 +9,10 @@
 
 namespace qgemm {
 
-// x: [batch][h][w][c]. out: [batch][out_h][out_w][w.n]. `g`'s kh, kw are the weight's own. `encoding`: of x when it is not the packed one.
-// Throws Error for a weight that is not a convolution's, channels that do not match, or a geometry that means nothing.
-void conv2d(const PackedView& w, const Window& g, const uint8_t* x, void* out, const OutputSpec& spec, const Encoding8* encoding = nullptr);
+// x: [batch][h][w][c]. out: [batch][out_h][out_w][w.n]. `g`'s kh, kw are the weight's own. `encoding`: of x when it is not the
+// packed one. Throws Error for a weight that is not a convolution's, channels that do not match, or a geometry that means
+// nothing.
+void conv2d(const PackedView& w, const Window& g, const uint8_t* x, void* out, const OutputSpec& spec,
+            const Encoding8* encoding = nullptr);
 
 }  // namespace qgemm

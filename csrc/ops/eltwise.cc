@@ -13,7 +13,8 @@ namespace {
 template <class F>
 void share_elements(int64_t n, F&& f) {
   const int64_t blocks = (n + 63) / 64;
-  parallel_shares(blocks, threads_for(n, kGrainBytes), [&](int64_t b, int64_t e) { f(b * 64, (e * 64 < n ? e * 64 : n) - b * 64); });
+  parallel_shares(blocks, threads_for(n, kGrainBytes),
+                  [&](int64_t b, int64_t e) { f(b * 64, (e * 64 < n ? e * 64 : n) - b * 64); });
 }
 
 }  // namespace
@@ -21,12 +22,14 @@ void share_elements(int64_t n, F&& f) {
 void check_encoding(const char* what, double scale, int64_t zero_point) {
   const float s = static_cast<float>(scale);
   if (!(std::isfinite(s) && s > 0))
-    throw Error(Code::quantization, std::string(what) + "_scale must be finite and > 0 in float32, got " + std::to_string(scale) + "; recalibrate its quantizer");
+    throw Error(Code::quantization, std::string(what) + "_scale must be finite and > 0 in float32, got " + std::to_string(scale) +
+                                        "; recalibrate its quantizer");
   if (zero_point < 0 || zero_point > 255)
     throw Error(Code::quantization, std::string(what) + "_zero_point must lie in 0..255, got " + std::to_string(zero_point));
 }
 
-void add(const uint8_t* a, const Encoding8& ea, const uint8_t* b, const Encoding8& eb, uint8_t* c, int64_t n, const OutputSpec& out) {
+void add(const uint8_t* a, const Encoding8& ea, const uint8_t* b, const Encoding8& eb, uint8_t* c, int64_t n,
+         const OutputSpec& out) {
   const KernelTable& t = table();
   share_elements(n, [&](int64_t first, int64_t count) {
     add_args g{};
@@ -48,7 +51,9 @@ void add(const uint8_t* a, const Encoding8& ea, const uint8_t* b, const Encoding
 
 void lut(const uint8_t* x, const uint8_t* table256, uint8_t* y, int64_t n) {
   const KernelTable& t = table();
-  share_elements(n, [&](int64_t first, int64_t count) { t.lut({x + first, table256, y + first, static_cast<ptrdiff_t>(count)}); });
+  share_elements(n, [&](int64_t first, int64_t count) {
+    t.lut({x + first, table256, y + first, static_cast<ptrdiff_t>(count)});
+  });
 }
 
 }  // namespace qgemm

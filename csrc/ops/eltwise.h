@@ -12,7 +12,8 @@ struct Encoding8 {
 };
 
 // y = a_scale * (a - a_zp) + b_scale * (b - b_zp), each product and the sum rounded to fp32; requantized as `out` says (u8).
-void add(const uint8_t* a, const Encoding8& ea, const uint8_t* b, const Encoding8& eb, uint8_t* c, int64_t n, const OutputSpec& out);
+void add(const uint8_t* a, const Encoding8& ea, const uint8_t* b, const Encoding8& eb, uint8_t* c, int64_t n,
+         const OutputSpec& out);
 // y[i] = table[x[i]], table of 256.
 void lut(const uint8_t* x, const uint8_t* table256, uint8_t* y, int64_t n);
 

@@ -12,8 +12,8 @@ namespace qgemm {
 void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out);
 
 // y = float(sum(q - zero_point)) * float(scale / count), requantized or fp32 as `out` says. Padding adds real zeros; count is the
-// window's size inside the padded image, or inside the image itself when `count_include_pad` is false (a window with no such position
-// gives y = 0).
+// window's size inside the padded image, or inside the image itself when `count_include_pad` is false (a window with no such
+// position gives y = 0).
 void avg_pool2d(const Window& w, const uint8_t* x, const Encoding8& ex, bool count_include_pad, void* c, const OutputSpec& out);
 
 }  // namespace qgemm

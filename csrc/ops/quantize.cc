@@ -20,7 +20,8 @@ std::string at(int64_t channels, int64_t c) { return channels == 1 ? std::string
 
 void check_scale(float scale, int64_t channels, int64_t c) {
   if (!(std::isfinite(scale) && scale > 0))
-    throw Error(Code::quantization, "scale" + at(channels, c) + " must be finite and > 0, got " + std::to_string(scale) + "; recalibrate the quantizer");
+    throw Error(Code::quantization, "scale" + at(channels, c) + " must be finite and > 0, got " + std::to_string(scale) +
+                                        "; recalibrate the quantizer");
 }
 
 // f(channel, first element, count, stride) for every run of one channel, on as many threads as the size is worth.
@@ -31,7 +32,9 @@ void for_runs(const ChannelShape& s, F&& f) {
   const int threads = threads_for(total, kGrainBytes);
   if (s.channels == 1) {
     const int64_t step = 64, blocks = (total + step - 1) / step;
-    parallel_shares(blocks, threads, [&](int64_t b, int64_t e) { f(int64_t(0), b * step, (e * step < total ? e * step : total) - b * step, int64_t(1)); });
+    parallel_shares(blocks, threads, [&](int64_t b, int64_t e) {
+      f(int64_t(0), b * step, (e * step < total ? e * step : total) - b * step, int64_t(1));
+    });
   } else if (s.inner > 1) {
     parallel_shares(s.outer * s.channels, threads, [&](int64_t b, int64_t e) {
       for (int64_t i = b; i < e; ++i) f(i % s.channels, i * s.inner, s.inner, int64_t(1));
@@ -48,19 +51,22 @@ void for_runs(const ChannelShape& s, F&& f) {
 
 }  // namespace
 
-void quantize(const float* x, void* q, IntType type, const ChannelShape& shape, const float* scale, const int32_t* zero_point, int64_t qmin,
-              int64_t qmax) {
-  const int64_t lowest = type.is_signed ? -(int64_t(1) << (8 * type.bytes - 1)) : 0, highest = lowest + (int64_t(1) << (8 * type.bytes)) - 1;
+void quantize(const float* x, void* q, IntType type, const ChannelShape& shape, const float* scale, const int32_t* zero_point,
+              int64_t qmin, int64_t qmax) {
+  const int64_t lowest = type.is_signed ? -(int64_t(1) << (8 * type.bytes - 1)) : 0,
+                highest = lowest + (int64_t(1) << (8 * type.bytes)) - 1;
   if (qmin > qmax || qmin < lowest || qmax > highest)
-    throw Error(Code::quantization, "qmin = " + std::to_string(qmin) + ", qmax = " + std::to_string(qmax) + " must be a range within " +
-                                        std::to_string(lowest) + ".." + std::to_string(highest) + ", what the output's type holds");
+    throw Error(Code::quantization, "qmin = " + std::to_string(qmin) + ", qmax = " + std::to_string(qmax) +
+                                        " must be a range within " + std::to_string(lowest) + ".." + std::to_string(highest) +
+                                        ", what the output's type holds");
   for (int64_t c = 0; c < shape.channels; ++c) {
     check_scale(scale[c], shape.channels, c);
     if (!std::isfinite(1.0f / scale[c]))
-      throw Error(Code::quantization, "scale" + at(shape.channels, c) + " is so small that its reciprocal is infinite; recalibrate the quantizer");
+      throw Error(Code::quantization,
+                  "scale" + at(shape.channels, c) + " is so small that its reciprocal is infinite; recalibrate the quantizer");
     if (zero_point[c] < qmin || zero_point[c] > qmax)
-      throw Error(Code::quantization, "zero_point" + at(shape.channels, c) + " must lie in qmin..qmax = " + std::to_string(qmin) + ".." +
-                                          std::to_string(qmax) + ", got " + std::to_string(zero_point[c]));
+      throw Error(Code::quantization, "zero_point" + at(shape.channels, c) + " must lie in qmin..qmax = " + std::to_string(qmin) +
+                                          ".." + std::to_string(qmax) + ", got " + std::to_string(zero_point[c]));
   }
   const KernelTable& t = table();
   for_runs(shape, [&](int64_t c, int64_t first, int64_t n, int64_t stride) {
@@ -91,12 +97,14 @@ void quantize(const float* x, void* q, IntType type, const ChannelShape& shape, 
 }
 
 void dequantize(const void* q, float* x, IntType type, const ChannelShape& shape, const float* scale, const int32_t* zero_point) {
-  const int64_t lowest = type.is_signed ? -(int64_t(1) << (8 * type.bytes - 1)) : 0, highest = lowest + (int64_t(1) << (8 * type.bytes)) - 1;
+  const int64_t lowest = type.is_signed ? -(int64_t(1) << (8 * type.bytes - 1)) : 0,
+                highest = lowest + (int64_t(1) << (8 * type.bytes)) - 1;
   for (int64_t c = 0; c < shape.channels; ++c) {
     check_scale(scale[c], shape.channels, c);
     if (zero_point[c] < lowest || zero_point[c] > highest)
-      throw Error(Code::quantization, "zero_point" + at(shape.channels, c) + " must lie in " + std::to_string(lowest) + ".." + std::to_string(highest) +
-                                          ", the grid of q's type, got " + std::to_string(zero_point[c]));
+      throw Error(Code::quantization, "zero_point" + at(shape.channels, c) + " must lie in " + std::to_string(lowest) + ".." +
+                                          std::to_string(highest) + ", the grid of q's type, got " +
+                                          std::to_string(zero_point[c]));
   }
   const KernelTable& t = table();
   for_runs(shape, [&](int64_t c, int64_t first, int64_t n, int64_t stride) {
@@ -149,13 +157,14 @@ Encoding encoding_of(float lo, float hi, bool symmetric) {
 }
 
 [[noreturn]] void not_finite(int64_t row) {
-  throw Error(Code::quantization, "row " + std::to_string(row) + " of x holds a NaN or an infinity, which has no place on a grid; find where it comes from");
+  throw Error(Code::quantization, "row " + std::to_string(row) +
+                                      " of x holds a NaN or an infinity, which has no place on a grid; find where it comes from");
 }
 
 }  // namespace
 
-void quantize_dynamic(const float* x, int64_t m, int64_t k, ptrdiff_t ldx, uint8_t* q, float* scale, int32_t* zero_point, bool per_row,
-                      bool symmetric) {
+void quantize_dynamic(const float* x, int64_t m, int64_t k, ptrdiff_t ldx, uint8_t* q, float* scale, int32_t* zero_point,
+                      bool per_row, bool symmetric) {
   const KernelTable& t = table();
   const int threads = threads_for(m * k, kGrainBytes);
   // No exception may leave a parallel region: the first bad row is remembered.

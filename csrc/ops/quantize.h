@@ -16,20 +16,21 @@ struct IntType {
   bool is_signed;
 };
 
-// q = clamp(rint(x * (1/scale)) + zero_point, qmin, qmax). scale, zero_point: [channels]. Throws Error(quantization) for a scale that is
-// not finite and positive, a zero point outside [qmin, qmax], or bounds outside the type.
-void quantize(const float* x, void* q, IntType type, const ChannelShape& shape, const float* scale, const int32_t* zero_point, int64_t qmin,
-              int64_t qmax);
+// q = clamp(rint(x * (1/scale)) + zero_point, qmin, qmax). scale, zero_point: [channels]. Throws Error(quantization) for a scale
+// that is not finite and positive, a zero point outside [qmin, qmax], or bounds outside the type.
+void quantize(const float* x, void* q, IntType type, const ChannelShape& shape, const float* scale, const int32_t* zero_point,
+              int64_t qmin, int64_t qmax);
 // x = (q - zero_point) * scale
 void dequantize(const void* q, float* x, IntType type, const ChannelShape& shape, const float* scale, const int32_t* zero_point);
 
-// u8 with an encoding from the data: one a row of x ([m] rows of k floats, ldx floats apart), or one for all. q: [m][k] contiguous;
-// scale, zero_point: [m] or [1].
+// u8 with an encoding from the data: one a row of x ([m] rows of k floats, ldx floats apart), or one for all. q: [m][k]
+// contiguous; scale, zero_point: [m] or [1].
 //   asymmetric  scale = (max - min) / 255, zero_point = rint(-min / scale), 0 always representable
 //   symmetric   scale = max|x| / 127,      zero_point = 128
-// All zeros: scale 1. A scale below the smallest normal float is raised to it. Throws Error(quantization) for NaN or infinity in x.
-void quantize_dynamic(const float* x, int64_t m, int64_t k, ptrdiff_t ldx, uint8_t* q, float* scale, int32_t* zero_point, bool per_row,
-                      bool symmetric);
+// All zeros: scale 1. A scale below the smallest normal float is raised to it. Throws Error(quantization) for NaN or infinity in
+// x.
+void quantize_dynamic(const float* x, int64_t m, int64_t k, ptrdiff_t ldx, uint8_t* q, float* scale, int32_t* zero_point,
+                      bool per_row, bool symmetric);
 
 // Rows of `length` values of -8..7 or 0..15, two a byte, low nibble first; an odd row's last high nibble is 0.
 void pack_int4(const int8_t* values, int64_t rows, int64_t length, uint8_t* packed);

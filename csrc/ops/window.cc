@@ -9,7 +9,8 @@ namespace qgemm {
 void Window::check(const char* op) const {
   auto need = [&](int64_t v, int64_t least, const char* name, const char* remedy) {
     if (v < least || v >= (int64_t(1) << 31))
-      throw Error(Code::shape, std::string(op) + ": " + name + " must be an integer in " + std::to_string(least) + "..2^31-1, got " + std::to_string(v) + remedy);
+      throw Error(Code::shape, std::string(op) + ": " + name + " must be an integer in " + std::to_string(least) +
+                                   "..2^31-1, got " + std::to_string(v) + remedy);
   };
   need(kh, 1, "kernel height", "");
   need(kw, 1, "kernel width", "");

@@ -4,7 +4,8 @@
 
 namespace qgemm {
 
-// Input [batch][h][w][c]. The window is kh x kw, `dilation` apart; position (oy, ox) reads rows oy * stride_h - top + ky * dilation_h.
+// Input [batch][h][w][c]. The window is kh x kw, `dilation` apart; position (oy, ox) reads rows oy * stride_h - top + ky *
+// dilation_h.
 struct Window {
   int64_t batch = 0, h = 0, w = 0, c = 0;
   int64_t kh = 1, kw = 1;

@@ -26,7 +26,9 @@ IntType int_type(const py::array& a, const char* name) {
 void need_same_shape(const py::array& a, const char* a_name, const py::array& b, const char* b_name) {
   bool same = a.ndim() == b.ndim();
   for (py::ssize_t i = 0; same && i < a.ndim(); ++i) same = a.shape(i) == b.shape(i);
-  if (!same) throw Error(Code::shape, std::string(a_name) + " must have the shape of " + b_name + ", " + shape_of(b) + ", got " + shape_of(a));
+  if (!same)
+    throw Error(Code::shape,
+                std::string(a_name) + " must have the shape of " + b_name + ", " + shape_of(b) + ", got " + shape_of(a));
 }
 
 // An output of its own: writeable, contiguous, apart from the input.
@@ -37,7 +39,8 @@ void need_output(const py::array& out, const py::array& in, const char* in_name)
 }
 
 // [outer][channels][inner] of x for encodings of `count` elements along `axis`.
-ChannelShape channel_shape(const py::array& x, const char* name, const py::array& scale, const py::array& zero_point, int64_t axis) {
+ChannelShape channel_shape(const py::array& x, const char* name, const py::array& scale, const py::array& zero_point,
+                           int64_t axis) {
   need_dtype<float>(scale, "scale");
   need_rank(scale, "scale", 1, "");
   need_contiguous(scale, "scale");
@@ -46,10 +49,12 @@ ChannelShape channel_shape(const py::array& x, const char* name, const py::array
   if (count == 1) return {1, 1, static_cast<int64_t>(x.size())};
   const int64_t rank = x.ndim(), at = axis < 0 ? axis + rank : axis;
   if (at < 0 || at >= rank)
-    throw Error(Code::shape, "axis " + std::to_string(axis) + " does not exist in " + name + " of shape " + shape_of(x) + "; give the channel axis of the encodings");
+    throw Error(Code::shape, "axis " + std::to_string(axis) + " does not exist in " + name + " of shape " + shape_of(x) +
+                                 "; give the channel axis of the encodings");
   if (x.shape(at) != count)
-    throw Error(Code::shape, "scale has " + std::to_string(count) + " elements but axis " + std::to_string(axis) + " of " + name + " (shape " + shape_of(x) +
-                                 ") has " + std::to_string(x.shape(at)) + "; it needs one a channel, or 1");
+    throw Error(Code::shape, "scale has " + std::to_string(count) + " elements but axis " + std::to_string(axis) + " of " + name +
+                                 " (shape " + shape_of(x) + ") has " + std::to_string(x.shape(at)) +
+                                 "; it needs one a channel, or 1");
   ChannelShape s{1, count, 1};
   for (int64_t i = 0; i < at; ++i) s.outer *= x.shape(i);
   for (int64_t i = at + 1; i < rank; ++i) s.inner *= x.shape(i);
@@ -82,8 +87,9 @@ void need_image(const py::array& out, const py::array& x, const Window& g, int64
   bool same = out.ndim() == 4;
   for (int i = 0; same && i < 4; ++i) same = out.shape(i) == want[static_cast<size_t>(i)];
   if (!same)
-    throw Error(Code::shape, "out must have shape (" + std::to_string(want[0]) + ", " + std::to_string(want[1]) + ", " + std::to_string(want[2]) + ", " +
-                                 std::to_string(want[3]) + ") (NHWC) for x of shape " + shape_of(x) + ", got " + shape_of(out));
+    throw Error(Code::shape, "out must have shape (" + std::to_string(want[0]) + ", " + std::to_string(want[1]) + ", " +
+                                 std::to_string(want[2]) + ", " + std::to_string(want[3]) + ") (NHWC) for x of shape " +
+                                 shape_of(x) + ", got " + shape_of(out));
   need_output(out, x, "x");
 }
 
@@ -91,7 +97,8 @@ void bind_quantize(py::module_& m) {
   using namespace py::literals;
   m.def(
       "quantize",
-      [](const py::array& x, const py::array& scale, const py::array& zero_point, int64_t qmin, int64_t qmax, py::array& out, int64_t axis) {
+      [](const py::array& x, const py::array& scale, const py::array& zero_point, int64_t qmin, int64_t qmax, py::array& out,
+         int64_t axis) {
         need_dtype<float>(x, "x");
         need_contiguous(x, "x");
         const IntType type = int_type(out, "out");
@@ -153,15 +160,16 @@ void bind_quantize(py::module_& m) {
       "pack_int4",
       [](const py::array& values) {
         const bool is_signed = is<int8_t>(values);
-        if (!is_signed && !is<uint8_t>(values)) throw Error(Code::dtype, "values must be int8 in -8..7 or uint8 in 0..15, got " + dtype_of(values));
+        if (!is_signed && !is<uint8_t>(values))
+          throw Error(Code::dtype, "values must be int8 in -8..7 or uint8 in 0..15, got " + dtype_of(values));
         if (values.ndim() < 1) throw Error(Code::shape, "values must have at least 1 dimension; the last one is packed");
         need_contiguous(values, "values");
         const auto* v = static_cast<const int8_t*>(values.data());
         for (int64_t i = 0; i < values.size(); ++i) {
           const int x = is_signed ? v[i] : static_cast<uint8_t>(v[i]);
           if (is_signed ? x < -8 || x > 7 : x > 15)
-            throw Error(Code::quantization, std::string("4-bit values must lie in ") + (is_signed ? "-8..7" : "0..15") + ", got " + std::to_string(x) +
-                                                " at element " + std::to_string(i));
+            throw Error(Code::quantization, std::string("4-bit values must lie in ") + (is_signed ? "-8..7" : "0..15") +
+                                                ", got " + std::to_string(x) + " at element " + std::to_string(i));
         }
         std::vector<py::ssize_t> shape(values.shape(), values.shape() + values.ndim());
         const int64_t length = shape.back(), rows = length ? values.size() / length : 0;
@@ -179,11 +187,13 @@ void bind_quantize(py::module_& m) {
         need_contiguous(packed, "packed");
         std::vector<py::ssize_t> shape(packed.shape(), packed.shape() + packed.ndim());
         if (length < 0 || shape.back() != (length + 1) / 2)
-          throw Error(Code::shape, "length " + std::to_string(length) + " does not fit packed of shape " + shape_of(packed) + ": its last axis must be (length + 1) / 2");
+          throw Error(Code::shape, "length " + std::to_string(length) + " does not fit packed of shape " + shape_of(packed) +
+                                       ": its last axis must be (length + 1) / 2");
         const int64_t rows = shape.back() ? packed.size() / shape.back() : 0;
         shape.back() = length;
         py::array out = is_signed ? py::array(py::array_t<int8_t>(shape)) : py::array(py::array_t<uint8_t>(shape));
-        unpack_int4(static_cast<const uint8_t*>(packed.data()), rows, length, is_signed, static_cast<int8_t*>(out.mutable_data()));
+        unpack_int4(static_cast<const uint8_t*>(packed.data()), rows, length, is_signed,
+                    static_cast<int8_t*>(out.mutable_data()));
         return out;
       },
       "packed"_a, "length"_a, "signed"_a);
@@ -193,8 +203,8 @@ void bind_eltwise(py::module_& m) {
   using namespace py::literals;
   m.def(
       "add",
-      [](const py::array& a, const py::array& b, py::array& out, double a_scale, int64_t a_zero_point, double b_scale, int64_t b_zero_point, double out_scale,
-         int64_t out_zero_point, std::optional<double> lo, std::optional<double> hi) {
+      [](const py::array& a, const py::array& b, py::array& out, double a_scale, int64_t a_zero_point, double b_scale,
+         int64_t b_zero_point, double out_scale, int64_t out_zero_point, std::optional<double> lo, std::optional<double> hi) {
         need_dtype<uint8_t>(a, "a");
         need_dtype<uint8_t>(b, "b");
         need_dtype<uint8_t>(out, "out");
@@ -207,15 +217,16 @@ void bind_eltwise(py::module_& m) {
         check_encoding("a", a_scale, a_zero_point);
         check_encoding("b", b_scale, b_zero_point);
         const OutputSpec o = output_spec(out, out_scale, out_zero_point, lo, hi);
-        const Encoding8 ea{static_cast<float>(a_scale), static_cast<int32_t>(a_zero_point)}, eb{static_cast<float>(b_scale), static_cast<int32_t>(b_zero_point)};
+        const Encoding8 ea{static_cast<float>(a_scale), static_cast<int32_t>(a_zero_point)},
+            eb{static_cast<float>(b_scale), static_cast<int32_t>(b_zero_point)};
         const auto *pa = static_cast<const uint8_t*>(a.data()), *pb = static_cast<const uint8_t*>(b.data());
         auto* c = static_cast<uint8_t*>(out.mutable_data());
         const int64_t n = a.size();
         py::gil_scoped_release release;
         add(pa, ea, pb, eb, c, n, o);
       },
-      "a"_a, "b"_a, "out"_a, "a_scale"_a, "a_zero_point"_a, "b_scale"_a, "b_zero_point"_a, "out_scale"_a, "out_zero_point"_a, "lo"_a = py::none(),
-      "hi"_a = py::none());
+      "a"_a, "b"_a, "out"_a, "a_scale"_a, "a_zero_point"_a, "b_scale"_a, "b_zero_point"_a, "out_scale"_a, "out_zero_point"_a,
+      "lo"_a = py::none(), "hi"_a = py::none());
   m.def(
       "lut",
       [](const py::array& x, const py::array& table, py::array& out) {
@@ -239,10 +250,12 @@ void bind_windows(py::module_& m) {
   using namespace py::literals;
   m.def(
       "conv2d",
-      [](const py::array& x, const py::array& packed, py::array& out, const Pair& stride, const Padding& padding, const Pair& dilation, double out_scale,
-         int64_t out_zero_point, std::optional<double> lo, std::optional<double> hi, std::optional<double> x_scale, std::optional<int64_t> x_zero_point) {
+      [](const py::array& x, const py::array& packed, py::array& out, const Pair& stride, const Padding& padding,
+         const Pair& dilation, double out_scale, int64_t out_zero_point, std::optional<double> lo, std::optional<double> hi,
+         std::optional<double> x_scale, std::optional<int64_t> x_zero_point) {
         const PackedView w = view_of(packed);
-        if (w.kind == PackedKind::linear) throw Error(Code::packed, "conv2d: this weight was packed by pack_linear; use pack_conv2d");
+        if (w.kind == PackedKind::linear)
+          throw Error(Code::packed, "conv2d: this weight was packed by pack_linear; use pack_conv2d");
         Window g = window_of(x, stride, padding, dilation);
         g.kh = w.kh;
         g.kw = w.kw;
@@ -262,11 +275,12 @@ void bind_windows(py::module_& m) {
         py::gil_scoped_release release;
         conv2d(w, g, in, c, o, override_encoding ? &encoding : nullptr);
       },
-      "x"_a, "packed"_a, "out"_a, "stride"_a, "padding"_a, "dilation"_a, "out_scale"_a = 1.0, "out_zero_point"_a = 0, "lo"_a = py::none(),
-      "hi"_a = py::none(), "x_scale"_a = py::none(), "x_zero_point"_a = py::none());
+      "x"_a, "packed"_a, "out"_a, "stride"_a, "padding"_a, "dilation"_a, "out_scale"_a = 1.0, "out_zero_point"_a = 0,
+      "lo"_a = py::none(), "hi"_a = py::none(), "x_scale"_a = py::none(), "x_zero_point"_a = py::none());
   m.def(
       "max_pool2d",
-      [](const py::array& x, py::array& out, const Pair& kernel, const Pair& stride, const Padding& padding, const Pair& dilation) {
+      [](const py::array& x, py::array& out, const Pair& kernel, const Pair& stride, const Padding& padding,
+         const Pair& dilation) {
         Window g = window_of(x, stride, padding, dilation);
         need_dtype<uint8_t>(out, "out");
         g.kh = kernel[0];
@@ -281,8 +295,9 @@ void bind_windows(py::module_& m) {
       "x"_a, "out"_a, "kernel"_a, "stride"_a, "padding"_a, "dilation"_a = Pair{1, 1});
   m.def(
       "avg_pool2d",
-      [](const py::array& x, py::array& out, const Pair& kernel, const Pair& stride, const Padding& padding, bool count_include_pad, double x_scale,
-         int64_t x_zero_point, double out_scale, int64_t out_zero_point, std::optional<double> lo, std::optional<double> hi) {
+      [](const py::array& x, py::array& out, const Pair& kernel, const Pair& stride, const Padding& padding,
+         bool count_include_pad, double x_scale, int64_t x_zero_point, double out_scale, int64_t out_zero_point,
+         std::optional<double> lo, std::optional<double> hi) {
         Window g = window_of(x, stride, padding, {1, 1});
         g.kh = kernel[0];
         g.kw = kernel[1];
@@ -297,8 +312,8 @@ void bind_windows(py::module_& m) {
         py::gil_scoped_release release;
         avg_pool2d(g, in, ex, count_include_pad, y, o);
       },
-      "x"_a, "out"_a, "kernel"_a, "stride"_a, "padding"_a, "count_include_pad"_a, "x_scale"_a, "x_zero_point"_a, "out_scale"_a = 1.0,
-      "out_zero_point"_a = 0, "lo"_a = py::none(), "hi"_a = py::none());
+      "x"_a, "out"_a, "kernel"_a, "stride"_a, "padding"_a, "count_include_pad"_a, "x_scale"_a, "x_zero_point"_a,
+      "out_scale"_a = 1.0, "out_zero_point"_a = 0, "lo"_a = py::none(), "hi"_a = py::none());
 }
 
 }  // namespace

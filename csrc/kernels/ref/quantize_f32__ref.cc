@@ -14,8 +14,10 @@ void quantize_f32_1x1(const quantize_args& g) {
     t = t > lo ? t : lo;
     // Clamping to integer bounds before rint gives the same integer, and keeps the conversion in range.
     const int32_t q = static_cast<int32_t>(std::nearbyintf(t)) + g.zero_point;
-    if (g.bytes == 1) static_cast<uint8_t*>(g.q)[i] = static_cast<uint8_t>(q);
-    else static_cast<uint16_t*>(g.q)[i] = static_cast<uint16_t>(q);
+    if (g.bytes == 1)
+      static_cast<uint8_t*>(g.q)[i] = static_cast<uint8_t>(q);
+    else
+      static_cast<uint16_t*>(g.q)[i] = static_cast<uint16_t>(q);
   }
 }
 
