@@ -423,7 +423,13 @@ def _gather(attrs):
 @op("GatherElements")
 def _gather_elements(attrs):
     axis = attrs.get("axis", 0)
-    return lambda x, index: np.take_along_axis(x, np.where(index < 0, index + x.shape[axis], index), axis)
+
+    def gather(x, index):
+        # ONNX reads only the part of x that lies under the index; numpy would broadcast an index of size 1.
+        x = x[tuple(slice(None) if a == axis % x.ndim else slice(n) for a, n in enumerate(index.shape))]
+        return np.take_along_axis(x, np.where(index < 0, index + x.shape[axis], index), axis)
+
+    return gather
 
 
 @op("Pad")
