@@ -1,17 +1,38 @@
 """``torch.ops.qgemm.*``: the engine's operations as PyTorch operators. Importing this module registers them.
 
-Every operator is one node under ``torch.compile`` and ``torch.export`` and has a shape function ("fake" kernel), so it traces without
-data and with dynamic sizes. Weights come packed: a 1-D uint8 tensor from ``qgemm._core.pack_linear`` / ``pack_conv2d``; operators take
-the sizes that a shape function needs (``out_features``, ``out_channels``, ``kernel_size``) as integers.
+    q = torch.ops.qgemm.quantize(x, scale, zero_point, 0, 255, torch.uint8)
+    y = torch.ops.qgemm.linear(q, packed, out_features, torch.float32)
 
-Layout. Logical shapes are PyTorch's (NCHW, NCL). Convolutions and pools compute in NHWC: a ``channels_last`` input is used where it
-lies, any other is first copied to that layout. Elementwise operators keep the layout of their (first) input. Inputs that are not
-dense are copied.
+================== ======================================================================= =========================================
+quantize           float32 of any shape; scale float32 and zero_point int32, [1] or [C]    uint8, int8, uint16 or int16, same shape
+dequantize         8- or 16-bit integers of any shape; scale and zero_point as above       float32, same shape
+quantize_dynamic   float32 [..., K]                                                        uint8 [..., K], scale, zero_point: [...] or [1]
+linear             uint8 [..., K], packed                                                  dtype [..., N]
+linear_dynamic     float32 [..., K], packed                                                float32 [..., N]
+conv2d             uint8 [B, C, H, W], packed                                              dtype [B, Cout, HO, WO], channels_last
+conv2d_dynamic     float32 [B, C, H, W], packed; one encoding for the whole tensor         float32 [B, Cout, HO, WO]
+conv1d, _dynamic   the same with [B, C, L]
+max_pool2d         uint8 [B, C, H, W]                                                      uint8, channels_last
+avg_pool2d         uint8 [B, C, H, W]                                                      dtype, channels_last
+add                two uint8 of one shape                                                  uint8, that shape
+lut                uint8 of any shape, table uint8 [256]                                   uint8, same shape
+================== ======================================================================= =========================================
 
-Gradients. These are integer operators: they work on tensors that require grad, and their results do not require grad, as with
-``torch.argmax``. Nothing flows back through them.
+``dtype``: uint8 or int8 (requantized with out_scale and out_zero_point), float32, or int32 (the accumulator). ``lo`` and ``hi`` bound the
+output, on its own grid: ReLU is ``lo = out_zero_point`` for integers, ``lo = 0`` for floats. ``padding``: (top, left, bottom, right), or
+(left, right) for conv1d. ``packed``: a 1-D uint8 tensor from ``qgemm._core.pack_linear`` or ``pack_conv2d``; the sizes that a shape
+function needs (out_features, out_channels, kernel_size) are given beside it. docs/numerics.md has the arithmetic.
 
-Devices. CPU. A tensor elsewhere is a ``DeviceError``; meta tensors give meta results, as everywhere in PyTorch.
+Every operator is one node under ``torch.compile`` and ``torch.export`` and traces with dynamic sizes.
+
+Layout. Logical shapes are PyTorch's. Convolutions and pools compute in NHWC: a ``channels_last`` input is used where it lies, any other
+is first copied to that layout. Elementwise operators keep the layout of their first input. Other non-contiguous inputs are copied.
+
+Gradients. The operators take tensors that require grad, and their results do not require grad, as with ``torch.argmax``.
+
+Errors, all of :mod:`qgemm.errors`: DTypeError, ShapeError, LayoutError (sparse, mkldnn and torch-quantized tensors), DeviceError (not on
+the CPU; meta tensors give meta results), QuantizationError (scales, zero points and bounds with no meaning; NaN or infinity met by a
+dynamic operator), PackedWeightError.
 """
 
 from __future__ import annotations
@@ -27,7 +48,21 @@ from .errors import DeviceError, DTypeError, LayoutError, ShapeError, require
 
 torch = require("torch", "qgemm.ops")
 
-__all__: list[str] = []
+__all__ = [
+    "add",
+    "avg_pool2d",
+    "conv1d",
+    "conv1d_dynamic",
+    "conv2d",
+    "conv2d_dynamic",
+    "dequantize",
+    "linear",
+    "linear_dynamic",
+    "lut",
+    "max_pool2d",
+    "quantize",
+    "quantize_dynamic",
+]
 
 _NHWC = torch.channels_last
 _library = torch.library.Library("qgemm", "DEF")

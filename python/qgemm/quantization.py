@@ -27,6 +27,8 @@ def _reason_to_stay(module: Any, parent: Any) -> str:
         if type(module) not in (nn.Linear, nn.Conv1d, nn.Conv2d):
             if isinstance(module, nn.modules.lazy.LazyModuleMixin):
                 return f"{kind} has no weight yet: run the model once on an input"
+            if nn.utils.parametrize.is_parametrized(module):
+                return "its weight is parametrized: bake it in first (torch.nn.utils.parametrize.remove_parametrizations)"
             return f"{kind} is a subclass that may compute something else: convert it with from_float if it does not"
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
         if any(isinstance(h, (WeightNorm, SpectralNorm)) for h in hooks):
@@ -99,7 +101,7 @@ def quantize_(model: Any, config: DynamicConfig, filter: Filter | None = None) -
     if stay:
         listed = "\n".join(f"  {name}: {reason}" for name, reason in stay.items())
         warnings.warn(f"qgemm.quantize_ left {len(stay)} of the model's layers float:\n{listed}", UserWarning, stacklevel=2)
-    elif not made and filter is None:
+    elif not made and filter is None and not any(isinstance(m, tuple(layer_of.values())) for m in model.modules()):
         warnings.warn("qgemm.quantize_ found no nn.Linear, nn.Conv1d or nn.Conv2d in the model", UserWarning, stacklevel=2)
     return made.get(id(model), model)
 

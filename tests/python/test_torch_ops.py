@@ -83,6 +83,8 @@ def samples():
     yield "quantize", (x, channel_scale, channel_zero, -128, 127, S8, 1)
     yield "quantize", (last, scale, zero, 0, 255, U8)
     yield "quantize", (x.t(), channel_scale, channel_zero, -128, 127, S8, 0)
+    yield "quantize", (x, scale, zero, 0, 65535, torch.uint16)
+    yield "quantize", (x, scale, zero, -32768, 32767, torch.int16)
     yield "dequantize", (q, scale, zero)
     yield "dequantize", (q.t(), channel_scale, channel_zero, 0)
     yield "quantize_dynamic", (x,)
@@ -103,6 +105,8 @@ def samples():
     yield "conv2d", (pixels.contiguous(), packed_conv(*cw), 8, *window, F32)
     yield "conv2d_dynamic", (image, packed_conv(*cw, static=False), 8, *window)
     yield "conv2d_dynamic", (last, packed_conv(*cw, static=False), 8, *window, False, True)
+    for channels_last in (False, True):  # one output pixel: every layout is contiguous
+        yield "conv2d_dynamic", (image, packed_conv(*cw, static=False), 8, [3, 3], [9, 9], [0] * 4, [1, 1], False, channels_last)
     lw = conv_weight(rng, 8, 4, 1, 3)
     line = [3], [2], [1, 1], [1]
     yield "conv1d", (t(codes(rng, 2, 4, 9)), packed_conv(*lw), 8, *line, U8, 0.1, 3)
@@ -333,9 +337,9 @@ BAD = {
     "scalar": (ShapeError, "no dimensions", lambda: OPS.linear_dynamic(torch.tensor(1.0), DYNAMIC, 6)),
     "out_features": (ShapeError, "6", lambda: OPS.linear_dynamic(X, DYNAMIC, 7)),
     "rank of an image": (ShapeError, "4 dimensions", lambda: OPS.conv2d(PIXELS[0], CONV, 6, *WINDOW, U8)),
-    "channels of an image": (ShapeError, "", lambda: OPS.conv2d(PIXELS[:, :3], CONV, 6, *WINDOW, U8)),
+    "channels of an image": (ShapeError, "3 channels", lambda: OPS.conv2d(PIXELS[:, :3], CONV, 6, *WINDOW, U8)),
     "window larger than the image": (ShapeError, "window", lambda: OPS.conv2d(PIXELS[:, :, :2], CONV, 6, *WINDOW, U8)),
-    "kernel_size of another weight": (ShapeError, "", lambda: OPS.conv2d(PIXELS, CONV, 6, (1, 1), *WINDOW[1:], U8)),
+    "kernel_size of another weight": (ShapeError, "out must", lambda: OPS.conv2d(PIXELS, CONV, 6, (1, 1), *WINDOW[1:], U8)),
     "stride 0": (ShapeError, "at least 1", lambda: OPS.conv2d(PIXELS, CONV, 6, (3, 3), (0, 1), *WINDOW[2:], U8)),
     "two paddings": (ShapeError, "padding", lambda: OPS.conv2d(PIXELS, CONV, 6, (3, 3), (1, 1), (1, 1), (1, 1), U8)),
     "shapes of an addition": (ShapeError, "one shape", lambda: OPS.add(Q, Q[:1], 1.0, 0, 1.0, 0, 1.0, 0)),
@@ -351,8 +355,8 @@ BAD = {
     ),
     "not a packed weight": (PackedWeightError, "packed", lambda: OPS.linear_dynamic(X, torch.zeros(500, dtype=U8), 6)),
     "cut packed weight": (PackedWeightError, "bytes", lambda: OPS.linear_dynamic(X, DYNAMIC[:-64].clone(), 6)),
-    "weight of a convolution": (PackedWeightError, "", lambda: OPS.linear(Q, CONV, 6, U8)),
-    "weight of a linear layer": (PackedWeightError, "", lambda: OPS.conv2d(PIXELS, LINEAR, 6, *WINDOW, U8)),
+    "weight of a convolution": (PackedWeightError, "convolution", lambda: OPS.linear(Q, CONV, 6, U8)),
+    "weight of a linear layer": (PackedWeightError, "pack_linear", lambda: OPS.conv2d(PIXELS, LINEAR, 6, *WINDOW, U8)),
     "static weight, dynamic op": (PackedWeightError, "static", lambda: OPS.linear_dynamic(X, LINEAR, 6)),
     "meta weight": (DeviceError, "meta", lambda: OPS.linear_dynamic(X, DYNAMIC.to("meta"), 6)),
     "sparse input": (LayoutError, "dense", lambda: OPS.linear_dynamic(X.to_sparse(), DYNAMIC, 6)),

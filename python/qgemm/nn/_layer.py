@@ -12,9 +12,6 @@ from .. import _core, numerics
 from ..config import DynamicConfig, require_config
 from ..errors import ConfigError, DeviceError, DTypeError, QgemmError, QuantizationError, UnsupportedOpError
 
-# Buffers that from_float does not always make; a state that has them brings them.
-_OPTIONAL = ("weight_zero_point", "input_scale", "input_zero_point")
-
 
 def _stored_shape(bits: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if bits == 8 else (shape[0], (int(np.prod(shape[1:])) + 1) // 2)
@@ -59,6 +56,7 @@ class QuantizedLayer(torch.nn.Module):
 
     def __init__(self, weight_shape: tuple[int, ...], bias: bool, config: DynamicConfig, group_size: int) -> None:
         super().__init__()
+        self.name = ""  # where from_float's caller found the layer, for messages
         self.config = config
         self.weight_bits = config.weight_bits
         self.group_size = group_size
@@ -69,11 +67,20 @@ class QuantizedLayer(torch.nn.Module):
         dtype = torch.int8 if self.weight_bits == 8 else torch.uint8
         self.register_buffer("weight_q", torch.zeros(_stored_shape(self.weight_bits, weight_shape), dtype=dtype))
         self.register_buffer("weight_scale", torch.ones(scale_shape, dtype=torch.float32))
-        self.register_buffer("weight_zero_point", None)
-        self.register_buffer("bias", torch.zeros(n, dtype=torch.float32) if bias else None)
-        self.register_buffer("input_scale", None)
-        self.register_buffer("input_zero_point", None)
+        self._set_optional("weight_zero_point", None)
+        self._set_optional("bias", torch.zeros(n, dtype=torch.float32) if bias else None)
+        self._set_optional("input_scale", None)
+        self._set_optional("input_zero_point", None)
         self.register_buffer("packed", None, persistent=False)
+
+    def _set_optional(self, key: str, value: torch.Tensor | None) -> None:
+        """A buffer, or a plain attribute that is None: torch.export miscounts buffers that are None."""
+        self.__dict__.pop(key, None)
+        self._buffers.pop(key, None)
+        if value is None:
+            self.__dict__[key] = None
+        else:
+            self._buffers[key] = value
 
     # ---- made from a float layer ----------------------------------------------------------------------------------------------------
 
@@ -109,9 +116,10 @@ class QuantizedLayer(torch.nn.Module):
         if input_scale is not None:
             if not isinstance(input_zero_point, (int, np.integer)):
                 raise ConfigError(f"input_zero_point is {input_zero_point!r}: it must be an integer in 0..255")
-            self.input_scale = torch.from_numpy(np.array([input_scale], np.float32))
-            self.input_zero_point = torch.from_numpy(np.array([input_zero_point], np.int32))
+            self._set_optional("input_scale", torch.from_numpy(np.array([input_scale], np.float32)))
+            self._set_optional("input_zero_point", torch.from_numpy(np.array([input_zero_point], np.int32)))
         self.packed = self._pack(self._buffers, name)
+        self.name = name
         self.train(module.training)
 
     # ---- packing --------------------------------------------------------------------------------------------------------------------
@@ -122,11 +130,11 @@ class QuantizedLayer(torch.nn.Module):
     def _packer_arguments(self) -> dict[str, Any]:
         raise NotImplementedError
 
-    def _pack(self, buffers: dict[str, torch.Tensor | None], name: str = "") -> torch.Tensor:
+    def _pack(self, buffers: dict[str, torch.Tensor], name: str = "") -> torch.Tensor:
         """``buffers`` as the kernels read them; empty where there are no values to pack (meta tensors)."""
         if buffers["weight_q"].device.type == "meta":
             return torch.empty(0, dtype=torch.uint8, device="meta")
-        arrays = {k: t.detach().cpu().contiguous().numpy() for k, t in buffers.items() if t is not None and k != "packed"}
+        arrays = {k: t.detach().cpu().contiguous().numpy() for k, t in buffers.items() if k != "packed"}
         static = {}
         if "input_scale" in arrays:
             scale, zero_point = float(arrays["input_scale"][0]), int(arrays["input_zero_point"][0])
@@ -172,11 +180,11 @@ class QuantizedLayer(torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the packed buffer: whoever unpickles may have another CPU and another version of the layout.
-        return {**self.__dict__, "_buffers": {**self._buffers, "packed": None}}
+        return {**self.__dict__, "_buffers": {k: t for k, t in self._buffers.items() if k != "packed"}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.packed = self._pack(self._buffers)
+        self._buffers["packed"] = self._pack(self._buffers)
 
     def _load_from_state_dict(
         self,
@@ -188,36 +196,36 @@ class QuantizedLayer(torch.nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        scheme = f"W{self.weight_bits}A8"
         if f"{prefix}weight" in state_dict and f"{prefix}weight_q" not in state_dict:
             error_msgs.append(f"{prefix}weight is a float layer's: load it into the float model, then quantize that")
-        # Pack what is about to be loaded before anything is: a state that cannot be packed leaves the layer as it was.
-        expected = dict(self._buffers)
-        for key in _OPTIONAL:
-            given = state_dict.get(prefix + key)
-            if given is not None and expected[key] is None:
-                shape = self.weight_shape[:1] if key == "weight_zero_point" else (1,)
-                dtype = torch.float32 if key == "input_scale" else torch.int32
-                expected[key] = torch.zeros(shape, dtype=dtype, device=self.weight_q.device)
-        incoming = dict(expected)
-        for key, mine in expected.items():
-            given = state_dict.get(prefix + key)
-            if mine is None or given is None:
-                continue
-            if given.dtype != mine.dtype:
+            return
+        optional = {
+            "weight_zero_point": (self.weight_shape[:1], torch.int32),
+            "input_scale": ((1,), torch.float32),
+            "input_zero_point": ((1,), torch.int32),
+        }
+        brought = {
+            key: torch.zeros(shape, dtype=dtype, device=self.weight_q.device)
+            for key, (shape, dtype) in optional.items()
+            if prefix + key in state_dict and key not in self._buffers
+        }
+        # Packed before anything is copied: a state that cannot be packed leaves the layer as it was.
+        incoming = {}
+        for key, mine in {**self._buffers, **brought}.items():
+            given = incoming[key] = state_dict.get(prefix + key, mine) if key != "packed" else mine
+            if given.dtype != mine.dtype or given.shape != mine.shape:
                 error_msgs.append(
-                    f"{prefix}{key} is {given.dtype} and this layer, {scheme}, holds {mine.dtype}: "
-                    "load it into a model quantized with the config that it was saved from"
+                    f"{prefix}{key} is {given.dtype} {tuple(given.shape)} and this layer (W{self.weight_bits}A8) holds {mine.dtype} "
+                    f"{tuple(mine.shape)}: load it into a model of the same sizes, quantized with the config that it was saved from"
                 )
                 return
-            if given.shape == mine.shape:
-                incoming[key] = given
         try:
             packed = self._pack(incoming, prefix.rstrip("."))
         except QgemmError as e:
-            error_msgs.append(f"{prefix}*: {e}")
+            error_msgs.append(f"{prefix}weight_q, weight_scale: {e}")
             return
-        self._buffers.update(expected)
+        for key, value in brought.items():
+            self._set_optional(key, value)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         self.packed = packed.to(self.weight_q.device)
 
@@ -225,10 +233,16 @@ class QuantizedLayer(torch.nn.Module):
 
     def _refuse_training(self, x: torch.Tensor) -> None:
         if self.training and x.requires_grad and torch.is_grad_enabled():
-            raise UnsupportedOpError(
-                f"qgemm.nn.{type(self).__name__} has no backward and was called in training mode on an input that requires grad, whose "
-                "gradient would be lost: call model.eval() to run it, or train the float model and quantize it afterwards"
+            raise self._named(
+                UnsupportedOpError(
+                    "an integer layer has no backward, and it was called in training mode on an input that requires grad, whose gradient "
+                    "would be lost: call model.eval() to run it, or train the float model and quantize it afterwards"
+                )
             )
+
+    def _named(self, e: QgemmError) -> QgemmError:
+        where = f"layer '{self.name}'" if self.name else f"qgemm.nn.{type(self).__name__}"
+        return type(e)(f"{where} ({self.extra_repr()}): {e}")
 
     def _scheme_repr(self, dynamic: str) -> str:
         weight = f"groups of {self.group_size}" if self.group_size else "per channel"

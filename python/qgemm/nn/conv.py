@@ -9,7 +9,7 @@ import torch
 
 from .. import _core, ops
 from ..config import DynamicConfig, W8A8Dynamic, require_config
-from ..errors import ConfigError, ShapeError
+from ..errors import ConfigError, QgemmError
 from ._layer import QuantizedLayer
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -119,24 +119,23 @@ class _Conv(QuantizedLayer):
         batched = x.dim() != self._spatial + 1
         if not batched:
             x = x.unsqueeze(0)
-        elif x.dim() != self._spatial + 2:
-            raise ShapeError(
-                f"qgemm.nn.{type(self).__name__} takes [batch, channels, ...] or [channels, ...] with {self._spatial} spatial "
-                f"dimensions, got {tuple(x.shape)}"
-            )
-        channels_last = self._spatial == 2 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        try:
+            y = self._batched_forward(x)
+        except QgemmError as e:
+            raise self._named(e) from None
+        return y if batched else y.squeeze(0)
+
+    def _batched_forward(self, x: torch.Tensor) -> torch.Tensor:
+        channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         if self._border is not None:
             x = torch.nn.functional.pad(x, self._border, mode=self.padding_mode)
         buffers = self._buffers
         window = (buffers["packed"], self.out_channels, self.kernel_size, self.stride, self._window_padding, self.dilation)
-        if buffers["input_scale"] is None:
-            y = self._op(x, *window, self.symmetric, channels_last)
-        else:
-            q = ops.quantize(x, buffers["input_scale"], buffers["input_zero_point"], 0, 255, torch.uint8)
-            y = self._static_op(q, *window, torch.float32)
-            if not channels_last:
-                y = y.contiguous()
-        return y if batched else y.squeeze(0)
+        if self.input_scale is None:
+            return self._op(x, *window, self.symmetric, channels_last)
+        q = ops.quantize(x, buffers["input_scale"], buffers["input_zero_point"], 0, 255, torch.uint8)
+        y = self._static_op(q, *window, torch.float32)
+        return y if channels_last else y.contiguous()
 
     def extra_repr(self) -> str:
         s = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"

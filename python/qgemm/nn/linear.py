@@ -8,6 +8,7 @@ import torch
 
 from .. import _core, ops
 from ..config import DynamicConfig, W8A8Dynamic, require_config
+from ..errors import QgemmError
 from ._layer import QuantizedLayer
 
 
@@ -66,10 +67,13 @@ class Linear(QuantizedLayer):
         if x.requires_grad and self.training:
             self._refuse_training(x)
         buffers = self._buffers  # Module.__getattr__ costs as much as a small product
-        if buffers["input_scale"] is None:
-            return ops.linear_dynamic(x, buffers["packed"], self.out_features, self.per_token, self.symmetric)
-        q = ops.quantize(x, buffers["input_scale"], buffers["input_zero_point"], 0, 255, torch.uint8)
-        return ops.linear(q, buffers["packed"], self.out_features, torch.float32)
+        try:
+            if self.input_scale is None:
+                return ops.linear_dynamic(x, buffers["packed"], self.out_features, self.per_token, self.symmetric)
+            q = ops.quantize(x, buffers["input_scale"], buffers["input_zero_point"], 0, 255, torch.uint8)
+            return ops.linear(q, buffers["packed"], self.out_features, torch.float32)
+        except QgemmError as e:
+            raise self._named(e) from None
 
     def extra_repr(self) -> str:
         shape = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
