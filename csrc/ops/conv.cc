@@ -34,47 +34,65 @@ struct Table {
   int64_t tile_begin(int64_t i) const { return rows * i / tiles; }
 };
 
+// Bytes a kernel reads at every pointer. A tap's ragged end costs a kernel more than the whole group of 4 would, and the panel
+// holds zero weights there, so the tables point only where the rounded number is readable: in the image, or in a patch.
+int64_t readable(const PackedView& w) { return (w.kc + 3) & ~int64_t(3); }
+
+// Fills the table. `patches`: room for [rows][taps] pieces of readable() bytes.
 void fill(const Job& j, int64_t group, int64_t first, Table& table, uint8_t* patches) {
   const Window& g = j.g;
   const PackedView& w = j.w;
-  const int64_t image = g.h * g.w * g.c, pixels = j.oh * j.ow;
+  const int64_t image = g.h * g.w * g.c, line = g.w * g.c, pixels = j.oh * j.ow, bytes = readable(w);
+  const uint8_t* const end = j.x + g.batch * image;
+  auto whole = [&](const uint8_t* p) {
+    if (end - p >= bytes) return p;
+    std::memcpy(patches, p, static_cast<size_t>(w.kc));
+    const uint8_t* patch = patches;
+    patches += bytes;
+    return patch;
+  };
+  // A filter row of few channels is one tap: kw * c bytes that lie together in the image, unless the border cuts them or the
+  // dilation spreads them; then a patch of them is put together.
+  auto filter_row = [&](const uint8_t* row, int64_t x0) {
+    if (g.dilation_w == 1 && x0 >= 0 && x0 + g.kw <= g.w) return whole(row + x0 * g.c);
+    const uint8_t* patch = patches;
+    for (int64_t kx = 0; kx < g.kw; ++kx) {
+      const int64_t ix = x0 + kx * g.dilation_w;
+      if (ix >= 0 && ix < g.w)
+        std::memcpy(patches + kx * g.c, row + ix * g.c, static_cast<size_t>(g.c));
+      else
+        std::memset(patches + kx * g.c, j.zero_point, static_cast<size_t>(g.c));
+    }
+    patches += bytes;
+    return patch;
+  };
+  const uint8_t* base = j.x + first / pixels * image + group * w.cin_g;
+  int64_t oy = first % pixels / j.ow, ox = first % j.ow;
   const uint8_t** p = table.pointers;
   for (int64_t i = 0; i < table.tiles; ++i) {
-    const int64_t r0 = table.tile_begin(i), m = table.tile_begin(i + 1) - r0;
+    const int64_t m = table.tile_begin(i + 1) - table.tile_begin(i);
     for (int64_t r = 0; r < m; ++r) {
-      const int64_t pixel = first + r0 + r, rest = pixel % pixels;
-      const int64_t y0 = rest / j.ow * g.stride_h - g.top, x0 = rest % j.ow * g.stride_w - g.left;
-      const uint8_t* base = j.x + pixel / pixels * image + group * w.cin_g;
+      const int64_t y0 = oy * g.stride_h - g.top, x0 = ox * g.stride_w - g.left;
       const uint8_t** out = p + r;
       for (int64_t ky = 0; ky < g.kh; ++ky) {
         const int64_t iy = y0 + ky * g.dilation_h;
-        const bool row_inside = iy >= 0 && iy < g.h;
-        const uint8_t* row = base + iy * g.w * g.c;
-        if (!w.fold_w) {
-          for (int64_t kx = 0; kx < g.kw; ++kx, out += m) {
-            const int64_t ix = x0 + kx * g.dilation_w;
-            *out = row_inside && ix >= 0 && ix < g.w ? row + ix * g.c : j.padding;
-          }
+        const bool inside = iy >= 0 && iy < g.h;
+        const uint8_t* row = base + iy * line;
+        if (w.fold_w) {
+          *out = inside ? filter_row(row, x0) : j.padding;
+          out += m;
           continue;
         }
-        // A filter row of few channels is one tap: kw * c bytes that lie together in the image, unless the border cuts them or
-        // the dilation spreads them; then a patch of them is put together.
-        if (!row_inside) {
-          *out = j.padding;
-        } else if (g.dilation_w == 1 && x0 >= 0 && x0 + g.kw <= g.w) {
-          *out = row + x0 * g.c;
-        } else {
-          *out = patches;
-          for (int64_t kx = 0; kx < g.kw; ++kx, patches += g.c) {
-            const int64_t ix = x0 + kx * g.dilation_w;
-            if (ix >= 0 && ix < g.w)
-              std::memcpy(patches, row + ix * g.c, static_cast<size_t>(g.c));
-            else
-              std::memset(patches, j.zero_point, static_cast<size_t>(g.c));
-          }
+        for (int64_t kx = 0; kx < g.kw; ++kx, out += m) {
+          const int64_t ix = x0 + kx * g.dilation_w;
+          *out = inside && ix >= 0 && ix < g.w ? whole(row + ix * g.c) : j.padding;
         }
-        out += m;
       }
+      if (++ox < j.ow) continue;
+      ox = 0;
+      if (++oy < j.oh) continue;
+      oy = 0;
+      base += image;
     }
     p += m * w.taps;
   }
@@ -140,12 +158,12 @@ void dense(const Job& j) {
     static thread_local Scratch<int32_t> sums;
     const int64_t most = (pixels + blocks - 1) / blocks;
     Table table{0, 0, pointers.get(most * w.taps)};
-    uint8_t* patches = w.fold_w ? patch_bytes.get(most * w.taps * w.kc) : nullptr;
+    uint8_t* patches = w.fold_w || w.kc % 4 ? patch_bytes.get(most * w.taps * readable(w)) : nullptr;
     int8_t* scratch = w.bits == 4 ? expanded.get((w.panel_s8_bytes(kPanel) + 127) / 128 * 128) : nullptr;
     Epilogue e = j.e;
     gemm_args g{};
     g.taps = static_cast<int32_t>(w.taps);
-    g.kc = static_cast<int32_t>(w.kc);
+    g.kc = static_cast<int32_t>(readable(w));
     int64_t filled = -1;
     int filled_mr = 0;
     for (int64_t i = begin; i < end; ++i) {
@@ -325,6 +343,7 @@ void conv2d(const PackedView& w, const Window& window, const uint8_t* x, void* o
                                     " but this weight was packed, and its accumulator proven, for " +
                                     std::to_string(w.x_zero_point) +
                                     "; pack it with the default x_scale and x_zero_point for dynamic inputs");
+    j.e.bounded = false;  // the packed bound is of the packed encoding
     int32_t* correction = folded.get(2 * w.n_padded);
     float* scale = reinterpret_cast<float*>(correction + w.n_padded);
     for (int64_t n = 0; n < w.n_padded; ++n) {
@@ -338,7 +357,7 @@ void conv2d(const PackedView& w, const Window& window, const uint8_t* x, void* o
 
   static thread_local Scratch<uint8_t> padding_bytes;
   const bool is_depthwise = w.kind == PackedKind::depthwise;
-  const int64_t padding_size = is_depthwise ? (g.w + 1) * g.c : w.kc;
+  const int64_t padding_size = is_depthwise ? (g.w + 1) * g.c : readable(w);
   uint8_t* padding = padding_bytes.get(padding_size);
   std::memset(padding, j.zero_point, static_cast<size_t>(padding_size));
   j.padding = padding;
