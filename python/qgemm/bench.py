@@ -1,13 +1,14 @@
 """Latency, measured so that the ratio can be believed.
 
-All contenders of a comparison run in one process, in rounds: each round runs every contender once, starting with another one each
-time, so that a change of clock, a cold cache or a busy neighbour meets all of them alike. Minimum and median are given; the minimum
-is what the machine can do, the median what it did.
+All contenders of a comparison run in one process, in rounds: each round runs every contender once, in a new random order, so that a
+change of clock, a busy neighbour, or the caches that the one before left behind meet all of them alike. Minimum and median are given;
+the minimum is what the machine can do, the median what it did.
 """
 
 from __future__ import annotations
 
 import platform
+import random
 import statistics
 import sys
 import time
@@ -51,7 +52,7 @@ def interleave(
         raise ConfigError("nothing to time: give at least one contender")
     if min_rounds < 1 or max_rounds < min_rounds:
         raise ConfigError(f"need 1 <= min_rounds <= max_rounds, got {min_rounds} and {max_rounds}")
-    names = list(contenders)
+    names, rng = list(contenders), random.Random(0)
     taken: dict[str, list[float]] = {n: [] for n in names}
     for _ in range(warmup):
         for call in contenders.values():
@@ -63,14 +64,14 @@ def interleave(
         bar(elapsed)
         if i >= min_rounds and elapsed > seconds:
             break
-        turn = i % len(names)
-        for name in names[turn:] + names[:turn]:
+        rng.shuffle(names)
+        for name in names:
             call = contenders[name]
             t = clock()
             call()
             taken[name].append(clock() - t)
     bar(None)
-    return [Timing(n, tuple(taken[n])) for n in names]
+    return [Timing(n, tuple(taken[n])) for n in contenders]
 
 
 def _progress(label: str, seconds: float) -> Callable[[float | None], None]:

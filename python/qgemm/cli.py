@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     p = verb("inspect", _inspect, "print what becomes of each layer of a model: scheme, kernel, bytes, why float if float")
     model(p)
 
-    p = verb("validate", _validate, "compare a model layer by layer with ONNX Runtime, which executes the same file in float")
+    p = verb("validate", _validate, "compare the outputs of a model with those of ONNX Runtime, which executes the same file in float")
     model(p)
     data(p)
     p.add_argument("--samples", type=_positive, default=16, help="samples of noise, without --inputs (default 16)")

@@ -201,9 +201,12 @@ def test_shipped_data_is_small_and_held_out():
 
 def test_interleave_takes_turns():
     calls = []
-    timings = bench.interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, seconds=0, warmup=1, min_rounds=2)
-    assert calls == ["a", "b", "a", "b", "b", "a"]  # the warm-up, then a round each that starts with another one
-    assert [t.name for t in timings] == ["a", "b"] and all(len(t.seconds) == 2 and t.minimum <= t.median for t in timings)
+    contenders = {n: (lambda n=n: calls.append(n)) for n in "abc"}
+    timings = bench.interleave(contenders, seconds=0, warmup=1, min_rounds=50)
+    rounds = ["".join(calls[i : i + 3]) for i in range(0, len(calls), 3)]
+    assert len(rounds) == 51 and all(sorted(r) == ["a", "b", "c"] for r in rounds)
+    assert len(set(rounds)) == 6  # every order occurs: nobody always follows the same one
+    assert [t.name for t in timings] == ["a", "b", "c"] and all(len(t.seconds) == 50 and t.minimum <= t.median for t in timings)
 
 
 def test_interleave_refuses_nonsense():
