@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import helper
 
 import qgemm
 from onnx_nets import model, node, reference
@@ -11,7 +12,7 @@ from qgemm.graph.floatops import OPS
 
 pytest.importorskip("onnxruntime")
 
-F, I = "float32", np.int64
+F, INT = "float32", np.int64
 RNG = np.random.default_rng(3)
 
 
@@ -20,15 +21,46 @@ def f(*shape):
 
 
 def ints(*v):
-    return np.array(v, I)
+    return np.array(v, INT)
 
 
 X4 = (2, 3, 6, 5)
 # (operator, input shape, further constants, attributes[, opset])
 CASES = [
-    *[(op, X4, [], {}) for op in ("Relu", "Sigmoid", "Tanh", "Erf", "Exp", "Softsign", "Softplus", "HardSwish", "Abs", "Neg", "Floor", "Ceil",
-                                  "Round", "Sign", "Sin", "Cos", "Identity", "Reciprocal", "Elu", "Selu", "Celu", "LeakyRelu", "Mish",
-                                  "HardSigmoid", "ThresholdedRelu", "GlobalAveragePool", "GlobalMaxPool", "Flatten", "Dropout")],
+    *[
+        (op, X4, [], {})
+        for op in (
+            "Relu",
+            "Sigmoid",
+            "Tanh",
+            "Erf",
+            "Exp",
+            "Softsign",
+            "Softplus",
+            "HardSwish",
+            "Abs",
+            "Neg",
+            "Floor",
+            "Ceil",
+            "Round",
+            "Sign",
+            "Sin",
+            "Cos",
+            "Identity",
+            "Reciprocal",
+            "Elu",
+            "Selu",
+            "Celu",
+            "LeakyRelu",
+            "Mish",
+            "HardSigmoid",
+            "ThresholdedRelu",
+            "GlobalAveragePool",
+            "GlobalMaxPool",
+            "Flatten",
+            "Dropout",
+        )
+    ],
     ("Gelu", X4, [], {}),
     ("Gelu", X4, [], {"approximate": "tanh"}),
     ("HardSigmoid", X4, [], {"alpha": 1 / 6}),
@@ -38,56 +70,107 @@ CASES = [
     ("Clip", X4, [np.float32(-0.3), np.float32(0.6)], {}),
     ("Clip", X4, [None, np.float32(0.6)], {}),
     ("PRelu", X4, [f(3, 1, 1)], {}),
-    ("Add", X4, [f(3, 1, 1)], {}), ("Sub", X4, [f(5)], {}), ("Mul", X4, [f(1)], {}), ("Div", X4, [f(6, 5)], {}),
-    ("Pow", X4, [np.float32(2)], {}), ("Pow", X4, [np.float32(3)], {}), ("Min", X4, [f(5), f(6, 5)], {}), ("Max", X4, [f(5)], {}),
+    ("Add", X4, [f(3, 1, 1)], {}),
+    ("Sub", X4, [f(5)], {}),
+    ("Mul", X4, [f(1)], {}),
+    ("Div", X4, [f(6, 5)], {}),
+    ("Pow", X4, [np.float32(2)], {}),
+    ("Pow", X4, [np.float32(3)], {}),
+    ("Min", X4, [f(5), f(6, 5)], {}),
+    ("Max", X4, [f(5)], {}),
     ("Mod", X4, [f(5)], {"fmod": 1}),
-    ("Softmax", X4, [], {"axis": 1}), ("Softmax", X4, [], {}), ("LogSoftmax", X4, [], {"axis": -1}),
-    ("LayerNormalization", (2, 7, 8), [f(8), f(8)], {"epsilon": 1e-6}), ("LayerNormalization", X4, [f(6, 5)], {"axis": 2}),
+    ("Softmax", X4, [], {"axis": 1}),
+    ("Softmax", X4, [], {}),
+    ("LogSoftmax", X4, [], {"axis": -1}),
+    ("LayerNormalization", (2, 7, 8), [f(8), f(8)], {"epsilon": 1e-6}),
+    ("LayerNormalization", X4, [f(6, 5)], {"axis": 2}),
     ("InstanceNormalization", X4, [f(3), f(3)], {}),
     ("GroupNormalization", (2, 6, 4, 4), [f(6), f(6)], {"num_groups": 3}),
     ("RMSNormalization", (2, 7, 8), [f(8)], {}, 23),
     ("BatchNormalization", X4, [f(3), f(3), f(3), np.abs(f(3)) + 0.1], {"epsilon": 1e-3}),
-    ("ReduceMean", X4, [ints(2, 3)], {"keepdims": 0}), ("ReduceMean", X4, [ints(1)], {}), ("ReduceSum", X4, [ints(-1)], {}),
-    ("ReduceMean", X4, [], {"axes": [2, 3]}, 13), ("ReduceMean", X4, [], {}, 13), ("ReduceMax", X4, [ints(3)], {}),
-    ("ReduceMin", X4, [ints(0)], {"keepdims": 0}), ("ReduceL2", X4, [ints(1)], {}), ("ReduceL1", X4, [ints(1)], {}),
-    ("ReduceProd", X4, [ints(1)], {}), ("ReduceSumSquare", X4, [ints(1)], {}), ("ReduceLogSumExp", X4, [ints(1)], {}),
-    ("Reshape", X4, [ints(0, -1, 5)], {}), ("Flatten", X4, [], {"axis": 2}), ("Flatten", X4, [], {"axis": 0}),
-    ("Transpose", X4, [], {"perm": [0, 2, 3, 1]}), ("Transpose", X4, [], {}),
-    ("Squeeze", (2, 1, 3, 1), [ints(1)], {}), ("Squeeze", (2, 1, 3, 1), [], {}), ("Unsqueeze", X4, [ints(0, -1)], {}),
-    ("Slice", X4, [ints(1), ints(5), ints(2)], {}), ("Slice", X4, [ints(-1), ints(-99), ints(3), ints(-1)], {}),
+    ("ReduceMean", X4, [ints(2, 3)], {"keepdims": 0}),
+    ("ReduceMean", X4, [ints(1)], {}),
+    ("ReduceSum", X4, [ints(-1)], {}),
+    ("ReduceMean", X4, [], {"axes": [2, 3]}, 13),
+    ("ReduceMean", X4, [], {}, 13),
+    ("ReduceMax", X4, [ints(3)], {}),
+    ("ReduceMin", X4, [ints(0)], {"keepdims": 0}),
+    ("ReduceL2", X4, [ints(1)], {}),
+    ("ReduceL1", X4, [ints(1)], {}),
+    ("ReduceProd", X4, [ints(1)], {}),
+    ("ReduceSumSquare", X4, [ints(1)], {}),
+    ("ReduceLogSumExp", X4, [ints(1)], {}),
+    ("Reshape", X4, [ints(0, -1, 5)], {}),
+    ("Flatten", X4, [], {"axis": 2}),
+    ("Flatten", X4, [], {"axis": 0}),
+    ("Transpose", X4, [], {"perm": [0, 2, 3, 1]}),
+    ("Transpose", X4, [], {}),
+    ("Squeeze", (2, 1, 3, 1), [ints(1)], {}),
+    ("Squeeze", (2, 1, 3, 1), [], {}),
+    ("Unsqueeze", X4, [ints(0, -1)], {}),
+    ("Slice", X4, [ints(1), ints(5), ints(2)], {}),
+    ("Slice", X4, [ints(-1), ints(-99), ints(3), ints(-1)], {}),
     ("Slice", X4, [ints(0, 1), ints(2, 99), ints(0, 3), ints(1, 2)], {}),
-    ("Gather", X4, [ints(0, 2, -1)], {"axis": 1}), ("Gather", X4, [np.array(1, I)], {"axis": 2}),
-    ("GatherElements", (2, 3), [np.array([[0, 2, -1]], I)], {"axis": 1}),
-    ("Pad", X4, [ints(0, 0, 1, 2, 0, 0, 0, 1), np.float32(0.5)], {}), ("Pad", X4, [ints(0, 0, 1, 2, 0, 0, 0, 1)], {"mode": "reflect"}),
-    ("Pad", X4, [ints(1, 2), None, ints(3)], {"mode": "edge"}), ("Pad", X4, [ints(0, 0, -1, 1, 0, 0, -2, 0)], {}),
-    ("Expand", (3, 1), [ints(2, 1, 4)], {}), ("Tile", (2, 3), [ints(2, 2)], {}), ("Trilu", (4, 4), [], {"upper": 0}),
+    ("Gather", X4, [ints(0, 2, -1)], {"axis": 1}),
+    ("Gather", X4, [np.array(1, INT)], {"axis": 2}),
+    ("GatherElements", (2, 3), [np.array([[0, 2, -1]], INT)], {"axis": 1}),
+    ("Pad", X4, [ints(0, 0, 1, 2, 0, 0, 0, 1), np.float32(0.5)], {}),
+    ("Pad", X4, [ints(0, 0, 1, 2, 0, 0, 0, 1)], {"mode": "reflect"}),
+    ("Pad", X4, [ints(1, 2), None, ints(3)], {"mode": "edge"}),
+    ("Pad", X4, [ints(0, 0, -1, 1, 0, 0, -2, 0)], {}),
+    ("Expand", (3, 1), [ints(2, 1, 4)], {}),
+    ("Tile", (2, 3), [ints(2, 2)], {}),
+    ("Trilu", (4, 4), [], {"upper": 0}),
     ("Concat", X4, [f(2, 1, 6, 5), f(2, 2, 6, 5)], {"axis": 1}),
-    ("DepthToSpace", (1, 8, 3, 3), [], {"blocksize": 2}), ("DepthToSpace", (1, 8, 3, 3), [], {"blocksize": 2, "mode": "CRD"}),
+    ("DepthToSpace", (1, 8, 3, 3), [], {"blocksize": 2}),
+    ("DepthToSpace", (1, 8, 3, 3), [], {"blocksize": 2, "mode": "CRD"}),
     ("SpaceToDepth", (1, 2, 4, 6), [], {"blocksize": 2}),
-    ("CumSum", X4, [np.array(2, I)], {}),
-    ("MatMul", (2, 4, 5), [f(2, 5, 3)], {}), ("MatMul", (5,), [f(5, 3)], {}), ("Gemm", (4, 5), [f(3, 5), f(3)], {"transB": 1, "alpha": 0.5, "beta": 2.0}),
-    ("Gemm", (5, 4), [f(5, 3)], {"transA": 1}), ("Gemm", (4, 5), [f(5, 3), f(4, 1)], {}),
+    ("CumSum", X4, [np.array(2, INT)], {}),
+    ("MatMul", (2, 4, 5), [f(2, 5, 3)], {}),
+    ("MatMul", (5,), [f(5, 3)], {}),
+    ("Gemm", (4, 5), [f(3, 5), f(3)], {"transB": 1, "alpha": 0.5, "beta": 2.0}),
+    ("Gemm", (5, 4), [f(5, 3)], {"transA": 1}),
+    ("Gemm", (4, 5), [f(5, 3), f(4, 1)], {}),
     ("Einsum", (2, 3, 4), [f(2, 4, 5)], {"equation": "bij,bjk->bik"}),
     ("Conv", X4, [f(4, 3, 3, 3), f(4)], {"pads": [1, 1, 1, 1]}),
     ("Conv", X4, [f(6, 1, 3, 2)], {"group": 3, "strides": [2, 1], "dilations": [1, 2], "pads": [0, 1, 2, 0]}),
-    ("Conv", X4, [f(4, 3, 3, 3)], {"auto_pad": "SAME_UPPER", "strides": [2, 2]}), ("Conv", X4, [f(4, 3, 2, 2)], {"auto_pad": "SAME_LOWER"}),
-    ("Conv", (2, 4, 9), [f(6, 2, 3), f(6)], {"group": 2, "pads": [2, 1], "strides": [2]}), ("Conv", (1, 2, 5, 5, 5), [f(3, 2, 2, 2, 2)], {}),
+    ("Conv", X4, [f(4, 3, 3, 3)], {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
+    ("Conv", X4, [f(4, 3, 2, 2)], {"auto_pad": "SAME_LOWER"}),
+    ("Conv", (2, 4, 9), [f(6, 2, 3), f(6)], {"group": 2, "pads": [2, 1], "strides": [2]}),
+    ("Conv", (1, 2, 5, 5, 5), [f(3, 2, 2, 2, 2)], {}),
     ("ConvTranspose", X4, [f(3, 2, 3, 3), f(2)], {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 0]}),
     ("ConvTranspose", (1, 4, 5), [f(4, 2, 3)], {"group": 2, "dilations": [2]}),
     ("MaxPool", X4, [], {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1]}),
-    ("MaxPool", X4, [], {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}), ("MaxPool", (1, 2, 9), [], {"kernel_shape": [3], "dilations": [2]}),
+    ("MaxPool", X4, [], {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}),
+    ("MaxPool", (1, 2, 9), [], {"kernel_shape": [3], "dilations": [2]}),
     ("AveragePool", X4, [], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}),
     ("AveragePool", X4, [], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1}),
-    ("AveragePool", X4, [], {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}), ("AveragePool", (1, 2, 9), [], {"kernel_shape": [4], "strides": [3]}),
-    ("AveragePool", (1, 1, 6, 6), [], {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1, "pads": [1, 1, 1, 1], "count_include_pad": 1}),
-    ("Resize", X4, [None, np.array([1, 1, 2, 2], np.float32)], {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}),
+    ("AveragePool", X4, [], {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}),
+    ("AveragePool", (1, 2, 9), [], {"kernel_shape": [4], "strides": [3]}),
+    (
+        "AveragePool",
+        (1, 1, 6, 6),
+        [],
+        {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1, "pads": [1, 1, 1, 1], "count_include_pad": 1},
+    ),
+    (
+        "Resize",
+        X4,
+        [None, np.array([1, 1, 2, 2], np.float32)],
+        {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
+    ),
     ("Resize", X4, [None, None, ints(2, 3, 9, 7)], {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}),
     ("Resize", X4, [None, None, ints(2, 3, 11, 3)], {"mode": "linear", "coordinate_transformation_mode": "align_corners"}),
     ("Resize", X4, [None, None, ints(2, 3, 7, 1)], {"mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"}),
     ("Resize", X4, [None, np.array([1, 1, 1.5, 2], np.float32)], {"mode": "nearest"}),
-    ("Where", X4, None, {}), ("Cast", X4, [], {"to": 7}), ("ArgMax", X4, [], {"axis": 1}), ("ArgMin", X4, [], {"axis": 3, "keepdims": 0}),
-    ("Shape", X4, [], {}), ("Shape", X4, [], {"start": 1, "end": 3}), ("Size", X4, [], {}),
-]  # fmt: skip
+    ("Where", X4, None, {}),
+    ("Cast", X4, [], {"to": 7}),
+    ("ArgMax", X4, [], {"axis": 1}),
+    ("ArgMin", X4, [], {"axis": 3, "keepdims": 0}),
+    ("Shape", X4, [], {}),
+    ("Shape", X4, [], {"start": 1, "end": 3}),
+    ("Size", X4, [], {}),
+]
 OUT_TYPE = {"Cast": "int64", "ArgMax": "int64", "ArgMin": "int64", "Shape": "int64", "Size": "int64"}
 
 
@@ -142,11 +225,15 @@ def test_integer_arithmetic_truncates_towards_zero():
 
 def test_shape_arithmetic_follows_the_batch():
     nodes = [
-        node("Shape", ["x"], "s"), node("Gather", ["s", "zero"], "b"), node("Unsqueeze", ["b", "axis"], "b1"),
-        node("Concat", ["b1", "rest"], "target", axis=0), node("Reshape", ["x", "target"], "r"),
-        node("ConstantOfShape", ["target"], "ones", value=__import__("onnx").helper.make_tensor("v", 1, [1], [1.0])), node("Add", ["r", "ones"], "y"),
-    ]  # fmt: skip
-    m = model(nodes, {"x": (F, ["n", 6])}, ["y"], {"zero": np.array(0, I), "axis": ints(0), "rest": ints(2, 3)})
+        node("Shape", ["x"], "s"),
+        node("Gather", ["s", "zero"], "b"),
+        node("Unsqueeze", ["b", "axis"], "b1"),
+        node("Concat", ["b1", "rest"], "target", axis=0),
+        node("Reshape", ["x", "target"], "r"),
+        node("ConstantOfShape", ["target"], "ones", value=helper.make_tensor("v", 1, [1], [1.0])),
+        node("Add", ["r", "ones"], "y"),
+    ]
+    m = model(nodes, {"x": (F, ["n", 6])}, ["y"], {"zero": np.array(0, INT), "axis": ints(0), "rest": ints(2, 3)})
     p = qgemm.load(m)
     for n in (1, 5):
         x = f(n, 6)
@@ -200,7 +287,7 @@ def test_positive_domain_and_rare_operators():
         node("Range", ["zero", "n", "one"], "r"),
         node("Cast", ["r"], "y", to=1),
     ]
-    m = model(nodes, {"x": (F, [None, 2])}, ["y"], {"zero": np.array(0, I), "one": np.array(1, I)})
+    m = model(nodes, {"x": (F, [None, 2])}, ["y"], {"zero": np.array(0, INT), "one": np.array(1, INT)})
     assert qgemm.load(m)(f(5, 2)).tolist() == [0, 1, 2, 3, 4]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from .ir import QParams, Tensor
 
 
-def spread(values: np.ndarray, qp: QParams, ndim: int) -> np.ndarray:
+def _spread(values: np.ndarray, qp: QParams, ndim: int) -> np.ndarray:
     """A scale or zero point of ``qp`` in a shape that broadcasts with a tensor of ``ndim`` dimensions (not for blocks)."""
     if qp.axis is None:
         return values
@@ -26,15 +26,16 @@ def _blocks(values: np.ndarray, qp: QParams, shape: tuple[int, ...]) -> np.ndarr
     return v.take(range(shape[qp.axis]), axis=qp.axis) if v.shape[qp.axis] != shape[qp.axis] else v
 
 
-def _scale_and_zero(qp: QParams, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def broadcast(qp: QParams, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(scale, zero point) in a shape that broadcasts with a tensor of ``shape``."""
     if qp.block_size:
         return _blocks(qp.scale, qp, shape), _blocks(qp.zero_point, qp, shape)
-    return spread(qp.scale, qp, len(shape)), spread(qp.zero_point, qp, len(shape))
+    return _spread(qp.scale, qp, len(shape)), _spread(qp.zero_point, qp, len(shape))
 
 
 def quantize(x: np.ndarray, qp: QParams) -> np.ndarray:
     """float32 -> the grid's integers, in the smallest type that holds them. NaN becomes the zero point."""
-    scale, zero = _scale_and_zero(qp, x.shape)
+    scale, zero = broadcast(qp, x.shape)
     y = np.rint(x.astype(np.float32, copy=False) * (np.float32(1) / scale))
     if np.isnan(y).any():
         y = np.nan_to_num(y, nan=0.0, posinf=np.inf, neginf=-np.inf)
@@ -44,7 +45,7 @@ def quantize(x: np.ndarray, qp: QParams) -> np.ndarray:
 
 
 def dequantize(q: np.ndarray, qp: QParams) -> np.ndarray:
-    scale, zero = _scale_and_zero(qp, q.shape)
+    scale, zero = broadcast(qp, q.shape)
     if qp.bits > 16:
         return ((q.astype(np.int64) - zero).astype(np.float32) * scale).astype(np.float32)
     return ((q.astype(np.int32) - zero).astype(np.float32) * scale).astype(np.float32)

@@ -11,11 +11,11 @@ import numpy as np
 from ...errors import ModelFormatError
 from .. import floatnn  # noqa: F401  (registers its operators)
 from ..floatops import OPS
-from ..grids import dequantize, real
+from ..grids import broadcast, dequantize, integer_type, quantize, real
 from ..ir import Graph, Node, QParams, Tensor
 from .util import remove
 
-_GRID_BITS = {"int8": 8, "uint8": 8, "int4": 4, "uint4": 4, "int2": 2, "uint2": 2, "int16": 16, "uint16": 16, "int32": 32}
+GRID_BITS = {"int8": 8, "uint8": 8, "int4": 4, "uint4": 4, "int2": 2, "uint2": 2, "int16": 16, "uint16": 16, "int32": 32}
 
 # These give a new value on each call or need a run-time input although all their inputs are constant.
 _NEVER = {"QuantizeLinear", "DequantizeLinear", "Requantize"}
@@ -46,8 +46,6 @@ def _store(graph: Graph, name: str, data: np.ndarray, dtype: str, qparams: QPara
     had = graph.tensors.get(name)
     if qparams is None and had is not None and had.qparams is not None and data.dtype.kind == "f":
         # An encodings file may give a folded constant a grid of its own.
-        from ..grids import quantize
-
         qparams = had.qparams
         data = quantize(data, qparams)
     graph.tensors[name] = Tensor(name, tuple(data.shape), dtype, qparams, np.ascontiguousarray(data) if data.ndim else data)
@@ -94,9 +92,7 @@ def _quantize(graph: Graph, n: Node) -> None:
     )
     qp = _qparams(n, x.shape, scale, None if zero is None else zero.data, dtype)
     # Weights written by a quantizer lie on their grid: the division recovers the integer exactly, ties do not occur.
-    from ..grids import _scale_and_zero, integer_type
-
-    s, z = _scale_and_zero(qp, x.shape)
+    s, z = broadcast(qp, x.shape)
     q = np.clip(np.rint(x.astype(np.float64) / s) + z, qp.qmin, qp.qmax).astype(integer_type(qp))
     graph.tensors[n.outputs[0]] = Tensor(n.outputs[0], x.shape, dtype, None, q)
 
@@ -105,7 +101,7 @@ def _dequantize(graph: Graph, n: Node) -> None:
     q, scale = graph.tensors[n.inputs[0]], graph.tensors[n.inputs[1]]
     zero = graph.tensors[n.inputs[2]] if len(n.inputs) > 2 and n.inputs[2] else None
     data = q.data if q.qparams is None else dequantize(q.data, q.qparams)
-    if q.dtype not in _GRID_BITS:
+    if q.dtype not in GRID_BITS:
         raise ModelFormatError(f"node '{n.name}' dequantizes '{q.name}', which is {q.dtype}, not an integer grid")
     two_level = _lpbq(n, q, scale, zero)
     if two_level is not None:
@@ -116,7 +112,7 @@ def _dequantize(graph: Graph, n: Node) -> None:
 
 
 def _qparams(n: Node, shape, scale: np.ndarray, zero: np.ndarray | None, dtype: str) -> QParams:
-    bits, signed = _GRID_BITS[dtype], not dtype.startswith("u")
+    bits, signed = GRID_BITS[dtype], not dtype.startswith("u")
     zero = np.zeros(scale.shape, np.int32) if zero is None else zero.astype(np.int32)
     if scale.ndim == 0 or (scale.size == 1 and scale.ndim == 1 and not n.attrs.get("block_size")):
         return QParams(scale.reshape(()), zero.reshape(()), bits, signed)
@@ -137,7 +133,7 @@ def _qparams(n: Node, shape, scale: np.ndarray, zero: np.ndarray | None, dtype: 
 def _lpbq(n: Node, q: Tensor, scale: Tensor, zero: Tensor | None) -> tuple[np.ndarray, QParams] | None:
     """Expand block scales that are integers times a float a channel; None when this weight is not made so."""
     meta = scale.qparams
-    if meta is None or meta.block_size or scale.data.ndim < 2 or _GRID_BITS[q.dtype] > 4 or q.dtype.startswith("u"):
+    if meta is None or meta.block_size or scale.data.ndim < 2 or GRID_BITS[q.dtype] > 4 or q.dtype.startswith("u"):
         return None
     if meta.zero_point.any() or (zero is not None and zero.data.any()):
         return None

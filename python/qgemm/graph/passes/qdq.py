@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import QuantizationError
 from ..grids import real
 from ..ir import Graph, Node, QParams
-from .constants import _GRID_BITS
+from .constants import GRID_BITS
 from .util import rename_result, rewire
 
 
@@ -34,14 +34,14 @@ def _grid(graph: Graph, n: Node) -> QParams | None:
     if not scale.is_const or (zero is not None and not zero.is_const) or n.attrs.get("block_size"):
         return None
     dtype = zero.dtype if zero is not None else {3: "int8", 4: "uint16", 5: "int16"}.get(n.attrs.get("output_dtype", 0), "uint8")
-    if dtype not in _GRID_BITS:
+    if dtype not in GRID_BITS:
         return None
     s = real(scale)
     z = np.zeros(s.shape, np.int32) if zero is None else zero.data.astype(np.int32)
     per_tensor = s.size == 1
     try:
         return QParams(
-            s.reshape(()) if per_tensor else s, z.reshape(()) if per_tensor else z, _GRID_BITS[dtype], not dtype.startswith("u"),
+            s.reshape(()) if per_tensor else s, z.reshape(()) if per_tensor else z, GRID_BITS[dtype], not dtype.startswith("u"),
             None if per_tensor else n.attrs.get("axis", 1)
         )  # fmt: skip
     except QuantizationError as e:

@@ -1,0 +1,450 @@
+"""Each pass alone, before and after, on the smallest graph that shows it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+import qgemm
+from onnx_nets import Builder, reference
+from qgemm.errors import QuantizationError
+from qgemm.graph.from_onnx import import_onnx
+from qgemm.graph.grids import dequantize, fake_quantize, quantize, shift
+from qgemm.graph.ir import Graph, Node, QParams, Tensor
+from qgemm.graph.passes import run_all
+from qgemm.graph.passes.cleanup import drop_dead, drop_identities
+from qgemm.graph.passes.constants import fold_constants
+from qgemm.graph.passes.fuse_relu import fuse_relu
+from qgemm.graph.passes.grid import moves_bytes, propagate_grids
+from qgemm.graph.passes.linear import form_linear
+from qgemm.graph.passes.lut import make_tables
+from qgemm.graph.passes.mean import mean_to_pool
+from qgemm.graph.passes.qdq import fold_qdq
+from qgemm.graph.passes.signs import normalize_signs
+
+
+def u8(scale=0.1, zero=10):
+    return QParams(np.float32(scale), np.int32(zero))
+
+
+def graph(nodes, shapes: dict, consts: dict | None = None, grids: dict | None = None, inputs=("x",), outputs=("y",)) -> Graph:
+    g = Graph([Node(op, list(i), list(o), dict(a), name=o[0]) for op, i, o, a in nodes], inputs=list(inputs), outputs=list(outputs))
+    for k, s in shapes.items():
+        g.tensors[k] = Tensor(k, s)
+    for k, v in (consts or {}).items():
+        g.tensors[k] = Tensor(k, np.shape(v), str(np.asarray(v).dtype), data=np.asarray(v))
+    for n in g.nodes:
+        for o in n.outputs:
+            g.tensor(o)
+    for k, q in (grids or {}).items():
+        g.tensors[k].qparams = q
+    return g
+
+
+def ops(g):
+    return [n.op for n in g.nodes]
+
+
+# ---- constants ----
+
+
+def test_constants_fold_through_several_nodes():
+    g = graph(
+        [("Transpose", ["w"], ["wt"], {"perm": [1, 0]}), ("Mul", ["wt", "two"], ["w2"], {}), ("MatMul", ["x", "w2"], ["y"], {})],
+        {"x": (None, 3)}, {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "two": np.float32(2)},
+    )  # fmt: skip
+    fold_constants(g)
+    assert ops(g) == ["MatMul"] and g.tensors["w2"].data.tolist() == [[0, 6], [2, 8], [4, 10]]
+
+
+def test_dequantized_constant_keeps_its_integers():
+    b = Builder()
+    b.input("x", [None, 4])
+    ints = np.array([[1, -2, 3, -4]] * 2, np.int8)
+    b.add("MatMul", ["x", b.add("Transpose", [b.weight("w", ints, [0.5, 0.25])], "wt")], "y")
+    g = import_onnx(b.model("y"))
+    fold_constants(g)
+    t = g.tensors["wt"]
+    assert ops(g) == ["MatMul"] and t.data.tolist() == ints.T.tolist() and t.qparams.axis == 1  # the Transpose after DQ moved the axis
+
+
+def test_float_weight_through_quantize_and_dequantize(rng):
+    scale = np.float32([0.013, 0.021])
+    ints = rng.integers(-128, 128, (2, 50)).astype(np.int8)
+    b = Builder()
+    b.input("x", [None, 50])
+    b.const("w", ints.astype(np.float32) * scale[:, None])
+    w = b.q("w", scale, np.zeros(2), np.int8, axis=0)
+    b.add("Gemm", ["x", w], "y", transB=1)
+    g = import_onnx(b.model("y"))
+    fold_constants(g)
+    assert np.array_equal(g.tensors[w].data, ints) and g.tensors[w].qparams.axis == 0
+
+
+def lpbq(rng):
+    ints, steps = rng.integers(-8, 8, (4, 64)), rng.integers(1, 17, (4, 2)).astype(np.uint8)
+    meta = np.float32([0.001, 0.002, 0.003, 0.004])
+    b = Builder()
+    b.input("x", [None, 64])
+    scale = b.weight("w_scale2", steps, meta)
+    b.const("w_q", helper.make_tensor("w_q", TensorProto.INT4, [4, 64], ints.ravel().tolist()))
+    b.add("DequantizeLinear", ["w_q", scale], "w", axis=1, block_size=32)
+    b.add("Gemm", ["x", "w"], "y", transB=1)
+    return b.model("y"), ints, steps, meta
+
+
+def test_lpbq_expands_exactly_to_int8(rng):
+    m, ints, steps, meta = lpbq(rng)
+    g = import_onnx(m)
+    fold_constants(g)
+    t = g.tensors["w"]
+    assert t.qparams.bits == 8 and t.qparams.axis == 0 and not t.qparams.block_size
+    assert np.array_equal(t.data, ints * np.repeat(steps, 32, axis=1))
+    assert np.array_equal(t.qparams.scale, meta)
+
+
+def test_blockwise_stays_blockwise(rng):
+    b = Builder()
+    b.input("x", [None, 64])
+    w = b.weight("w", rng.integers(-8, 8, (4, 64)), rng.random((4, 2)) + 0.1, axis=1, onnx_type=TensorProto.INT4, block_size=32)
+    b.add("Gemm", ["x", w], "y", transB=1)
+    g = import_onnx(b.model("y"))
+    fold_constants(g)
+    assert g.tensors[w].qparams.block_size == 32 and g.tensors[w].qparams.scale.shape == (4, 2)
+
+
+# ---- qdq ----
+
+
+def qdq_net(extra_reader=False, twice=False, on_input=False):
+    b = Builder()
+    b.input("x", [None, 4])
+    t = "x" if on_input else b.add("Relu", ["x"], "t")
+    y = b.q(t, 0.1, 3)
+    if twice:
+        y = b.q(y, 0.2, 5)
+    b.add("Neg", [y], "y")
+    outs = ["y"]
+    if extra_reader:
+        outs.append(b.add("Abs", [t], "z"))
+    g = import_onnx(b.model(*outs))
+    fold_constants(g)
+    fold_qdq(g)
+    return g
+
+
+def test_qdq_moves_onto_the_tensor():
+    g = qdq_net()
+    assert ops(g) == ["Relu", "Neg"] and g.tensors["t"].qparams.same(u8(0.1, 3)) and g.nodes[1].inputs == ["t"]
+    g = qdq_net(on_input=True)
+    assert ops(g) == ["Neg"] and g.tensors["x"].qparams.same(u8(0.1, 3))
+
+
+def test_an_unrounded_reader_keeps_its_value():
+    g = qdq_net(extra_reader=True)
+    assert ops(g) == ["Relu", "Requantize", "Neg", "Abs"] and g.tensors["t"].qparams is None
+    assert g.nodes[-1].inputs == ["t"] and g.nodes[2].inputs == g.nodes[1].outputs
+
+
+def test_two_encodings_in_a_row_are_two_roundings():
+    g = qdq_net(twice=True)
+    assert ops(g) == ["Relu", "Requantize", "Neg"]
+    assert g.tensors["t"].qparams.same(u8(0.1, 3)) and g.tensors[g.nodes[1].outputs[0]].qparams.same(u8(0.2, 5))
+
+
+def test_the_output_keeps_its_name():
+    b = Builder()
+    b.input("x", [None, 4])
+    b.q(b.add("Relu", ["x"], "t"), 0.1, 3, out="y")
+    g = import_onnx(b.model("y"))
+    fold_constants(g)
+    fold_qdq(g)
+    assert ops(g) == ["Relu"] and g.nodes[0].outputs == ["y"] and g.tensors["y"].qparams.same(u8(0.1, 3))
+
+
+def test_input_rounded_and_returned(rng):
+    b = Builder()
+    b.input("x", [None, 4])
+    b.q("x", 0.1, 3, out="y")
+    x = rng.standard_normal((2, 4)).astype(np.float32)
+    np.testing.assert_array_equal(qgemm.load(b.model("y"))(x), fake_quantize(x, u8(0.1, 3)))
+
+
+def test_halves_that_disagree_stay():
+    b = Builder()
+    b.input("x", [None, 4])
+    b.const("s", np.float32(0.1)), b.const("s2", np.float32(0.2)), b.const("z", np.uint8(3))
+    b.add("QuantizeLinear", ["x", "s", "z"], "q")
+    b.add("DequantizeLinear", ["q", "s2", "z"], "y")
+    m = b.model("y")
+    g = import_onnx(m)
+    fold_qdq(g)
+    assert ops(g) == ["QuantizeLinear", "DequantizeLinear"]
+    x = np.float32([[0, 1, 2, -3]])
+    assert np.array_equal(qgemm.load(m)(x), reference(m, {"x": x})[0])
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
+def test_a_bad_scale_names_the_tensor(scale):
+    b = Builder()
+    b.input("x", [None, 4])
+    b.q(b.add("Relu", ["x"], "act"), scale, 3, out="y")
+    with pytest.raises(QuantizationError, match="'act'.*scale must be finite"):
+        qgemm.load(b.model("y"))
+
+
+# ---- signs ----
+
+
+def test_signed_activations_become_unsigned_and_weights_signed():
+    g = graph([("MatMul", ["x", "w"], ["y"], {})], {"x": (None, 2)}, {"w": np.array([[0, 255]], np.uint8).T}, {
+        "x": QParams(np.float32(0.1), np.int32(0), 8, True), "w": QParams(np.float32(0.5), np.int32(128), 8, False),
+    })  # fmt: skip
+    normalize_signs(g)
+    assert g.tensors["x"].qparams.same(u8(0.1, 128))
+    w = g.tensors["w"]
+    assert w.data.dtype == np.int8 and w.data.ravel().tolist() == [-128, 127] and w.qparams.zero_point == 0 and w.qparams.signed
+
+
+@pytest.mark.parametrize(("bits", "signed"), [(4, True), (8, True), (8, False), (16, False), (2, False)])
+def test_a_grid_of_either_sign_is_the_same_grid(bits, signed, rng):
+    qp = QParams(np.float32(0.07), np.int32(1 if signed else 1), bits, signed)
+    other, by = shift(qp, not signed)
+    x = rng.standard_normal(1000).astype(np.float32) * 5
+    assert np.array_equal(quantize(x, qp).astype(int) + by, quantize(x, other)) and np.array_equal(
+        fake_quantize(x, qp), fake_quantize(x, other)
+    )
+
+
+# ---- linear ----
+
+
+@pytest.mark.parametrize(("op", "attrs", "transposed"), [("Gemm", {"transB": 1}, False), ("Gemm", {}, True), ("MatMul", {}, True)])
+def test_linear(op, attrs, transposed, rng):
+    w = rng.integers(-128, 128, (3, 5)).astype(np.int8)
+    stored, axis = (w.T.copy(), 1) if transposed else (w, 0)
+    g = graph([(op, ["x", "w"], ["y"], attrs)], {"x": (None, 5)}, {"w": stored},
+              {"w": QParams(np.float32([1, 2, 3]), np.zeros(3, np.int32), 8, True, axis)})  # fmt: skip
+    form_linear(g)
+    t = g.tensors[g.nodes[0].inputs[1]]
+    assert ops(g) == ["Linear"] and np.array_equal(t.data, w) and t.qparams.axis == 0
+
+
+def test_matmul_and_add_are_one_linear():
+    for bias, fits in (
+        (np.float32([1, 2, 3]), True),
+        (np.float32(1), True),
+        (np.ones((1, 3), np.float32), True),
+        (np.ones((2, 1), np.float32), False),
+    ):
+        g = graph([("MatMul", ["x", "w"], ["m"], {}), ("Add", ["b", "m"], ["y"], {})], {"x": (None, 2, 5), "m": (None, 2, 3)},
+                  {"w": np.ones((5, 3), np.float32), "b": bias})  # fmt: skip
+        form_linear(g)
+        assert ops(g) == (["Linear"] if fits else ["Linear", "Add"])
+    assert g.nodes[0].outputs == ["m"]
+
+
+def test_a_rounded_matmul_keeps_its_add_apart():
+    g = graph([("MatMul", ["x", "w"], ["m"], {}), ("Add", ["m", "b"], ["y"], {})], {"x": (None, 5)},
+              {"w": np.ones((5, 3), np.float32), "b": np.ones(3, np.float32)}, {"m": u8()})  # fmt: skip
+    form_linear(g)
+    assert ops(g) == ["Linear", "Add"]
+
+
+@pytest.mark.parametrize("attrs", [{"alpha": 0.5}, {"transA": 1}, {"beta": 2.0}])
+def test_other_gemms_stay(attrs):
+    g = graph([("Gemm", ["x", "w", "b"], ["y"], attrs)], {"x": (5, 5)}, {"w": np.ones((5, 3), np.float32), "b": np.ones(3, np.float32)})
+    form_linear(g)
+    assert ops(g) == ["Gemm"]
+
+
+# ---- fuse_relu ----
+
+
+def conv_then(*acts, grids=None, consts=None):
+    names = ["c"] + [f"a{i}" for i in range(len(acts) - 1)] + ["y"]
+    nodes = [("Conv", ["x", "w"], ["c"], {})]
+    nodes += [(op, [names[i], *extra], [names[i + 1]], {}) for i, (op, *extra) in enumerate(acts)]
+    return graph(nodes, {"x": (None, 3, 4, 4)}, {"w": np.ones((2, 3, 1, 1), np.float32), **(consts or {})}, grids)
+
+
+def test_relu_becomes_a_bound():
+    g = conv_then(("Relu",), grids={"y": u8()})
+    fuse_relu(g)
+    assert ops(g) == ["Conv"] and g.nodes[0].attrs == {"lo": 0.0} and g.nodes[0].outputs == ["y"]
+
+
+def test_bounds_intersect():
+    g = conv_then(("Relu",), ("Clip", "lo", "hi"), consts={"lo": np.float32(-1), "hi": np.float32(6)})
+    fuse_relu(g)
+    assert ops(g) == ["Conv"] and g.nodes[0].attrs == {"lo": 0.0, "hi": 6.0}
+
+
+def test_a_rounded_intermediate_is_not_fused():
+    g = conv_then(("Relu",), grids={"c": u8(), "y": u8(0.2)})
+    fuse_relu(g)
+    assert ops(g) == ["Conv", "Relu"]
+
+
+def test_a_second_reader_or_a_returned_value_is_not_fused():
+    g = conv_then(("Relu",))
+    g.nodes.append(Node("Neg", ["c"], ["z"]))
+    g.tensor("z")
+    g.outputs.append("z")
+    fuse_relu(g)
+    assert "Relu" in ops(g)
+    g = conv_then(("Relu",))
+    g.outputs.append("c")
+    fuse_relu(g)
+    assert "Relu" in ops(g)
+
+
+# ---- mean ----
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+def test_mean_over_space_is_a_pool(keep):
+    g = graph(
+        [("ReduceMean", ["x", "axes"], ["y"], {"keepdims": keep})], {"x": (None, 3, 4, 4), "y": (None, 3)}, {"axes": np.array([-1, 2])}
+    )
+    mean_to_pool(g)
+    assert ops(g) == (["GlobalAveragePool"] if keep else ["GlobalAveragePool", "Flatten"])
+    g = graph([("ReduceMean", ["x", "axes"], ["y"], {})], {"x": (None, 3, 4, 4)}, {"axes": np.array([1])})
+    mean_to_pool(g)
+    assert ops(g) == ["ReduceMean"]
+
+
+# ---- grid ----
+
+
+def test_grids_travel_both_ways():
+    g = graph([("Conv", ["x", "w"], ["c"], {}), ("MaxPool", ["c"], ["p"], {"kernel_shape": [2, 2]}), ("Flatten", ["p"], ["y"], {})],
+              {"x": (None, 3, 4, 4)}, {"w": np.ones((2, 3, 1, 1), np.float32)}, {"p": u8()})  # fmt: skip
+    propagate_grids(g)
+    assert g.tensors["c"].qparams.same(u8()) and g.tensors["y"].qparams.same(u8())
+    assert all(moves_bytes(g, n) for n in g.nodes[1:])
+
+
+def test_a_grid_does_not_reach_another_reader():
+    g = graph([("Relu", ["x"], ["t"], {}), ("Flatten", ["t"], ["y"], {}), ("Neg", ["t"], ["z"], {})], {"x": (None, 3)}, None, {"y": u8()},
+              outputs=("y", "z"))  # fmt: skip
+    propagate_grids(g)
+    assert g.tensors["t"].qparams is None
+
+
+def test_a_change_of_grid_is_explicit():
+    g = graph([("Flatten", ["x"], ["y"], {})], {"x": (None, 3)}, None, {"x": u8(0.1), "y": u8(0.2)})
+    propagate_grids(g)
+    assert ops(g) == ["Flatten", "Requantize"] and moves_bytes(g, g.nodes[0])
+    grids = {"x": u8(0.1), "z": u8(0.2), "y": u8(0.2)}
+    g = graph([("Concat", ["x", "z"], ["y"], {"axis": 1})], {"x": (None, 3), "z": (None, 3)}, None, grids, inputs=("x", "z"))
+    propagate_grids(g)
+    assert ops(g) == ["Requantize", "Concat"] and moves_bytes(g, g.nodes[1])
+
+
+def test_padding_must_lie_on_the_grid():
+    for value, fits in ((0.0, True), (0.5, True), (0.55, False), (999.0, False)):
+        g = graph(
+            [("Pad", ["x", "p", "v"], ["y"], {})], {"x": (None, 3)}, {"p": np.array([0, 1, 0, 1]), "v": np.float32(value)}, {"x": u8(0.5)}
+        )
+        propagate_grids(g)
+        assert (g.tensors["y"].qparams is not None) == fits
+
+
+# ---- lut ----
+
+
+def table_net(build, in_grid, out_grid):
+    """y = build(x) between two grids, as (model, program)."""
+    b = Builder()
+    b.input("x", [None, 256])
+    y = build(b, b.q("x", *in_grid))
+    b.q(y, *out_grid, out="out")
+    m = b.model("out")
+    return m, qgemm.load(m)
+
+
+def gelu_by_erf(b, x):
+    b.const("r2", np.float32(np.sqrt(2))), b.const("one", np.float32(1)), b.const("half", np.float32(0.5))
+    e = b.add("Add", [b.add("Erf", [b.add("Div", [x, "r2"], "d")], "e"), "one"], "e1")
+    return b.add("Mul", [b.add("Mul", [x, e], "m"), "half"], "g")
+
+
+def silu(b, x):
+    return b.add("Mul", [x, b.q(b.add("Sigmoid", [x], "s"), 1 / 255, 0)], "m")
+
+
+def affine(b, x):
+    b.const("k", np.float32([3.0])), b.const("c", np.float32(-1))
+    return b.add("Add", [b.add("Mul", [x, "k"], "m"), "c"], "a")
+
+
+FUNCTIONS = {
+    "relu": lambda b, x: b.add("Relu", [x], "f"),
+    "sigmoid": lambda b, x: b.add("Sigmoid", [x], "f"),
+    "gelu": lambda b, x: b.add("Gelu", [x], "f"),
+    "hardswish": lambda b, x: b.add("HardSwish", [x], "f"),
+    "leaky": lambda b, x: b.add("LeakyRelu", [x], "f", alpha=0.1),
+    "tanh": lambda b, x: b.add("Tanh", [x], "f"),
+    "requantize": lambda b, x: x,
+    "square": lambda b, x: b.add("Mul", [x, x], "f"),
+    "gelu_by_erf": gelu_by_erf,
+    "silu": silu,
+    "affine": affine,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_tables_equal_the_simulation(name):
+    """All 256 inputs, against onnxruntime computing the float function with the model's own roundings."""
+    scale, zero = np.float32(0.041), 120
+    m, p = table_net(FUNCTIONS[name], (scale, zero), (0.023, 77))
+    assert [s.op for s in p.steps] == ["Quantize", "Lut"]
+    x = ((np.arange(256, dtype=np.float32) - zero) * scale)[None]
+    want = reference(m, {"x": x})[0]
+    # Our functions round once from float64; a library's float32 function may lie an ulp away, which matters at a tie only.
+    assert np.count_nonzero(p(x) != want) <= 1
+    assert np.abs(p(x) - want).max() <= 0.0231
+
+
+def test_an_identity_table_moves_nothing():
+    g = graph([("Relu", ["x"], ["y"], {})], {"x": (None, 4)}, None, {"x": u8(0.1, 0), "y": u8(0.1, 0)})
+    p = qgemm.Program(run_all(g))
+    assert [s.kernel for s in p.steps] == ["quantize", "view"]
+
+
+def test_no_table_for_two_tensors_or_a_vector():
+    g = graph([("Mul", ["x", "z"], ["y"], {})], {"x": (None, 4), "z": (None, 4)}, None, {k: u8() for k in "xyz"}, inputs=("x", "z"))
+    make_tables(g)
+    assert ops(g) == ["Mul"]
+    g = graph([("Mul", ["x", "k"], ["y"], {})], {"x": (None, 4)}, {"k": np.ones(4, np.float32)}, {k: u8() for k in "xy"})
+    make_tables(g)
+    assert ops(g) == ["Mul"]
+    g = graph([("Relu", ["x"], ["y"], {})], {"x": (None, 4)}, None, {"x": u8()})
+    make_tables(g)
+    assert ops(g) == ["Relu"]
+
+
+# ---- cleanup ----
+
+
+def test_identities_and_dead_nodes_leave():
+    g = graph([("Identity", ["x"], ["i"], {}), ("Dropout", ["i"], ["d"], {}), ("Relu", ["d"], ["r"], {}), ("Identity", ["r"], ["y"], {}),
+               ("Neg", ["x"], ["unused"], {})], {"x": (None, 3)})  # fmt: skip
+    drop_identities(g)
+    drop_dead(g)
+    assert [(n.op, n.inputs, n.outputs) for n in g.nodes] == [("Relu", ["x"], ["y"])] and "unused" not in g.tensors
+
+
+def test_an_identity_with_a_grid_of_its_own_is_a_rounding():
+    g = graph([("Identity", ["x"], ["y"], {})], {"x": (None, 3)}, None, {"x": u8(0.1), "y": u8(0.2)})
+    drop_identities(g)
+    assert ops(g) == ["Requantize"]
+
+
+def test_grids_convert_both_ways(rng):
+    qp = QParams(rng.random(3).astype(np.float32) + 0.01, np.int32([1, 2, 3]), 8, False, 1)
+    q = rng.integers(0, 256, (4, 3, 5)).astype(np.uint8)
+    assert np.array_equal(quantize(dequantize(q, qp), qp), q)
+    assert quantize(np.float32([np.nan, np.inf, -np.inf]), u8(0.1, 10)).tolist() == [10, 255, 0]
