@@ -32,6 +32,7 @@ struct Epilogue {
   int32_t zero_point, lo, hi;     // on the u8 grid
   float f_lo, f_hi;
   OutType out;
+  bool bounded;  // |y * inv_scale| < 2^30 for every input: conversion to int32 cannot overflow (u8, s8 without row terms)
 };
 
 // One tile of C: m rows (any 1..mr of the kernel; the driver cuts), n columns of one panel, all of K.

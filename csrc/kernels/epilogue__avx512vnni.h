@@ -13,9 +13,8 @@ namespace avx512vnni {
 QGEMM_INLINE __mmask16 lanes16(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 QGEMM_INLINE __mmask64 lanes64(int n) { return n >= 64 ? ~0ull : ((1ull << n) - 1ull); }
 
-// Raw sum of products -> the exact, corrected accumulator of columns [col, col+16) of row `row`.
+// The terms of an accumulator that differ from row to row. `acc` already holds the correction: kernels start from it, not from zero.
 QGEMM_INLINE __m512i correct(const Epilogue& e, __m512i acc, int row, int col) {
-  acc = _mm512_add_epi32(acc, _mm512_loadu_si512(e.correction + col));
   if (e.row_zero_point)
     acc = _mm512_sub_epi32(acc, _mm512_mullo_epi32(_mm512_set1_epi32(e.row_zero_point[row]), _mm512_loadu_si512(e.colsum + col)));
   if (e.row_sum)
@@ -89,19 +88,24 @@ QGEMM_INLINE void store_floats(const Epilogue& e, const __m512i* acc, int row, i
     }
 }
 
-// The outputs that are not worth a copy in every tile: raw s32 and grouped accumulation. `acc`: [m][16 * nv] in memory.
+// Any output with any terms, from accumulators in memory, [m][16 * nv]: what is not worth a copy in every tile.
 static __attribute__((noinline, unused)) void store_spilled(const Epilogue& e, const int32_t* acc, int m, int nv, int row, int col, int n, void* c,
-                                                    ptrdiff_t ldc) {
+                                                            ptrdiff_t ldc) {
   for (int i = 0; i < m; ++i) {
     char* line = static_cast<char*>(c) + i * ldc;
     for (int j = 0; j < nv && n > 16 * j; ++j) {
       const __mmask16 k = lanes16(valid16(n, j));
-      const __m512i v = correct(e, _mm512_loadu_si512(acc + (i * nv + j) * 16), row + i, col + 16 * j);
+      const __m512i raw = _mm512_loadu_si512(acc + (i * nv + j) * 16);
       if (e.out == OutType::s32) {
-        _mm512_mask_storeu_epi32(reinterpret_cast<int32_t*>(line) + 16 * j, k, v);
-      } else {
+        _mm512_mask_storeu_epi32(reinterpret_cast<int32_t*>(line) + 16 * j, k, correct(e, raw, row + i, col + 16 * j));
+      } else if (e.out == OutType::f32_accumulate) {
         float* p = reinterpret_cast<float*>(line) + 16 * j;
-        _mm512_mask_storeu_ps(p, k, _mm512_fmadd_ps(_mm512_cvtepi32_ps(v), _mm512_loadu_ps(e.scale + col + 16 * j), _mm512_maskz_loadu_ps(k, p)));
+        const __m512 f = _mm512_cvtepi32_ps(correct(e, raw, row + i, col + 16 * j));
+        _mm512_mask_storeu_ps(p, k, _mm512_fmadd_ps(f, _mm512_loadu_ps(e.scale + col + 16 * j), _mm512_maskz_loadu_ps(k, p)));
+      } else if (e.out == OutType::f32) {
+        store_floats<1>(e, &raw, row + i, col + 16 * j, valid16(n, j), line + 64 * j);
+      } else {
+        store_bytes<1>(e, &raw, row + i, col + 16 * j, valid16(n, j), line + 16 * j);
       }
     }
   }

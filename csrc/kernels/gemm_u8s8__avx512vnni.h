@@ -25,13 +25,72 @@ QGEMM_INLINE __m512i broadcast4(const uint8_t* a) {
   return _mm512_set1_epi32(v);
 }
 
+// The tile to u8/s8, every row with the same terms. Columns outside, rows inside: scale and bias are loaded once a column, and what is
+// constant sits in registers, where the stores to C (which may alias anything) cannot force it to be loaded again.
+// Four registers of results, of one row or of several, go through two in-lane packs and one permute into 64 bytes.
+// kBounded: no input can bring y * inv_scale near 2^31, so the upper clamp waits until the values are bytes.
+template <int MR, int NV, bool kBounded>
+QGEMM_INLINE void store_tile_bytes(const Epilogue& e, __m512i (*acc)[NV], int col, int n, void* c, ptrdiff_t ldc) {
+  const __m512 inv_scale = _mm512_set1_ps(e.inv_scale), top = _mm512_set1_ps(static_cast<float>(e.hi - e.zero_point));
+  const __m512i zero_point = _mm512_set1_epi16(static_cast<short>(e.zero_point));
+  const __m512i lo = _mm512_set1_epi8(static_cast<char>(e.lo)), hi = _mm512_set1_epi8(static_cast<char>(e.hi));
+  const __m512i flip = _mm512_set1_epi8(e.out == OutType::s8 ? static_cast<char>(0x80) : 0);
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+#pragma GCC unroll 4
+  for (int j = 0; j < NV; ++j) {
+    const __m512 scale = _mm512_loadu_ps(e.scale + col + 16 * j), bias = _mm512_loadu_ps(e.bias + col + 16 * j);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+      __m512 y = _mm512_mul_ps(_mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][j]), scale, bias), inv_scale);
+      if (!kBounded) y = _mm512_min_ps(y, top);
+      acc[i][j] = _mm512_cvtps_epi32(y);
+    }
+  }
+  constexpr int kRows = NV == 1 ? 4 : NV == 2 ? 2 : 1;  // rows in 64 bytes
+  constexpr int kWidth = 16 * NV;
+  char* line = static_cast<char*>(c);
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; i += kRows) {
+    __m512i q[4];
+#pragma GCC unroll 4
+    for (int x = 0; x < 4; ++x) q[x] = x < kRows * NV && i + x / NV < MR ? acc[i + x / NV][x % NV] : acc[i][0];
+    const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero_point);
+    const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero_point);
+    const __m512i clamped = _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(low, high), lo), hi);
+    const __m512i b = _mm512_permutexvar_epi32(order, _mm512_xor_si512(clamped, flip));
+    if (NV >= 3) {
+      if (n == 64) _mm512_storeu_si512(line, b);
+      else _mm512_mask_storeu_epi8(line, lanes64(n), b);
+      line += ldc;
+    } else {
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows && i + r < MR; ++r, line += ldc) {
+        if (NV == 2) {
+          const __m256i half = r ? _mm512_extracti64x4_epi64(b, 1) : _mm512_castsi512_si256(b);
+          if (n == kWidth) _mm256_storeu_si256(reinterpret_cast<__m256i*>(line), half);
+          else _mm256_mask_storeu_epi8(line, static_cast<__mmask32>(lanes64(n)), half);
+        } else {
+          const __m128i quarter = r == 0   ? _mm512_castsi512_si128(b)
+                                  : r == 1 ? _mm512_extracti32x4_epi32(b, 1)
+                                  : r == 2 ? _mm512_extracti32x4_epi32(b, 2)
+                                           : _mm512_extracti32x4_epi32(b, 3);
+          if (n == kWidth) _mm_storeu_si128(reinterpret_cast<__m128i*>(line), quarter);
+          else _mm_mask_storeu_epi8(line, lanes16(n), quarter);
+        }
+      }
+    }
+  }
+}
+
 template <int MR, int NV>
 static void gemm_tile(const gemm_args& g) {
   __m512i acc[MR][NV];
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_setzero_si512();
+  for (int j = 0; j < NV; ++j) {
+    acc[0][j] = _mm512_loadu_si512(g.ep->correction + g.col + 16 * j);
+#pragma GCC unroll 16
+    for (int i = 1; i < MR; ++i) acc[i][j] = acc[0][j];
+  }
 
   const int8_t* b = g.b;
   const uint8_t* const* rows = g.a;
@@ -67,12 +126,13 @@ static void gemm_tile(const gemm_args& g) {
       }
     }
   }
-  char* c = static_cast<char*>(g.c);
   const Epilogue& e = *g.ep;
-  if (e.out == OutType::u8 || e.out == OutType::s8) {
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) store_bytes<NV>(e, acc[i], g.row + i, g.col, g.n, c + i * g.ldc);
+  const bool same_rows = !e.row_zero_point && !e.row_sum && !e.row_scale;
+  if (same_rows && (e.out == OutType::u8 || e.out == OutType::s8)) {
+    if (e.bounded) store_tile_bytes<MR, NV, true>(e, acc, g.col, g.n, g.c, g.ldc);
+    else store_tile_bytes<MR, NV, false>(e, acc, g.col, g.n, g.c, g.ldc);
   } else if (e.out == OutType::f32) {
+    char* c = static_cast<char*>(g.c);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) store_floats<NV>(e, acc[i], g.row + i, g.col, g.n, c + i * g.ldc);
   } else {
@@ -81,7 +141,7 @@ static void gemm_tile(const gemm_args& g) {
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) _mm512_store_si512(spilled + (i * NV + j) * 16, acc[i][j]);
-    store_spilled(e, spilled, MR, NV, g.row, g.col, g.n, c, g.ldc);
+    store_spilled(e, spilled, MR, NV, g.row, g.col, g.n, g.c, g.ldc);
   }
 }
 

@@ -105,6 +105,7 @@ Epilogue make_epilogue(const PackedView& w, const OutputSpec& out, const RowPara
   e.f_lo = out.f_lo;
   e.f_hi = out.f_hi;
   e.out = out.type;
+  e.bounded = !rows.zero_point && !rows.scale && w.y_bound * e.inv_scale < 1073741824.0f;
   return e;
 }
 

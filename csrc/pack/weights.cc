@@ -25,9 +25,10 @@ struct Header {
   float x_scale;
   int32_t x_zero_point;
   int32_t has_w_zero_point, dynamic;
-  uint32_t check;  // of all the bytes above
+  float y_bound;
   uint32_t zero;
-  char pad[256 - 8 - 2 * 4 - 8 * 8 - 4 * 4 - 2 * 4];
+  uint32_t check;  // of all the bytes above
+  char pad[256 - 8 - 2 * 4 - 8 * 8 - 4 * 4 - 3 * 4];
 };
 static_assert(sizeof(Header) == 256, "the header is 256 bytes");
 
@@ -214,19 +215,21 @@ void check_values(const PackSpec& s, const PackedView& v) {
         fail(Code::quantization, s.name, "4-bit weights must lie in -8..7, got " + std::to_string(s.weight[i]) + " at element " + std::to_string(i));
 }
 
-// Everything of the buffer that is an array over output channels. Proves every accumulator on the way.
-void fill_arrays(const PackSpec& s, const PackedView& v) {
+// Everything of the buffer that is an array over output channels. Proves every accumulator on the way. Returns y_bound.
+float fill_arrays(const PackSpec& s, const PackedView& v) {
   auto put = [](const auto* array, int64_t i, auto value) {
     using T = decltype(value);
     const_cast<T*>(static_cast<const T*>(array))[i] = value;
   };
   int64_t worst_channel = -1, worst = 0;  // the first channel that overflows
-#pragma omp parallel for schedule(static) if (v.n * v.k > (1 << 18) && !omp_in_parallel())
+  double y_bound = 0;
+#pragma omp parallel for schedule(static) reduction(max : y_bound) if (v.n * v.k > (1 << 18) && !omp_in_parallel())
   for (int64_t n = 0; n < v.n; ++n) {
     const int64_t col = column(v, n);
     const int32_t zw = s.zero_point ? s.zero_point[n] : 0;
     const int32_t b32 = s.bias_int32 ? s.bias_int32[n] : 0;
     int64_t colsum = 0;
+    double y_most = 0;
     for (int64_t g = 0; g < v.group_count; ++g) {
       const int64_t k0 = g * v.group_size, k1 = v.group_size > 0 && k0 + v.group_size < v.k ? k0 + v.group_size : v.k;
       int64_t sum = 0, absolute = 0;
@@ -247,6 +250,7 @@ void fill_arrays(const PackSpec& s, const PackedView& v) {
 #pragma omp critical(qgemm_pack_overflow)
         if (worst_channel < 0 || n < worst_channel) worst_channel = n, worst = most;
       }
+      y_most += double(most) * double(s.x_scale) * double(s.scale[s.scale_count == 1 ? 0 : n * v.group_count + g]);
       if (v.group_size > 0) {
         put(v.group_scale, g * v.n_padded + col, s.scale[n * v.group_count + g]);
         put(v.group_colsum, g * v.n_padded + col, static_cast<int32_t>(sum));
@@ -261,6 +265,7 @@ void fill_arrays(const PackSpec& s, const PackedView& v) {
     put(v.colsum, col, static_cast<int32_t>(colsum));
     put(v.correction, col, static_cast<int32_t>(b32 - s.x_zero_point * colsum));
     put(v.w_zero_point, col, zw);
+    y_bound = std::max(y_bound, y_most + (s.bias ? std::fabs(double(s.bias[n])) : 0.0));
   }
   if (worst_channel >= 0) {
     std::ostringstream m;
@@ -268,6 +273,7 @@ void fill_arrays(const PackSpec& s, const PackedView& v) {
       << "); split the layer over K, or use fewer bits for its weights or input";
     fail(Code::overflow, s.name, m.str());
   }
+  return static_cast<float>(y_bound * 1.0001);  // the fp32 roundings on the way
 }
 
 // One zero-filled s8 panel, as the kernels read it.
@@ -337,10 +343,10 @@ void pack(const PackSpec& s, uint8_t* dst) {
   h.x_zero_point = v.x_zero_point;
   h.has_w_zero_point = v.has_w_zero_point;
   h.dynamic = v.dynamic;
+  h.y_bound = fill_arrays(s, v);
   h.check = checksum(h);
   std::memcpy(dst, &h, sizeof(h));
 
-  fill_arrays(s, v);
   const int64_t panels = v.kind == PackedKind::depthwise ? v.panels_per_group : v.groups * v.panels_per_group;
   const bool nibbles = v.bits == 4 && v.kind != PackedKind::depthwise;
 #pragma omp parallel if (v.n * v.k > (1 << 18) && !omp_in_parallel())
@@ -386,6 +392,7 @@ PackedView view(const uint8_t* data, int64_t bytes) {
   v.x_zero_point = h.x_zero_point;
   v.has_w_zero_point = h.has_w_zero_point != 0;
   v.dynamic = h.dynamic != 0;
+  v.y_bound = h.y_bound;
   check_dims(v, Code::packed, "");
   lay_out(v, data);
   if (v.total_bytes != bytes)

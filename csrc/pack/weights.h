@@ -49,6 +49,7 @@ struct PackedView {
   float x_scale;
   int32_t x_zero_point;
   bool has_w_zero_point, dynamic;
+  float y_bound;               // no input of the packed encoding gives a float output of larger magnitude
   int64_t n_group_padded;      // columns a convolution group takes in the arrays below
   int64_t n_padded;            // groups * n_group_padded (depthwise: n rounded up to 64)
   int64_t panels_per_group;

@@ -128,7 +128,8 @@ const Epilogue& EpilogueMaker::make(Rng& rng, int64_t rows, int64_t columns, dou
   e_.out = static_cast<OutType>(rng.between(0, accumulate ? 4 : 3));
   const int64_t spread = static_cast<int64_t>(typical) + 1;
   e_.correction = ints(correction_, columns, -spread, spread);
-  if (rng.chance(5)) e_.correction = ints(correction_, columns, INT32_MIN, INT32_MAX);  // wraps like every int32 sum here
+  const bool wild = rng.chance(5);
+  if (wild) e_.correction = ints(correction_, columns, INT32_MIN, INT32_MAX);  // wraps like every int32 sum here
   if (row_arrays && rng.chance(40)) {
     e_.row_zero_point = ints(row_zero_point_, rows, 0, 255);
     e_.colsum = ints(colsum_, columns, -spread / 128, spread / 128);
@@ -149,9 +150,10 @@ const Epilogue& EpilogueMaker::make(Rng& rng, int64_t rows, int64_t columns, dou
   e_.lo = rng.chance(60) ? 0 : rng.chance(50) ? e_.zero_point : (a < b ? a : b);
   e_.hi = rng.chance(60) ? 255 : (a < b ? b : a);
   if (e_.hi < e_.lo) e_.hi = 255;
-  const bool bounded = rng.chance(50);
-  e_.f_lo = bounded ? rng.pick({0.0f, -1.5f}) : -INFINITY;
-  e_.f_hi = bounded ? rng.pick({6.0f, 1e20f}) : INFINITY;
+  const bool clipped = rng.chance(50);
+  e_.f_lo = clipped ? rng.pick({0.0f, -1.5f}) : -INFINITY;
+  e_.f_hi = clipped ? rng.pick({6.0f, 1e20f}) : INFINITY;
+  e_.bounded = kind >= 2 && !wild && !e_.row_zero_point && !e_.row_sum && rng.chance(50);  // then |y * inv_scale| stays far below 2^30
   return e_;
 }
 
