@@ -14,6 +14,7 @@ namespace test {
 namespace {
 
 constexpr uint8_t kCanary = 0xA5;
+constexpr ptrdiff_t kMargin = 1024;  // bytes of pattern before and after an output
 
 char g_case[512];
 
@@ -57,18 +58,21 @@ uint8_t* Output::place(int64_t rows, int64_t row_bytes, int64_t ld, Side side) {
   ld_ = ld;
   const int64_t span = rows > 0 ? (rows - 1) * ld + row_bytes : 0;
   at_ = memory_.place<uint8_t>(static_cast<size_t>(span), side);
-  std::memset(memory_.begin(), kCanary, memory_.capacity());
+  const uint8_t *first = memory_.begin(), *last = first + memory_.capacity();
+  begin_ = at_ - first > kMargin ? at_ - kMargin : first;
+  end_ = last - (at_ + span) > kMargin ? at_ + span + kMargin : last;
+  std::memset(const_cast<uint8_t*>(begin_), kCanary, static_cast<size_t>(end_ - begin_));
   return at_;
 }
 
 bool Output::margins_intact() const {
-  const uint8_t* p = memory_.begin();
+  const uint8_t* p = begin_;
   for (int64_t r = 0; r < rows_; ++r) {
     for (; p < row(r); ++p)
       if (*p != kCanary) return false;
     p = row(r) + row_bytes_;
   }
-  for (; p < memory_.begin() + memory_.capacity(); ++p)
+  for (; p < end_; ++p)
     if (*p != kCanary) return false;
   return true;
 }

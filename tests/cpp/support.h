@@ -73,7 +73,7 @@ class Guarded {
   size_t capacity_;
 };
 
-// An output of `rows` x `row_bytes`, `ld` bytes apart, in guarded memory filled with a pattern.
+// An output of `rows` x `row_bytes`, `ld` bytes apart, in guarded memory with a pattern before, between and after its rows.
 class Output {
  public:
   explicit Output(size_t capacity) : memory_(capacity) {}
@@ -86,6 +86,7 @@ class Output {
  private:
   Guarded memory_;
   uint8_t* at_ = nullptr;
+  const uint8_t *begin_ = nullptr, *end_ = nullptr;  // of the pattern
   int64_t rows_ = 0, row_bytes_ = 0, ld_ = 0;
 };
 

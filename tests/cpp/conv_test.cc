@@ -1,0 +1,154 @@
+// The convolution driver against the specification computed from canonical integers: geometry, groups, depthwise, every path, 1 and 2
+// threads.
+#include "ops/conv.h"
+
+#include "driver_case.h"
+
+namespace qgemm {
+namespace test {
+namespace {
+
+class ConvCase {
+ public:
+  ConvCase& batch(int64_t v) { return g_.batch = v, *this; }
+  ConvCase& image(int64_t h, int64_t w) { return g_.h = h, g_.w = w, *this; }
+  ConvCase& channels(int64_t groups, int64_t in_per_group, int64_t out_per_group) {
+    return groups_ = groups, cin_ = in_per_group, cout_ = out_per_group, *this;
+  }
+  ConvCase& kernel(int64_t h, int64_t w) { return g_.kh = h, g_.kw = w, *this; }
+  ConvCase& stride(int64_t h, int64_t w) { return g_.stride_h = h, g_.stride_w = w, *this; }
+  ConvCase& dilation(int64_t h, int64_t w) { return g_.dilation_h = h, g_.dilation_w = w, *this; }
+  ConvCase& padding(int64_t top, int64_t left, int64_t bottom, int64_t right) {
+    return g_.top = top, g_.left = left, g_.bottom = bottom, g_.right = right, *this;
+  }
+  ConvCase& bits(int v) { return bits_ = v, *this; }
+  ConvCase& zero_points(bool v) { return zero_points_ = v, *this; }
+  ConvCase& dynamic(bool v) { return dynamic_ = v, *this; }  // the input's encoding comes with the call
+  int64_t macs() const { return g_.batch * g_.out_h() * g_.out_w() * groups_ * cout_ * cin_ * g_.kh * g_.kw; }
+
+  bool run(Rng& rng) {
+    g_.c = groups_ * cin_;
+    const int64_t n = groups_ * cout_, k = cin_ * g_.kh * g_.kw, oh = g_.out_h(), ow = g_.out_w();
+    Layer layer;
+    PackSpec& spec = layer.spec;
+    spec.kind = groups_ > 1 && cin_ == 1 && cout_ == 1 ? PackedKind::depthwise : PackedKind::conv;
+    spec.groups = groups_;
+    spec.cin_g = cin_;
+    spec.kh = g_.kh;
+    spec.kw = g_.kw;
+    spec.bits = bits_;
+    layer.fill_values(rng, n, k, zero_points_, rng.chance(70) ? n : 1);
+    const Encoding8 input{rng.pick({0.5f, 0.02f, 1.1920929e-7f}), static_cast<int32_t>(rng.pick<int64_t>({0, 128, 255, rng.between(0, 255)}))};
+    spec.dynamic = dynamic_;
+    spec.x_scale = dynamic_ ? 1.0f : input.scale;
+    spec.x_zero_point = dynamic_ ? 0 : input.zero_point;
+
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    const double w_size = (bits_ == 4 ? 8.0 : 128.0) * (layer.scale.empty() ? 1.0f : layer.scale[0]);
+    const OutputSpec out = any_output(rng, w_size * 255.0 * input.scale * std::sqrt(double(k) + 1), true);
+    const int64_t size = static_cast<int64_t>(out_size(out.type)), rows = g_.batch * oh * ow;
+    now_testing("conv x=%dx%dx%dx%d groups=%d cin=%d cout=%d kernel=%dx%d stride=%d,%d dilation=%d,%d padding=%d,%d,%d,%d bits=%d wzp=%d dynamic=%d out=%d",
+                int(g_.batch), int(g_.h), int(g_.w), int(g_.c), int(groups_), int(cin_), int(cout_), int(g_.kh), int(g_.kw), int(g_.stride_h),
+                int(g_.stride_w), int(g_.dilation_h), int(g_.dilation_w), int(g_.top), int(g_.left), int(g_.bottom), int(g_.right), bits_, zero_points_,
+                dynamic_, int(out.type));
+    const int64_t x_bytes = g_.batch * g_.h * g_.w * g_.c;
+    uint8_t* x = x_.place<uint8_t>(static_cast<size_t>(x_bytes), side);
+    fill(rng, any_mood(rng), x, x_bytes);
+    const PackedView view = layer.pack_into(packed_);
+    std::vector<int8_t> back(layer.weight.size());
+    unpack(view, back.data());
+    EXPECT_EQ(back, layer.weight) << current_case();
+
+    std::vector<uint8_t> want(static_cast<size_t>(rows * n * size));
+    uint8_t* c = want.data();
+    for (int64_t b = 0; b < g_.batch; ++b)
+      for (int64_t oy = 0; oy < oh; ++oy)
+        for (int64_t ox = 0; ox < ow; ++ox)
+          for (int64_t o = 0; o < n; ++o, c += size) {
+            const float w_scale = spec.scale[spec.scale_count == 1 ? 0 : o];
+            store_exact(out, accumulate(layer, x, input.zero_point, b, oy, ox, o), input.scale * w_scale, spec.bias ? spec.bias[o] : 0.0f, c);
+          }
+    return same_everywhere(got_, want, rows, n * size, n * size, side, [&](void* p) { conv2d(view, g_, x, p, out, dynamic_ ? &input : nullptr); });
+  }
+
+ private:
+  int64_t accumulate(const Layer& layer, const uint8_t* x, int64_t zx, int64_t b, int64_t oy, int64_t ox, int64_t o) const {
+    const PackSpec& s = layer.spec;
+    const int64_t zw = s.zero_point ? s.zero_point[o] : 0, first = o / cout_ * cin_;
+    int64_t acc = s.bias_int32 ? s.bias_int32[o] : 0;
+    for (int64_t ci = 0; ci < cin_; ++ci)
+      for (int64_t ky = 0; ky < g_.kh; ++ky)
+        for (int64_t kx = 0; kx < g_.kw; ++kx) {
+          const int64_t iy = oy * g_.stride_h - g_.top + ky * g_.dilation_h, ix = ox * g_.stride_w - g_.left + kx * g_.dilation_w;
+          if (iy < 0 || iy >= g_.h || ix < 0 || ix >= g_.w) continue;  // padding is real zero
+          const int64_t q = x[((b * g_.h + iy) * g_.w + ix) * g_.c + first + ci];
+          acc += (q - zx) * (s.weight[((o * cin_ + ci) * g_.kh + ky) * g_.kw + kx] - zw);
+        }
+    return acc;
+  }
+
+  Window g_;
+  int64_t groups_ = 1, cin_ = 1, cout_ = 1;
+  int bits_ = 8;
+  bool zero_points_ = false, dynamic_ = false;
+  Guarded x_{1 << 20}, packed_{1 << 20};
+  Output got_{1 << 20};
+};
+
+void any_geometry(ConvCase& c, Rng& rng, int64_t most) {
+  c.batch(rng.pick<int64_t>({0, 1, 1, 2, 3}));
+  c.image(rng.between(1, most), rng.between(1, most));
+  const int64_t k = rng.pick<int64_t>({1, 2, 3, 3, 5});
+  c.kernel(rng.chance(80) ? k : 1, k).stride(rng.between(1, 3), rng.between(1, 3)).dilation(rng.chance(75) ? 1 : 2, rng.chance(75) ? 1 : 2);
+  c.padding(rng.between(0, 2), rng.between(0, 2), rng.between(0, 2), rng.between(0, 2));
+}
+
+TEST(Conv, EveryPathGivesTheDefinedBytes) {
+  Rng rng(200);
+  ConvCase c;
+  for (int i = 0; i < cases(50000);) {
+    any_geometry(c, rng, 7);
+    const int64_t groups = rng.pick<int64_t>({1, 1, 1, 2, 3});
+    // Input channels around a group of four and around the limit of filter-row folding; output channels around every panel width.
+    c.channels(groups, rng.pick<int64_t>({0, 1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 23}), rng.pick<int64_t>({0, 1, 2, 3, 15, 16, 17, 31, 33, 48, 63, 65}));
+    c.bits(rng.chance(80) ? 8 : 4).zero_points(rng.chance(20)).dynamic(rng.chance(30));
+    if (c.macs() > 300000) continue;
+    ++i;
+    if (!c.run(rng)) return;
+  }
+}
+
+TEST(Conv, DepthwiseGivesTheDefinedBytes) {
+  Rng rng(201);
+  ConvCase c;
+  for (int i = 0; i < cases(30000); ++i) {
+    any_geometry(c, rng, 11);
+    c.channels(rng.pick<int64_t>({2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97, 128, 130}), 1, 1);
+    c.bits(rng.chance(80) ? 8 : 4).zero_points(rng.chance(20)).dynamic(rng.chance(30));
+    if (!c.run(rng)) return;
+  }
+}
+
+TEST(Conv, ThreadsShareTheWork) {
+  Rng rng(202);
+  ConvCase c;
+  for (int i = 0; i < cases(60); ++i) {  // sizes at which two threads take part
+    c.batch(rng.between(1, 2)).image(rng.between(14, 17), rng.between(14, 17)).kernel(3, 3).stride(1, 1).dilation(1, 1).padding(1, 1, 1, 1);
+    if (i % 3 == 0) c.channels(rng.between(300, 330), 1, 1);
+    if (i % 3 == 1) c.channels(1, rng.between(16, 30), rng.between(60, 70));
+    if (i % 3 == 2) c.channels(4, rng.between(10, 17), rng.between(15, 20));
+    c.bits(rng.chance(70) ? 8 : 4).zero_points(rng.chance(20)).dynamic(rng.chance(30));
+    if (!c.run(rng)) return;
+  }
+}
+
+TEST(Conv, TheFirstLayerOfANetwork) {
+  Rng rng(203);
+  ConvCase c;
+  for (int i = 0; i < 6; ++i)
+    if (!c.batch(1).image(33, 29).channels(1, 3, 32).kernel(i < 3 ? 3 : 7, i < 3 ? 3 : 7).stride(2, 2).padding(1, 1, 1, 1).run(rng)) return;
+}
+
+}  // namespace
+}  // namespace test
+}  // namespace qgemm

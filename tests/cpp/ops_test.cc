@@ -1,0 +1,206 @@
+// The elementwise and pooling drivers: the definition, every path, 1 and 2 threads.
+#include "ops/eltwise.h"
+#include "ops/pool.h"
+#include "ops/quantize.h"
+
+#include "driver_case.h"
+
+namespace qgemm {
+namespace test {
+namespace {
+
+// Short runs, and one long enough for two threads.
+int64_t any_size(Rng& rng, int i) { return i % 20 == 0 ? rng.between(140000, 150000) : rng.between(0, 300); }
+
+TEST(Ops, Add) {
+  Rng rng(400);
+  Guarded a_memory(1 << 18), b_memory(1 << 18);
+  Output got(1 << 18);
+  for (int i = 0; i < cases(600); ++i) {
+    const int64_t n = any_size(rng, i);
+    uint8_t *a = a_memory.place<uint8_t>(static_cast<size_t>(n), Side::end), *b = b_memory.place<uint8_t>(static_cast<size_t>(n), Side::end);
+    fill(rng, any_mood(rng), a, n);
+    fill(rng, any_mood(rng), b, n);
+    const Encoding8 ea{rng.uniform(0.01f, 1), static_cast<int32_t>(rng.between(0, 255))}, eb{0.5f, static_cast<int32_t>(rng.between(0, 255))};
+    OutputSpec out = any_output(rng, 200, false);
+    out.type = OutType::u8;
+    now_testing("add n=%d", int(n));
+    std::vector<uint8_t> want(static_cast<size_t>(n));
+    for (int64_t j = 0; j < n; ++j) {
+      const float x = ea.scale * static_cast<float>(a[j] - ea.zero_point), y = eb.scale * static_cast<float>(b[j] - eb.zero_point);
+      store_float(out, x + y, &want[static_cast<size_t>(j)]);
+    }
+    if (!same_everywhere(got, want, 1, n, n, Side::end, [&](void* c) { add(a, ea, b, eb, static_cast<uint8_t*>(c), n, out); })) return;
+  }
+}
+
+TEST(Ops, Lut) {
+  Rng rng(401);
+  Guarded x_memory(1 << 18);
+  Output got(1 << 18);
+  uint8_t table[256];
+  for (int i = 0; i < cases(400); ++i) {
+    const int64_t n = any_size(rng, i);
+    uint8_t* x = x_memory.place<uint8_t>(static_cast<size_t>(n), Side::end);
+    fill(rng, any_mood(rng), x, n);
+    fill(rng, Mood::uniform, table, 256);
+    now_testing("lut n=%d", int(n));
+    std::vector<uint8_t> want(static_cast<size_t>(n));
+    for (int64_t j = 0; j < n; ++j) want[static_cast<size_t>(j)] = table[x[j]];
+    if (!same_everywhere(got, want, 1, n, n, Side::end, [&](void* c) { lut(x, table, static_cast<uint8_t*>(c), n); })) return;
+  }
+}
+
+TEST(Ops, QuantizePerChannel) {
+  Rng rng(402);
+  Guarded x_memory(1 << 20);
+  Output got(1 << 19);
+  for (int i = 0; i < cases(600); ++i) {
+    const ChannelShape shape{rng.between(0, 5), rng.pick<int64_t>({1, 2, 3, 17}), i % 20 == 0 ? rng.between(3000, 3100) : rng.pick<int64_t>({1, 1, 7, 64})};
+    const int64_t n = shape.outer * shape.channels * shape.inner;
+    const IntType type{static_cast<int>(rng.between(1, 2)), rng.chance(50)};
+    const int64_t lo = type.is_signed ? -(int64_t(1) << (8 * type.bytes - 1)) : 0, hi = lo + (int64_t(1) << (8 * type.bytes)) - 1;
+    float* x = x_memory.place<float>(static_cast<size_t>(n), Side::end);
+    for (int64_t j = 0; j < n; ++j) x[j] = rng.chance(10) ? static_cast<float>(rng.between(-300, 300)) + 0.5f : rng.uniform(-300, 300);
+    std::vector<float> scale(static_cast<size_t>(shape.channels));
+    std::vector<int32_t> zero_point(scale.size());
+    for (float& s : scale) s = rng.pick({1.0f, 0.5f, rng.uniform(0.001f, 2)});
+    for (int32_t& z : zero_point) z = static_cast<int32_t>(rng.between(lo, hi));
+    now_testing("quantize outer=%d channels=%d inner=%d bytes=%d signed=%d", int(shape.outer), int(shape.channels), int(shape.inner), type.bytes, type.is_signed);
+    std::vector<uint8_t> want(static_cast<size_t>(n * type.bytes));
+    for (int64_t j = 0; j < n; ++j) {
+      const size_t c = static_cast<size_t>(j / shape.inner % shape.channels);
+      double q = std::nearbyint(static_cast<double>(x[j] * (1.0f / scale[c]))) + zero_point[c];
+      q = q < double(lo) ? double(lo) : q > double(hi) ? double(hi) : q;
+      const int32_t bits = static_cast<int32_t>(q);
+      std::memcpy(&want[static_cast<size_t>(j * type.bytes)], &bits, static_cast<size_t>(type.bytes));
+    }
+    const int64_t bytes = n * type.bytes;
+    if (!same_everywhere(got, want, 1, bytes, bytes, Side::end,
+                         [&](void* q) { quantize(x, q, type, shape, scale.data(), zero_point.data(), lo, hi); }))
+      return;
+  }
+}
+
+TEST(Ops, QuantizeDynamic) {
+  Rng rng(403);
+  Guarded x_memory(1 << 20);
+  Output got(1 << 19);
+  for (int i = 0; i < cases(600); ++i) {
+    const int64_t m = rng.between(1, 9), k = i % 20 == 0 ? rng.between(20000, 21000) : rng.pick<int64_t>({0, 1, 15, 16, 17, 64, 130});
+    const bool per_row = rng.chance(50), symmetric = rng.chance(30);
+    float* x = x_memory.place<float>(static_cast<size_t>(m * k), Side::end);
+    const float shift = rng.pick({0.0f, 3.0f, -3.0f});
+    for (int64_t j = 0; j < m * k; ++j) x[j] = rng.uniform(-2, 2) + shift;
+    if (rng.chance(20))
+      for (int64_t j = 0; j < k; ++j) x[j] = 0;
+    now_testing("quantize_dynamic m=%d k=%d per_row=%d symmetric=%d", int(m), int(k), per_row, symmetric);
+    std::vector<float> scale(static_cast<size_t>(m)), want_scale(scale);
+    std::vector<int32_t> zero_point(scale.size()), want_zero(scale.size());
+    std::vector<uint8_t> want(static_cast<size_t>(m * k));
+    for (int64_t r = 0; r < m; ++r) {
+      float lo = 0, hi = 0;
+      for (int64_t j = per_row ? r * k : 0; j < (per_row ? (r + 1) * k : m * k); ++j) {
+        lo = std::fmin(lo, x[j]);
+        hi = std::fmax(hi, x[j]);
+      }
+      float s = symmetric ? std::fmax(-lo, hi) / 127.0f : (hi - lo) / 255.0f;
+      if (s == 0) s = 1;
+      const float z = symmetric ? 128 : std::nearbyint(-lo / s);
+      const size_t at = static_cast<size_t>(per_row ? r : 0);
+      want_scale[at] = s;
+      want_zero[at] = static_cast<int32_t>(z);
+      for (int64_t j = 0; j < k; ++j) {
+        const double q = std::nearbyint(static_cast<double>(x[r * k + j] * (1.0f / s))) + z;
+        want[static_cast<size_t>(r * k + j)] = static_cast<uint8_t>(q < 0 ? 0 : q > 255 ? 255 : q);
+      }
+    }
+    const bool same = same_everywhere(got, want, 1, m * k, m * k, Side::end, [&](void* q) {
+      quantize_dynamic(x, m, k, k, static_cast<uint8_t*>(q), scale.data(), zero_point.data(), per_row, symmetric);
+      ASSERT_EQ(std::vector<float>(scale.begin(), scale.begin() + (per_row ? m : 1)), std::vector<float>(want_scale.begin(), want_scale.begin() + (per_row ? m : 1)));
+      ASSERT_EQ(std::vector<int32_t>(zero_point.begin(), zero_point.begin() + (per_row ? m : 1)),
+                std::vector<int32_t>(want_zero.begin(), want_zero.begin() + (per_row ? m : 1)));
+    });
+    if (!same || testing::Test::HasFailure()) return;
+  }
+}
+
+Window any_window(Rng& rng) {
+  Window w;
+  w.batch = rng.between(0, 2);
+  w.h = rng.between(1, 9);
+  w.w = rng.between(1, 9);
+  w.c = rng.pick<int64_t>({1, 3, 15, 16, 17, 31, 32, 33, 64, 65});
+  w.kh = rng.between(1, 4);
+  w.kw = rng.between(1, 4);
+  w.stride_h = rng.between(1, 3);
+  w.stride_w = rng.between(1, 3);
+  w.top = rng.between(0, w.kh / 2);
+  w.left = rng.between(0, w.kw / 2);
+  w.bottom = rng.between(0, w.kh / 2);
+  w.right = rng.between(0, w.kw / 2);
+  return w;
+}
+
+// f(channel, taps inside the image, values) for every output element in order.
+template <class F>
+void each_window(const Window& w, const uint8_t* x, F&& f) {
+  std::vector<uint8_t> values;
+  for (int64_t b = 0; b < w.batch; ++b)
+    for (int64_t oy = 0; oy < w.out_h(); ++oy)
+      for (int64_t ox = 0; ox < w.out_w(); ++ox)
+        for (int64_t c = 0; c < w.c; ++c) {
+          values.clear();
+          for (int64_t ky = 0; ky < w.kh; ++ky)
+            for (int64_t kx = 0; kx < w.kw; ++kx) {
+              const int64_t iy = oy * w.stride_h - w.top + ky * w.dilation_h, ix = ox * w.stride_w - w.left + kx * w.dilation_w;
+              if (iy >= 0 && iy < w.h && ix >= 0 && ix < w.w) values.push_back(x[((b * w.h + iy) * w.w + ix) * w.c + c]);
+            }
+          f(values);
+        }
+}
+
+TEST(Ops, Pooling) {
+  Rng rng(404);
+  Guarded x_memory(1 << 16);
+  Output got(1 << 18);
+  for (int i = 0; i < cases(3000); ++i) {
+    Window w = any_window(rng);
+    const int64_t bytes = w.batch * w.h * w.w * w.c, rows = w.batch * w.out_h() * w.out_w();
+    uint8_t* x = x_memory.place<uint8_t>(static_cast<size_t>(bytes), rng.chance(50) ? Side::start : Side::end);
+    fill(rng, any_mood(rng), x, bytes);
+    now_testing("pool x=%dx%dx%dx%d kernel=%dx%d stride=%d,%d padding=%d,%d,%d,%d", int(w.batch), int(w.h), int(w.w), int(w.c), int(w.kh), int(w.kw),
+                int(w.stride_h), int(w.stride_w), int(w.top), int(w.left), int(w.bottom), int(w.right));
+    if (i % 2) {
+      w.dilation_h = rng.between(1, 2);
+      w.dilation_w = rng.between(1, 2);
+      const int64_t n = w.batch * w.out_h() * w.out_w();
+      std::vector<uint8_t> want;
+      each_window(w, x, [&](const std::vector<uint8_t>& v) {
+        uint8_t most = 0;
+        for (uint8_t q : v) most = q > most ? q : most;
+        want.push_back(most);
+      });
+      if (!same_everywhere(got, want, n, w.c, w.c, Side::end, [&](void* c) { max_pool2d(w, x, static_cast<uint8_t*>(c)); })) return;
+      continue;
+    }
+    const Encoding8 e{rng.pick({0.5f, 0.0173f}), static_cast<int32_t>(rng.between(0, 255))};
+    const bool include_pad = rng.chance(50);
+    const OutputSpec out = any_output(rng, 255 * e.scale, false);
+    const int64_t size = static_cast<int64_t>(out_size(out.type));
+    std::vector<uint8_t> want(static_cast<size_t>(rows * w.c * size));
+    uint8_t* c = want.data();
+    each_window(w, x, [&](const std::vector<uint8_t>& v) {
+      int64_t sum = 0;
+      for (uint8_t q : v) sum += q - e.zero_point;
+      const int64_t count = include_pad ? w.kh * w.kw : static_cast<int64_t>(v.size());
+      store_float(out, count ? static_cast<float>(sum) * (e.scale / static_cast<float>(count)) : 0.0f, c);
+      c += size;
+    });
+    if (!same_everywhere(got, want, rows, w.c * size, w.c * size, Side::end, [&](void* p) { avg_pool2d(w, x, e, include_pad, p, out); })) return;
+  }
+}
+
+}  // namespace
+}  // namespace test
+}  // namespace qgemm
