@@ -60,8 +60,8 @@ def _parser() -> argparse.ArgumentParser:
 
     p = verb("demo", _demo, "run an AIMET-quantized network on real digits: accuracy, agreement, latency, report")
     p.add_argument("--batch", type=_positive, nargs="*", default=[1, 64], help="batch sizes to time; none given: no timing")
-    p.add_argument("--threads", type=_positive, default=1, help="threads of torch and qgemm alike (default 1)")
-    p.add_argument("--seconds", type=float, default=2.0, help="time for each comparison of latencies (default 2)")
+    p.add_argument("--threads", type=_threads, default=1, help="threads of torch and qgemm alike (default 1)")
+    p.add_argument("--seconds", type=_seconds, default=2.0, help="time for each comparison of latencies (default 2)")
     p.add_argument("--report", choices=("W8A8", "W4A8"), default="W8A8", help="the network whose report is printed")
 
     verb("info", _info, "print CPU features, instruction sets, kernels chosen and why, threads, versions")
@@ -79,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     model(p)
     data(p)
     p.add_argument("--batch", type=_positive, nargs="+", default=[1], help="batch sizes (default 1)")
-    p.add_argument("--threads", type=_positive, default=1, help="threads of qgemm and ONNX Runtime alike (default 1)")
-    p.add_argument("--seconds", type=float, default=2.0, help="time for each batch size (default 2)")
+    p.add_argument("--threads", type=_threads, default=1, help="threads of qgemm and ONNX Runtime alike (default 1)")
+    p.add_argument("--seconds", type=_seconds, default=2.0, help="time for each batch size (default 2)")
     return parser
 
 
@@ -91,8 +91,25 @@ def _positive(text: str) -> int:
     return n
 
 
+def _threads(text: str) -> int:
+    n, most = _positive(text), os.cpu_count() or 1
+    if n > most:
+        raise argparse.ArgumentTypeError(f"must be at most {most}, the number of this machine's CPUs, got {n}")
+    return n
+
+
+def _seconds(text: str) -> float:
+    s = float(text)
+    if not 0 < s <= 3600:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 3600, got {text}")
+    return s
+
+
 def _shape(text: str) -> tuple[int, ...]:
-    return tuple(_positive(d) for d in text.replace("x", ",").split(","))
+    try:
+        return tuple(_positive(d) for d in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers with commas between, such as 1,3,224,224, got {text!r}") from None
 
 
 # ---- verbs ------------------------------------------------------------------------------------------------------------
@@ -144,13 +161,24 @@ def _validate(args) -> int:
     from .validation import validate
 
     program = _load(args)
-    x = _inputs(args, program, args.samples)
+    fixed = (_input(args, program).shape or (None,))[0]  # None: any batch size
+    x = _inputs(args, program, max(1, args.samples // (fixed or 1)) * (fixed or 1))
+    size = fixed or len(x)
+    batches = [x[i : i + size] for i in range(0, len(x), size)]
+    program(batches[-1])  # a wrong shape, or a last batch that is too short, is refused in qgemm's words
     session = _session(args.file, threads=1, optimize=False)
     name = session.get_inputs()[0].name
-    result = validate(program, lambda batch: session.run(None, {name: np.asarray(batch)})[0], [x])
-    print(
-        f"{args.file} on {len(x)} samples{'' if args.inputs else ' of noise'}, against onnxruntime {_version('onnxruntime')} without fusion"
-    )
+
+    def reference(batch):
+        """Of any size: a file with a fixed batch gets whole batches, the samples repeated to fill them."""
+        want = np.asarray(batch)
+        n = -(-len(want) // fixed) if fixed else 1
+        whole = np.resize(want, (n * fixed, *want.shape[1:])) if fixed else want
+        return np.concatenate([session.run(None, {name: part})[0] for part in np.split(whole, n)])[: len(want)]
+
+    result = validate(program, reference, batches)
+    noise = "" if args.inputs else " of noise"
+    print(f"{args.file} on {len(x)} samples{noise}, against onnxruntime {_version('onnxruntime')} without fusion")
     print(result)
     if args.min_sqnr is not None and not result.sqnr_db >= args.min_sqnr:
         print(f"SQNR {result.sqnr_db:.2f} dB is below {args.min_sqnr:g} dB", file=sys.stderr)
@@ -162,6 +190,7 @@ def _bench(args) -> int:
     from . import bench
 
     program = _load(args)
+    _input(args, program)
     _set_threads(args.threads)
     try:
         session = _session(args.file, args.threads, optimize=True)
@@ -192,10 +221,16 @@ def _load(args):
     return load(args.file, encodings=args.encodings, on_unsupported=args.on_unsupported)
 
 
-def _inputs(args, program, samples: int) -> np.ndarray:
-    """--inputs, or noise that covers the input's encoding. ShapeError when the file leaves the shape open and --shape is not given."""
+def _input(args, program):
+    """The model's one input; ConfigError when it has another number of them."""
     if len(program.graph.inputs) != 1:
         raise ConfigError(f"{args.file} has {len(program.graph.inputs)} inputs; this verb feeds one: use qgemm.load in Python")
+    return program.graph.tensors[program.graph.inputs[0]]
+
+
+def _inputs(args, program, samples: int) -> np.ndarray:
+    """--inputs, or noise that covers the input's encoding. ShapeError when the file leaves the shape open and --shape is not given."""
+    tensor = _input(args, program)
     if args.inputs:
         try:
             x = np.load(args.inputs, allow_pickle=False)
@@ -206,7 +241,6 @@ def _inputs(args, program, samples: int) -> np.ndarray:
         if len(x) == 0:
             raise ShapeError(f"{args.inputs} holds no samples (its shape is {x.shape}); give at least one")
         return np.ascontiguousarray(x, dtype=np.float32)
-    tensor = program.graph.tensors[program.graph.inputs[0]]
     shape = args.shape[1:] if args.shape else (tensor.shape or ())[1:]
     if None in shape or not (args.shape or tensor.shape):
         raise ShapeError(f"the input {tensor.name} of {args.file} has the shape {tensor.shape}: give --shape, or real data with --inputs")

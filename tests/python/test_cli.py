@@ -43,7 +43,20 @@ def test_module_and_version():
     assert got.stdout.startswith("qgemm ")
 
 
-@pytest.mark.parametrize("argv", [[], ["no-such-verb"], ["bench", W8A8, "--batch", "0"], ["demo", "--threads", "x"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["no-such-verb"],
+        ["bench", W8A8, "--batch", "0"],
+        ["bench", W8A8, "--shape", "1,x"],
+        ["demo", "--threads", "x"],
+        ["demo", "--threads", "100000"],
+        ["demo", "--seconds", "nan"],
+        ["demo", "--seconds", "-1"],
+    ],
+    ids=" ".join,
+)
 def test_usage_errors_exit_2(argv, capsys):
     with pytest.raises(SystemExit) as e:
         cli.main(argv)
@@ -113,6 +126,33 @@ def test_validate_refuses_what_is_not_an_array(capsys, tmp_path):
     assert "no samples" in fails(capsys, "validate", W8A8, "--inputs", tmp_path / "none.npy")
     np.save(tmp_path / "words.npy", np.array(["a"]))
     assert "numbers" in fails(capsys, "validate", W8A8, "--inputs", tmp_path / "words.npy")
+
+
+def test_wrong_shapes_are_refused(capsys, tmp_path):
+    pytest.importorskip("onnxruntime")
+    np.save(tmp_path / "flat.npy", np.zeros((4, 28, 28), np.float32))
+    for argv in (["validate", W8A8, "--inputs", tmp_path / "flat.npy"], ["bench", W8A8, "--shape", "1,3,32,32"]):
+        line = fails(capsys, *argv)
+        assert "ShapeError" in line and "image" in line and "28" in line
+
+
+def test_several_inputs_are_refused(capsys, tmp_path):
+    value = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 4]) for n in "aby"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["a", "b"], ["y"])], "g", value[:2], value[2:])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), tmp_path / "two.onnx")
+    assert "2 inputs" in fails(capsys, "bench", tmp_path / "two.onnx")
+    assert "2 inputs" in fails(capsys, "validate", tmp_path / "two.onnx")
+
+
+@pytest.mark.parametrize("samples", [1, 5, 9])
+def test_validate_a_fixed_batch_size(capsys, tmp_path, samples):
+    pytest.importorskip("onnxruntime")
+    model = onnx.load(W8A8)
+    for v in (*model.graph.input, *model.graph.output):
+        v.type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(model, tmp_path / "four.onnx")
+    code, out, _ = run(capsys, "validate", tmp_path / "four.onnx", "--samples", samples)
+    assert code == 0 and f"{max(4, samples // 4 * 4)} samples" in out
 
 
 def test_bench(capsys):
