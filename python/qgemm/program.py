@@ -7,6 +7,7 @@ import sys
 import numpy as np
 
 from .errors import DeviceError, DTypeError, QgemmError, ShapeError
+from .graph.grids import real
 from .graph.ir import Graph, Tensor
 from .graph.lower import lower
 from .graph.step import Step
@@ -29,9 +30,9 @@ class Program:
         self.on_unsupported = on_unsupported
         self.steps: list[Step] = lower(graph, on_unsupported)
         self._plan = _with_last_uses(graph, self.steps)
-        self._constants = {o: graph.tensors[o].data for o in graph.outputs if graph.tensors[o].is_const}
         self._specs = [_InputSpec(graph.tensors[i]) for i in graph.inputs]
         self._reads = [_output_reader(graph, o) for o in graph.outputs]
+        self._may_alias = any(not graph.tensors[o].is_const and not _held_as_bytes(graph.tensors[o]) for o in graph.outputs)
 
     @property
     def inputs(self) -> list[str]:
@@ -47,6 +48,8 @@ class Program:
         env = dict(zip(self.graph.inputs, arrays, strict=True))
         self._run(env)
         results = [read(env) for read in self._reads]
+        if self._may_alias:  # the caller may write into what it gets: never into its own input
+            results = [r.copy() if any(np.may_share_memory(r, a) for a in arrays) else r for r in results]
         if torch is not None:
             results = [torch.from_numpy(r) for r in results]
         return results[0] if len(results) == 1 else tuple(results)
@@ -138,21 +141,21 @@ def _with_last_uses(graph: Graph, steps: list[Step]):
 def _output_reader(graph: Graph, name: str):
     t = graph.tensors[name]
     if t.is_const:
-        from .graph.grids import real
-
         value = real(t)
         return lambda env: value.copy()
-    if t.qparams is not None and t.qparams.u8:
+    if _held_as_bytes(t):
         scale, zero = grid_arrays(t.qparams)
         return lambda env: dequantize_array(env[name], scale, zero)
-    given = name in graph.inputs
 
     def read(env):
-        y = env[name]
-        # The caller may write into what it gets: never its own input, never a broadcast view.
-        return y.copy() if given or not y.flags.writeable or not y.flags.owndata and 0 in y.strides else y
+        y = np.asarray(env[name])
+        return y if y.flags.writeable and 0 not in y.strides else y.copy()  # never a constant or a broadcast view
 
     return read
+
+
+def _held_as_bytes(t: Tensor) -> bool:
+    return t.qparams is not None and t.qparams.u8
 
 
 def _execute(step: Step, env) -> None:
