@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,7 +68,7 @@ class Layer:
 class Validation:
     """What :func:`validate` found; prints as a table.
 
-    layers: the compared steps. unmapped: step name -> why it could not be compared.
+    layers: the compared steps. unmapped: step name -> why it could not be compared. Steps that compute shapes and indices are in neither.
     equal, max_lsb, sqnr_db, cosine, top1_agreement: end to end, program against reference (equal: share of equal outputs).
     self_equal, self_max_lsb, self_top1_agreement: the reference against itself with the batch split differently.
     """
@@ -277,7 +278,9 @@ def _with_itself(run: Callable[[tuple], list[np.ndarray]], batch: tuple, want: l
 @contextlib.contextmanager
 def _inference(model):
     torch = require("torch", "qgemm.validate")
-    with torch.no_grad(), evaluating(model) if isinstance(model, torch.nn.Module) else contextlib.nullcontext():
+    as_eval = evaluating(model) if isinstance(model, torch.nn.Module) else contextlib.nullcontext()
+    with torch.no_grad(), as_eval, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # AIMET's simulation gives one a layer and call
         yield
 
 
@@ -357,6 +360,8 @@ class _Layers:
                 self._note(out, value)
                 key, values, why = self._counterpart(out, value, sightings.get(value.shape, []))
                 if key is None:
+                    if step.op in _MOVES:
+                        why = "it only moves values, inside a function of the simulation; checked with the step that reads it"
                     self.unmapped[step.name] = why
                     continue
                 self.seen[out] = key
@@ -372,7 +377,6 @@ class _Layers:
         best, best_error = None, math.inf
         for key, values in candidates:
             theirs = _sample(values).astype(np.float64)
-            # The levels that theirs take: a tensor of one level lies on every grid and proves nothing.
             if grid is not None and _off_grid(theirs, grid) > 0:
                 continue
             d = float(np.linalg.norm(theirs - ours))
@@ -381,15 +385,12 @@ class _Layers:
                 best, best_error = (key, values), error
         if best is None:
             where = "on its grid" if grid is not None else f"of its shape {value.shape}"
-            return None, None, f"the simulation shows no tensor {where}: it computes it inside a function, where hooks do not see it"
-        on_one_level = grid is not None and np.unique(_sample(best[1])).size < 3
-        if best_error > _SAME_FLOAT and (grid is None or on_one_level):
+            return None, None, f"the simulation shows no tensor {where}: it is computed inside a function, out of hooks' sight"
+        # A tensor of one or two levels lies on many grids, so lying on this one proves nothing.
+        few_levels = grid is not None and np.unique(_sample(best[1])).size < 3
+        if best_error > _SAME_FLOAT and (grid is None or few_levels):
             away = f"(the nearest, at '{best[0].layer}', is {best_error:.2f} away in relative norm)"
-            return (
-                None,
-                None,
-                f"no tensor of the simulation resembles it {away}: it computes it inside a function, where hooks do not see it",
-            )
+            return None, None, f"no tensor of the simulation resembles it {away}: it is computed inside a function, out of hooks' sight"
         return *best, ""
 
     def compare(self, batch: tuple) -> list[np.ndarray]:

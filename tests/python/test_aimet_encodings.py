@@ -10,9 +10,9 @@ pytest.importorskip("aimet_torch")
 onnx = pytest.importorskip("onnx")
 
 import torch  # noqa: E402
-from aimet_networks import Linears, Net, export_everything, images, simulate  # noqa: E402
 from torch import nn  # noqa: E402
 
+from aimet_networks import Linears, Net, export_everything, images, simulate  # noqa: E402
 from qgemm.aimet import apply_encodings, load_torch_encodings, read_encodings  # noqa: E402
 from qgemm.errors import EncodingError  # noqa: E402
 from qgemm.graph.from_onnx import import_onnx  # noqa: E402

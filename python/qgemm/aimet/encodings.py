@@ -250,6 +250,8 @@ def _parse_legacy(source: str, name: str, entries: Any, role: str) -> TensorEnco
         first.fail("some of its channels are symmetric and some are not")
     scale = first.scales("scale", [i.get("scale") for i in items])
     offset = first.integers("offset", [i.get("offset") for i in items], 1 - (1 << bits), 0)
+    if scale.ndim != 1 or offset.ndim != 1:
+        first.fail("'scale' and 'offset' must be numbers, one of each per entry")
     if len(items) == 1:
         return _from_offsets(first, scale[0], offset[0], bits, symmetric.pop(), role, kind="per_tensor")
     if role != "param":

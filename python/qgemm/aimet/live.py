@@ -46,7 +46,8 @@ def from_aimet(sim, example_inputs, on_unsupported: str = "float"):
     with tempfile.TemporaryDirectory(prefix="qgemm-") as folder, torch.no_grad(), evaluating(sim.model):
         path = Path(folder) / "qdq.onnx"
         try:
-            outputs = sim.model(*inputs)
+            with quiet():
+                outputs = sim.model(*inputs)
         except Exception as e:
             if missing:
                 raise EncodingError(

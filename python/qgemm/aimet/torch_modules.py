@@ -90,7 +90,8 @@ def from_torch_encodings(model, source, example_inputs, on_unsupported: str = "f
     inputs = as_inputs(example_inputs)
     with tempfile.TemporaryDirectory(prefix="qgemm-") as folder, torch.no_grad(), evaluating(model):
         path = str(Path(folder) / "model.onnx")
-        outputs = model(*inputs)
+        with quiet():
+            outputs = model(*inputs)
         try:
             with quiet(), _marks(torch, model, encodings):
                 torch.onnx.export(
