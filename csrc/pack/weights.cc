@@ -197,6 +197,10 @@ void check_values(const PackSpec& s, const PackedView& v) {
       std::ostringstream m;
       m << "weight scale[" << i << "] must be finite and > 0, got " << s.scale[i] << "; recalibrate or read the scale from the encodings";
       fail(Code::quantization, s.name, m.str());
+    } else if (!std::isfinite(s.x_scale * s.scale[i])) {
+      std::ostringstream m;
+      m << "input scale " << s.x_scale << " times weight scale[" << i << "] = " << s.scale[i] << " is not finite in float32; recalibrate";
+      fail(Code::quantization, s.name, m.str());
     }
   if (s.group_size > 0 && s.zero_point)
     fail(Code::quantization, s.name, "weight zero points are per channel and do not combine with group_size; use symmetric groups, or no groups");
