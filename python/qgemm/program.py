@@ -6,8 +6,9 @@ import sys
 
 import numpy as np
 
-from .errors import DeviceError, DTypeError, QgemmError, ShapeError
+from .errors import DeviceError, DTypeError, ModelFormatError, QgemmError, ShapeError
 from .graph.grids import real
+from .graph.guard import DAMAGE
 from .graph.ir import Graph, Tensor
 from .graph.lower import lower
 from .graph.step import Step
@@ -170,7 +171,12 @@ def _explain(step: Step, env, e: Exception):
     if isinstance(e, QgemmError) and step.name in str(e):
         raise e
     shapes = ", ".join(f"'{i}' {list(env[i].shape)}" for i in step.inputs if i in env)
-    kind = type(e) if isinstance(e, QgemmError) else ShapeError if isinstance(e, (ValueError, IndexError)) else None
-    if kind is None:
+    if isinstance(e, QgemmError):
+        kind = type(e)
+    elif isinstance(e, MemoryError):
+        kind = ShapeError
+    elif isinstance(e, DAMAGE):
+        kind = ShapeError if isinstance(e, (ValueError, IndexError)) else ModelFormatError
+    else:
         raise e
     raise kind(f"layer '{step.name}' ({step.op}) with {shapes}: {e}") from e

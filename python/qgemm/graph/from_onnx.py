@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelFormatError, UnsupportedOpError, require
+from ..errors import ModelFormatError, QgemmError, UnsupportedOpError, require
+from .guard import DAMAGE
 from .ir import Graph, Node, Tensor
 
 OPSETS = range(13, 24)
@@ -54,7 +55,12 @@ def import_onnx(model) -> Graph:
         from onnx import inliner
 
         proto = inliner.inline_local_functions(proto)
-    return _build(onnx, proto, opset, label)
+    try:
+        return _build(onnx, proto, opset, label)
+    except DAMAGE as e:
+        if isinstance(e, QgemmError):
+            raise
+        raise ModelFormatError(f"{label} is damaged: {_first_line(e)}; export or copy it again") from None
 
 
 def _load(onnx, model):

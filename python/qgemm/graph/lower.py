@@ -17,6 +17,7 @@ from . import floatnn  # noqa: F401  (registers its operators)
 from .floatnn import Window
 from .floatops import OPS
 from .grids import quantize, real, shift
+from .guard import check_grids, naming
 from .ir import Graph, Node, QParams, Tensor
 from .passes.grid import MOVES, data_inputs, moves_bytes, pad_value
 from .step import Step
@@ -38,6 +39,7 @@ def lower(graph: Graph, on_unsupported: str = "float") -> list[Step]:
     if unknown:
         named = ", ".join(f"'{n.name}' ({n.op})" for n in unknown[:8])
         raise UnsupportedOpError(f"qgemm does not execute: {named}. It executes: {', '.join(supported_ops())}")
+    check_grids(graph)
     steps = Lowering(graph).steps()
     if on_unsupported == "raise":
         bad = [s for s in steps if s.scheme == "float" and s.op in COMPUTE]
@@ -63,7 +65,10 @@ class Lowering:
                 out.append(Step(name, "Quantize", "quantize", f"u{qp.bits}", input_quantizer(self.graph, name), (name,), (name,)))
             elif qp is not None:
                 out.append(self._input_rounding(name, qp))
-        return out + [self._node(n) for n in self.graph.nodes]
+        for n in self.graph.nodes:
+            with naming(n):
+                out.append(self._node(n))
+        return out
 
     def _input_rounding(self, name: str, qp: QParams) -> Step:
         store = writer(self.graph, name)

@@ -12,6 +12,7 @@ from ...errors import ModelFormatError
 from .. import floatnn  # noqa: F401  (registers its operators)
 from ..floatops import OPS
 from ..grids import broadcast, dequantize, integer_type, quantize, real
+from ..guard import naming
 from ..ir import Graph, Node, QParams, Tensor
 from .util import remove
 
@@ -28,18 +29,22 @@ def fold_constants(graph: Graph) -> None:
             continue
         if any(i and i not in graph.tensors for i in n.inputs) or not any(n.inputs):
             continue
-        if n.op == "QuantizeLinear":
-            _quantize(graph, n)
-        elif n.op == "DequantizeLinear":
-            _dequantize(graph, n)
-        elif n.op in ("Identity", "Transpose") and graph.tensors[n.inputs[0]].qparams is not None:
-            _move(graph, n)
-        elif n.op in OPS and n.op not in _NEVER:
-            _evaluate(graph, n)
-        else:
-            continue
-        done.append(n)
+        fold = _how(graph, n)
+        if fold is not None:
+            with naming(n):
+                fold(graph, n)
+            done.append(n)
     remove(graph, done)
+
+
+def _how(graph: Graph, n: Node):
+    if n.op == "QuantizeLinear":
+        return _quantize
+    if n.op == "DequantizeLinear":
+        return _dequantize
+    if n.op in ("Identity", "Transpose") and graph.tensors[n.inputs[0]].qparams is not None:
+        return _move
+    return _evaluate if n.op in OPS and n.op not in _NEVER else None
 
 
 def _store(graph: Graph, name: str, data: np.ndarray, dtype: str, qparams: QParams | None = None) -> None:
@@ -53,10 +58,7 @@ def _store(graph: Graph, name: str, data: np.ndarray, dtype: str, qparams: QPara
 
 def _evaluate(graph: Graph, n: Node) -> None:
     args = [real(graph.tensors[i]) if i else None for i in n.inputs]
-    try:
-        result = OPS[n.op](n.attrs)(*args)
-    except (ValueError, IndexError, TypeError, KeyError) as e:
-        raise ModelFormatError(f"node '{n.name}' ({n.op}) cannot be computed from its constants: {e}") from None
+    result = OPS[n.op](n.attrs)(*args)
     results = result if isinstance(result, tuple) else (result,)
     for name, r in zip(n.outputs, results, strict=False):
         if name:
@@ -112,6 +114,8 @@ def _dequantize(graph: Graph, n: Node) -> None:
 
 
 def _qparams(n: Node, shape, scale: np.ndarray, zero: np.ndarray | None, dtype: str) -> QParams:
+    if dtype not in GRID_BITS:
+        raise ModelFormatError(f"node '{n.name}' has a zero point of type {dtype}; grids are integers of 2 to 32 bits")
     bits, signed = GRID_BITS[dtype], not dtype.startswith("u")
     zero = np.zeros(scale.shape, np.int32) if zero is None else zero.astype(np.int32)
     if scale.ndim == 0 or (scale.size == 1 and scale.ndim == 1 and not n.attrs.get("block_size")):
@@ -120,7 +124,7 @@ def _qparams(n: Node, shape, scale: np.ndarray, zero: np.ndarray | None, dtype: 
     if scale.ndim == 1:
         return QParams(scale, zero, bits, signed, axis)
     # Blocks. AIMET's convolutions give [out, blocks, 1, 1] where ONNX asks for the weight's own extent: broadcast.
-    size = n.attrs.get("block_size", 0) or -(-shape[axis] // scale.shape[axis])
+    size = _block_size(n, shape, scale.shape, axis)
     full = tuple(scale.shape[i] if i == axis else d for i, d in enumerate(shape))
     try:
         return QParams(np.broadcast_to(scale, full), np.broadcast_to(zero, full), bits, signed, axis, size)
@@ -128,6 +132,15 @@ def _qparams(n: Node, shape, scale: np.ndarray, zero: np.ndarray | None, dtype: 
         raise ModelFormatError(
             f"node '{n.name}': scales of shape {scale.shape} do not fit a weight of shape {tuple(shape)} in blocks"
         ) from None
+
+
+def _block_size(n: Node, shape, scales, axis: int) -> int:
+    size = n.attrs.get("block_size", 0) or -(-shape[axis] // scales[axis])
+    if size < 1 or len(scales) != len(shape) or -(-shape[axis] // size) != scales[axis]:
+        raise ModelFormatError(
+            f"node '{n.name}': scales of shape {tuple(scales)} do not fit a weight of shape {tuple(shape)} in blocks of {size}"
+        )
+    return size
 
 
 def _lpbq(n: Node, q: Tensor, scale: Tensor, zero: Tensor | None) -> tuple[np.ndarray, QParams] | None:
@@ -142,7 +155,7 @@ def _lpbq(n: Node, q: Tensor, scale: Tensor, zero: Tensor | None) -> tuple[np.nd
     axis = n.attrs.get("axis", 1) % q.data.ndim
     if meta.axis == axis:
         return None
-    size = n.attrs.get("block_size", 0) or -(-q.data.shape[axis] // scale.data.shape[axis])
+    size = _block_size(n, q.data.shape, scale.data.shape, axis)
     steps = np.repeat(scale.data.astype(np.int32), size, axis=axis).take(range(q.data.shape[axis]), axis=axis)
     data = (q.data.astype(np.int32) * steps).astype(np.int8)
     return data, QParams(meta.scale, np.zeros(meta.scale.shape, np.int32), 8, True, meta.axis)

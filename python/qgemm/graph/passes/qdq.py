@@ -11,6 +11,7 @@ import numpy as np
 
 from ...errors import QuantizationError
 from ..grids import real
+from ..guard import naming
 from ..ir import Graph, Node, QParams
 from .constants import GRID_BITS
 from .util import rename_result, rewire
@@ -22,8 +23,10 @@ def fold_qdq(graph: Graph) -> None:
         pairs = readers.get(q.outputs[0], [])
         if not pairs or q.outputs[0] in graph.outputs or any(r.op != "DequantizeLinear" for r in pairs):
             continue
-        grid = _grid(graph, q)
-        if grid is None or not all(grid.same(_grid(graph, r)) for r in pairs):
+        with naming(q):
+            grid = _grid(graph, q)
+            agree = grid is not None and all(grid.same(_grid(graph, r)) for r in pairs)
+        if not agree:
             continue
         _fold(graph, q, pairs, grid, readers)
 
