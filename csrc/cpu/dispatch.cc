@@ -107,6 +107,9 @@ KernelTable build(Isa isa) {
   QGEMM_PICK(max_pool);
   QGEMM_PICK(sum_pool);
   QGEMM_PICK(requantize);
+  QGEMM_PICK(pack_b);
+  QGEMM_PICK(row_sum);
+  QGEMM_PICK(combine16);
 #undef QGEMM_PICK
   return t;
 }

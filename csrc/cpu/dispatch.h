@@ -54,6 +54,9 @@ struct KernelTable {
   KernelFn<max_pool_args> max_pool;
   KernelFn<sum_pool_args> sum_pool;
   KernelFn<requantize_args> requantize;
+  KernelFn<pack_b_args> pack_b;
+  KernelFn<row_sum_args> row_sum;
+  KernelFn<combine16_args> combine16;
 
   const GemmKernel& gemm_for(int width) const { return gemm[width / 16 - 1]; }
 };

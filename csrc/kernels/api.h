@@ -152,4 +152,35 @@ struct requantize_args {
   void* c;
 };
 
+// One panel of an activation used as the right operand: u8 (flip 0x80) or s8 (flip 0) -> s8 panel of k rounded up to 4, zero filled, and
+// the sum of each of its `width` columns.
+struct pack_b_args {
+  const uint8_t* b;  // the panel's first column
+  ptrdiff_t ldb;     // bytes from row to row
+  bool transposed;   // false: b is [k][n]; true: [n][k]
+  uint8_t flip;
+  int32_t k, n, width;  // n: valid columns, 1..width
+  int8_t* panel;
+  int32_t* colsum;  // [width]
+};
+
+// sum[i] = sum_k a[i][k], exact int32.
+struct row_sum_args {
+  const uint8_t* a;
+  ptrdiff_t lda, m, k;
+  int32_t* sum;
+};
+
+// 16-bit activations as two u8 products: acc = 256 * hi + lo + correction[n], exact (below 2^53); y = fmaf((float)acc, scale[n], bias[n]),
+// clamped to [f_lo, f_hi]. correction, scale, bias: readable for n rounded up to 16.
+struct combine16_args {
+  const int32_t *hi, *lo;  // [m][width]
+  int32_t m, n, width;
+  const double* correction;
+  const float *scale, *bias;
+  float f_lo, f_hi;
+  float* c;
+  ptrdiff_t ldc;  // bytes
+};
+
 }  // namespace qgemm

@@ -85,6 +85,18 @@ void panel_rows(const Job& j, int64_t p, const int8_t* b, int64_t m0, int64_t m1
   }
 }
 
+// In how many blocks of rows a product runs: each block's A (`bytes` a row) stays in L2 while the panels pass over it, and there are enough
+// blocks for every thread when the panels alone are too few.
+int64_t row_blocks(const KernelTable& t, const PackedView& w, int64_t m, int64_t bytes, int threads) {
+  const int mr = t.gemm_for(w.panel_width(0)).mr;
+  int64_t block = kBlockBytes / (bytes > 0 ? bytes : 1) / mr * mr;
+  if (block < 4 * mr) block = 4 * mr;
+  const int64_t blocks = (m + block - 1) / block, panels = w.panels_per_group;
+  if (threads == 1 || panels * blocks >= 3 * threads) return blocks;
+  const int64_t most = (m + mr - 1) / mr, want = (3 * threads + panels - 1) / panels;
+  return want > most ? most : want > blocks ? want : blocks;
+}
+
 }  // namespace
 
 size_t out_size(OutType t) { return t == OutType::u8 || t == OutType::s8 ? 1 : 4; }
@@ -121,40 +133,133 @@ const int8_t* panel_as_s8(const KernelTable& t, const PackedView& w, int64_t gro
 }
 
 void linear(const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out, const RowParams& rows) {
+  linear_on(table(), w, a, m, lda, c, ldc, out, rows, threads_for(m * w.n * (w.k > 0 ? w.k : 1), kGrainMacs));
+}
+
+void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out,
+               const RowParams& rows, int threads) {
   if (w.kind != PackedKind::linear) throw Error(Code::packed, "this weight was packed for a convolution; use pack_linear");
   if (w.group_size > 0 && out.type == OutType::s32)
     throw Error(Code::dtype, "a weight with group_size has a scale per group, so it has no int32 output; ask for float32 or uint8");
   if (m == 0 || w.n == 0) return;
-  const KernelTable& t = table();
   Epilogue e = make_epilogue(w, out, rows);
   if (w.has_w_zero_point) {
     static thread_local Scratch<int32_t> sums;
     int32_t* s = sums.get(m);
-    for (int64_t i = 0; i < m; ++i) {
-      int32_t sum = 0;
-      for (int64_t k = 0; k < w.k; ++k) sum += a[i * lda + k];
-      s[i] = sum;
-    }
+    parallel_shares(m, m * w.k > kGrainBytes * threads ? threads : 1, [&](int64_t begin, int64_t end) {
+      t.row_sum({a + begin * lda, lda, end - begin, w.k, s + begin});
+    });
     e.row_sum = s;
   }
   const Job job{t, w, a, lda, static_cast<char*>(c), ldc, out, rows, e, static_cast<int64_t>(out_size(out.type))};
-  const int64_t k = w.k > 0 ? w.k : 1, panels = w.panels_per_group;
-  const int threads = threads_for(m * w.n * k, kGrainMacs);
-  // Row blocks that fit L2; more of them when the panels alone cannot feed every thread.
-  const int mr = t.gemm_for(w.panel_width(0)).mr;
-  int64_t block = kBlockBytes / k / mr * mr;
-  if (block < 4 * mr) block = 4 * mr;
-  int64_t blocks = (m + block - 1) / block;
-  if (panels * blocks < 3 * threads && threads > 1) {
-    const int64_t most = (m + mr - 1) / mr, want = (3 * threads + panels - 1) / panels;
-    blocks = want < most ? (want > blocks ? want : blocks) : most;
-  }
+  const int64_t panels = w.panels_per_group;
+  const int64_t blocks = row_blocks(t, w, m, w.k, threads);
   parallel_shares(blocks * panels, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<int8_t> expanded;
     int8_t* scratch = w.bits == 4 ? expanded.get((w.panel_s8_bytes(kPanel) + 127) / 128 * 128) : nullptr;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t p = i % panels, b = i / panels;
       panel_rows(job, p, panel_as_s8(t, w, 0, p, scratch), m * b / blocks, m * (b + 1) / blocks);
+    }
+  });
+}
+
+void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out, bool out16, const Encoding16& x) {
+  if (w.kind != PackedKind::linear) throw Error(Code::packed, "this weight was packed for a convolution; use pack_linear");
+  if (!w.dynamic) throw Error(Code::packed, "16-bit activations need a weight packed with the default x_scale and x_zero_point");
+  if (w.group_size > 0) throw Error(Code::packed, "16-bit activations do not combine with group_size; pack the weight per channel");
+  if (m == 0 || w.n == 0) return;
+  const KernelTable& t = table();
+  // Column terms of the call's own encoding. Zero points of the weight need the row sums of the 16-bit input as well.
+  static thread_local Scratch<double> columns;
+  static thread_local Scratch<float> scales;
+  static thread_local Scratch<int32_t> zero;
+  double* correction = columns.get(w.n_padded);
+  float* scale = scales.get(w.n_padded);
+  int32_t* zeros = zero.get(w.n_padded);
+  for (int64_t n = 0; n < w.n_padded; ++n) {
+    correction[n] = double(w.bias_int32[n]) - double(x.zero_point) * double(w.colsum[n]);
+    scale[n] = static_cast<float>(double(x.scale) * double(w.w_scale[n]));
+    zeros[n] = 0;
+  }
+  const int64_t panels = w.panels_per_group;
+  const int threads = threads_for(2 * m * w.n * (w.k > 0 ? w.k : 1), kGrainMacs);
+  const int64_t blocks = row_blocks(t, w, m, 2 * w.k, threads);
+  const int64_t most = (m + blocks - 1) / blocks;
+  parallel_shares(blocks, threads, [&](int64_t begin, int64_t end) {
+    static thread_local Scratch<uint8_t> halves;
+    static thread_local Scratch<int8_t> expanded;
+    static thread_local Scratch<int32_t> sums;
+    static thread_local Scratch<double> shifted;
+    uint8_t *hi = halves.get(2 * most * w.k), *lo = hi + most * w.k;
+    int8_t* scratch = w.bits == 4 ? expanded.get((w.panel_s8_bytes(kPanel) + 127) / 128 * 128) : nullptr;
+    int32_t* sum = w.has_w_zero_point ? sums.get(2 * most) : nullptr;
+    double* row_correction = w.has_w_zero_point ? shifted.get(kPanel) : nullptr;
+    alignas(64) int32_t acc[2][kMaxRows * kPanel];
+    alignas(64) float y[kMaxRows * kPanel];
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t m0 = m * b / blocks, rows = m * (b + 1) / blocks - m0;
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = 0; k < w.k; ++k) {
+          const uint16_t v = a[(m0 + i) * lda + k];
+          hi[i * w.k + k] = static_cast<uint8_t>(v >> 8);
+          lo[i * w.k + k] = static_cast<uint8_t>(v);
+        }
+      if (sum) {
+        t.row_sum({hi, w.k, rows, w.k, sum});
+        t.row_sum({lo, w.k, rows, w.k, sum + rows});
+      }
+      for (int64_t p = 0; p < panels; ++p) {
+        const int width = w.panel_width(p), columns_p = w.panel_columns(p);
+        const GemmKernel& kernel = t.gemm_for(width);
+        const int8_t* panel = panel_as_s8(t, w, 0, p, scratch);
+        Epilogue raw{};
+        raw.correction = zeros;
+        raw.out = OutType::s32;
+        const int64_t tiles = (rows + kernel.mr - 1) / kernel.mr;
+        for (int64_t i = 0; i < tiles; ++i) {
+          const int64_t r0 = rows * i / tiles, r1 = rows * (i + 1) / tiles;
+          const uint8_t* ptrs[kMaxRows];
+          gemm_args g{};
+          g.a = ptrs;
+          g.m = static_cast<int32_t>(r1 - r0);
+          g.taps = 1;
+          g.kc = static_cast<int32_t>(w.kc);
+          g.b = panel;
+          g.width = width;
+          g.n = columns_p;
+          g.ep = &raw;
+          g.ldc = static_cast<ptrdiff_t>(width) * 4;
+          for (int half = 0; half < 2; ++half) {
+            for (int r = 0; r < g.m; ++r) ptrs[r] = (half ? lo : hi) + (r0 + r) * w.k;
+            g.c = acc[half];
+            kernel.fn(g);
+          }
+          combine16_args q{acc[0], acc[1], g.m, columns_p, width, correction + p * kPanel, scale + p * kPanel, w.bias + p * kPanel, out.f_lo, out.f_hi, nullptr, 0};
+          char* to = static_cast<char*>(c) + (m0 + r0) * ldc;
+          const bool floats = out.type == OutType::f32;
+          q.c = floats ? reinterpret_cast<float*>(to) + p * kPanel : y;
+          q.ldc = floats ? ldc : static_cast<ptrdiff_t>(width) * 4;
+          if (!sum) {
+            t.combine16(q);
+          } else {
+            for (int r = 0; r < g.m; ++r) {
+              const double row = 256.0 * sum[r0 + r] + sum[rows + r0 + r];
+              for (int j = 0; j < width; ++j) row_correction[j] = correction[p * kPanel + j] - row * double(w.w_zero_point[p * kPanel + j]);
+              combine16_args one = q;
+              one.hi += r * width;
+              one.lo += r * width;
+              one.m = 1;
+              one.correction = row_correction;
+              one.c = reinterpret_cast<float*>(reinterpret_cast<char*>(q.c) + r * q.ldc);
+              t.combine16(one);
+            }
+          }
+          if (!floats)
+            for (int r = 0; r < g.m; ++r)
+              t.quantize({y + r * width, to + r * ldc + p * kPanel * (out16 ? 2 : 1), columns_p, 1.0f / out.scale, out.zero_point, out.lo, out.hi, out16 ? 2 : 1});
+        }
+      }
     }
   });
 }

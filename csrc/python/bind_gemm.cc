@@ -4,6 +4,8 @@
 
 #include "bind.h"
 #include "cpu/dispatch.h"
+#include "ops/matmul.h"
+#include "ops/threads.h"
 #include "pack/weights.h"
 
 namespace qgemm {
@@ -136,6 +138,44 @@ void need_matrices(const py::array& x, const py::array& out, const PackedView& w
   need_apart(out, x, "x");
 }
 
+// One operand of matmul: [..., rows, columns], C-contiguous.
+MatmulOperand operand(const py::array& x, const char* name, bool transposed, double scale, int64_t zero_point) {
+  const bool is_signed = is<int8_t>(x);
+  if (!is_signed && !is<uint8_t>(x)) throw Error(Code::dtype, std::string(name) + " must be uint8 or int8, got " + dtype_of(x));
+  if (x.ndim() < 2) throw Error(Code::shape, std::string(name) + " must have at least 2 dimensions, got shape " + shape_of(x));
+  need_contiguous(x, name);
+  const int64_t rows = x.shape(x.ndim() - 2), columns = x.shape(x.ndim() - 1);
+  if (zero_point < -128 || zero_point > 255) throw Error(Code::quantization, std::string(name) + "_zero_point is off the grid: " + std::to_string(zero_point));
+  return {static_cast<const uint8_t*>(x.data()), rows * columns, columns, transposed, is_signed, static_cast<float>(scale), static_cast<int32_t>(zero_point)};
+}
+
+void bind_matmul(const py::array& a, const py::array& b, py::array& out, double a_scale, int64_t a_zero_point, double b_scale, int64_t b_zero_point,
+                 double out_scale, int64_t out_zero_point, std::optional<double> lo, std::optional<double> hi, bool transpose_a, bool transpose_b) {
+  const MatmulOperand x = operand(a, "a", transpose_a, a_scale, a_zero_point), y = operand(b, "b", transpose_b, b_scale, b_zero_point);
+  const OutputSpec o = output_spec(out, out_scale, out_zero_point, lo, hi);
+  need_contiguous(out, "out");
+  need_writeable(out, "out");
+  need_apart(out, a, "a");
+  need_apart(out, b, "b");
+  const py::ssize_t d = a.ndim();
+  if (b.ndim() != d || out.ndim() != d) throw Error(Code::shape, "a, b and out must have the same rank, got " + shape_of(a) + ", " + shape_of(b) + ", " + shape_of(out));
+  int64_t batch = 1;
+  for (py::ssize_t i = 0; i + 2 < d; ++i) {
+    if (b.shape(i) != a.shape(i) || out.shape(i) != a.shape(i))
+      throw Error(Code::shape, "leading dimensions must agree, got " + shape_of(a) + ", " + shape_of(b) + ", " + shape_of(out) + "; broadcast them first");
+    batch *= a.shape(i);
+  }
+  const int64_t m = a.shape(transpose_a ? d - 1 : d - 2), k = a.shape(transpose_a ? d - 2 : d - 1);
+  const int64_t n = b.shape(transpose_b ? d - 2 : d - 1), kb = b.shape(transpose_b ? d - 1 : d - 2);
+  if (k != kb) throw Error(Code::shape, "a has K = " + std::to_string(k) + " " + shape_of(a) + " but b has K = " + std::to_string(kb) + " " + shape_of(b));
+  if (out.shape(d - 2) != m || out.shape(d - 1) != n)
+    throw Error(Code::shape, "out must end in (" + std::to_string(m) + ", " + std::to_string(n) + "), got " + shape_of(out));
+  void* c = out.mutable_data();
+  const ptrdiff_t ldc = n * out.itemsize();
+  py::gil_scoped_release release;
+  matmul(batch, m, n, k, x, y, c, m * ldc, ldc, o);
+}
+
 }  // namespace
 
 void bind_gemm(py::module_& m) {
@@ -185,17 +225,69 @@ void bind_gemm(py::module_& m) {
       [](const py::array& x, const py::array& packed, py::array& out, double out_scale, int64_t out_zero_point, std::optional<double> lo,
          std::optional<double> hi) {
         const PackedView w = view_of(packed);
-        need_dtype<uint8_t>(x, "x");
+        const bool is_signed = is<int8_t>(x);
+        if (!is_signed && !is<uint8_t>(x)) throw Error(Code::dtype, "x must be uint8 or int8, got " + dtype_of(x) + "; quantize it first, or use linear_dynamic");
         need_matrices(x, out, w);
         const OutputSpec o = output_spec(out, out_scale, out_zero_point, lo, hi);
         const auto* a = static_cast<const uint8_t*>(x.data());
         void* c = out.mutable_data();
         const int64_t rows = x.shape(0);
-        const ptrdiff_t lda = x.strides(0), ldc = out.strides(0);
+        ptrdiff_t lda = x.strides(0);
+        const ptrdiff_t ldc = out.strides(0);
         py::gil_scoped_release release;
+        if (is_signed) {  // s8 is u8 with 128 added to the value and to the zero point
+          static thread_local Scratch<uint8_t> shifted;
+          uint8_t* u = shifted.get(rows * w.k);
+          for (int64_t i = 0; i < rows; ++i)
+            for (int64_t k = 0; k < w.k; ++k) u[i * w.k + k] = a[i * lda + k] ^ 0x80;
+          a = u;
+          lda = w.k;
+        }
         linear(w, a, rows, lda, c, ldc, o);
       },
       "x"_a, "packed"_a, "out"_a, "out_scale"_a = 1.0, "out_zero_point"_a = 0, "lo"_a = py::none(), "hi"_a = py::none());
+  m.def(
+      "linear16",
+      [](const py::array& x, const py::array& packed, py::array& out, double x_scale, int64_t x_zero_point, double out_scale, int64_t out_zero_point,
+         std::optional<double> lo, std::optional<double> hi) {
+        const PackedView w = view_of(packed);
+        need_dtype<uint16_t>(x, "x");
+        need_matrices(x, out, w);
+        const float xs = static_cast<float>(x_scale);
+        if (!(std::isfinite(xs) && xs > 0)) throw Error(Code::quantization, "x_scale must be finite and > 0, got " + std::to_string(x_scale));
+        if (x_zero_point < 0 || x_zero_point > 65535) throw Error(Code::quantization, "x_zero_point must lie in 0..65535, got " + std::to_string(x_zero_point));
+        const bool out16 = is<uint16_t>(out);
+        OutputSpec o;
+        if (out16) {
+          o.f_lo = -std::numeric_limits<float>::infinity();
+          o.f_hi = std::numeric_limits<float>::infinity();
+          o.type = OutType::u8;  // bytes, twice as wide: out16 says so
+          o.scale = static_cast<float>(out_scale);
+          if (!(std::isfinite(o.scale) && o.scale > 0 && std::isfinite(1.0f / o.scale)))
+            throw Error(Code::quantization, "out_scale must be finite and > 0 in float32, got " + std::to_string(out_scale) + "; recalibrate the output's quantizer");
+          const auto on_grid = [&](double v, const char* name) {
+            if (!(v >= 0 && v <= 65535) || v != std::floor(v))
+              throw Error(Code::quantization, std::string(name) + " must be an integer in 0..65535 for a uint16 output, got " + std::to_string(v));
+            return static_cast<int32_t>(v);
+          };
+          o.zero_point = on_grid(static_cast<double>(out_zero_point), "out_zero_point");
+          o.lo = on_grid(lo.value_or(0), "lo");
+          o.hi = on_grid(hi.value_or(65535), "hi");
+          if (o.lo > o.hi) throw Error(Code::quantization, "lo must not exceed hi");
+        } else {
+          if (!is<float>(out) && !is<uint8_t>(out)) throw Error(Code::dtype, "out must be float32, uint8 or uint16, got " + dtype_of(out));
+          o = output_spec(out, out_scale, out_zero_point, lo, hi);
+        }
+        const auto* a = static_cast<const uint16_t*>(x.data());
+        void* c = out.mutable_data();
+        const int64_t rows = x.shape(0), lda = x.strides(0) / 2;
+        const ptrdiff_t ldc = out.strides(0);
+        py::gil_scoped_release release;
+        linear16(w, a, rows, lda, c, ldc, o, out16, {xs, static_cast<int32_t>(x_zero_point)});
+      },
+      "x"_a, "packed"_a, "out"_a, "x_scale"_a, "x_zero_point"_a, "out_scale"_a = 1.0, "out_zero_point"_a = 0, "lo"_a = py::none(), "hi"_a = py::none());
+  m.def("matmul", &bind_matmul, "a"_a, "b"_a, "out"_a, "a_scale"_a, "a_zero_point"_a, "b_scale"_a, "b_zero_point"_a, "out_scale"_a = 1.0,
+        "out_zero_point"_a = 0, "lo"_a = py::none(), "hi"_a = py::none(), "transpose_a"_a = false, "transpose_b"_a = false);
   m.def(
       "linear_dynamic",
       [](const py::array& x, const py::array& packed, py::array& out, bool per_row, bool symmetric, std::optional<double> lo, std::optional<double> hi) {

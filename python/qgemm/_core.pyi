@@ -93,14 +93,47 @@ def unpack_weight(packed: NDArray[np.uint8]) -> NDArray[np.int8]: ...  # the can
 
 # ---- GEMM / Linear ----------------------------------------------------------------------------------------------------
 # x uint8 [M, K] -> out [M, N]. x may have a row stride > K (last axis contiguous); so may out.
+# int8 x is read as uint8 with 128 added: pack the weight with x_zero_point = its zero point + 128.
 def linear(
-    x: NDArray[np.uint8],
+    x: NDArray[Any],
     packed: NDArray[np.uint8],
     out: NDArray[Any],
     out_scale: float = 1.0,
     out_zero_point: int = 0,
     lo: float | None = None,
     hi: float | None = None,
+) -> None: ...
+
+# 16-bit activations, exact: acc = sum((xq - zx) * (wq - zw)) in fp64 below 2^53, y = fmaf(float(acc), x_scale * w_scale[n], bias[n]).
+# x uint16 [M, K]; packed with the default encoding; out float32, uint8 or uint16 [M, N].
+def linear16(
+    x: NDArray[np.uint16],
+    packed: NDArray[np.uint8],
+    out: NDArray[Any],
+    x_scale: float,
+    x_zero_point: int,
+    out_scale: float = 1.0,
+    out_zero_point: int = 0,
+    lo: float | None = None,
+    hi: float | None = None,
+) -> None: ...
+
+# Activation by activation. a [..., M, K] (transpose_a: [..., K, M]), b [..., K, N] (transpose_b: [..., N, K]), each uint8 or int8 with its
+# zero point on its own grid, C-contiguous, same leading dimensions; out [..., M, N] uint8, int8, int32 or float32.
+def matmul(
+    a: NDArray[Any],
+    b: NDArray[Any],
+    out: NDArray[Any],
+    a_scale: float,
+    a_zero_point: int,
+    b_scale: float,
+    b_zero_point: int,
+    out_scale: float = 1.0,
+    out_zero_point: int = 0,
+    lo: float | None = None,
+    hi: float | None = None,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
 ) -> None: ...
 
 # x float32 [M, K] is quantized per row (or per tensor) on the fly; out float32 [M, N].

@@ -1,0 +1,109 @@
+// An activation as the right operand: packed into a panel on the fly, with the sums of its columns. Two layouts of B, one panel order.
+//   [k][n]: four rows are interleaved by two in-lane unpacks; a 4x4 transposition of lanes brings the columns into natural order.
+//   [n][k]: a 16x16 transposition of dwords; four consecutive k of a column are a dword already.
+#include "kernels/epilogue__avx512vnni.h"
+
+namespace qgemm {
+namespace avx512vnni {
+namespace {
+
+// u8 -> s8 by the flip; lanes outside the mask become 0, not a flipped 0.
+QGEMM_INLINE __m512i load_flipped(const uint8_t* p, __mmask64 k, __m512i flip) {
+  return _mm512_maskz_mov_epi8(k, _mm512_xor_si512(_mm512_maskz_loadu_epi8(k, p), flip));
+}
+
+QGEMM_INLINE void transpose_lanes(__m512i* v) {
+  const __m512i a = _mm512_shuffle_i32x4(v[0], v[1], 0x44), b = _mm512_shuffle_i32x4(v[0], v[1], 0xee);
+  const __m512i c = _mm512_shuffle_i32x4(v[2], v[3], 0x44), d = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
+  v[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+  v[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
+  v[2] = _mm512_shuffle_i32x4(b, d, 0x88);
+  v[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
+}
+
+void pack_rows(const pack_b_args& g) {
+  const __m512i flip = _mm512_set1_epi8(static_cast<char>(g.flip)), ones = _mm512_set1_epi8(1);
+  const __mmask64 columns = lanes64(g.n);
+  const int vectors = g.width / 16;
+  __m512i sum[4];
+  for (auto& s : sum) s = _mm512_setzero_si512();
+  int8_t* out = g.panel;
+  for (int k = 0; k < g.k; k += 4, out += g.width * 4) {
+    __m512i r[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) r[i] = load_flipped(g.b + (k + i) * g.ldb, k + i < g.k ? columns : 0, flip);
+    const __m512i lo01 = _mm512_unpacklo_epi8(r[0], r[1]), hi01 = _mm512_unpackhi_epi8(r[0], r[1]);
+    const __m512i lo23 = _mm512_unpacklo_epi8(r[2], r[3]), hi23 = _mm512_unpackhi_epi8(r[2], r[3]);
+    __m512i v[4] = {_mm512_unpacklo_epi16(lo01, lo23), _mm512_unpackhi_epi16(lo01, lo23), _mm512_unpacklo_epi16(hi01, hi23),
+                    _mm512_unpackhi_epi16(hi01, hi23)};
+    transpose_lanes(v);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      sum[j] = _mm512_dpbusd_epi32(sum[j], ones, v[j]);
+      if (j < vectors) _mm512_storeu_si512(out + 64 * j, v[j]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j)
+    if (j < vectors) _mm512_storeu_si512(g.colsum + 16 * j, sum[j]);
+}
+
+// r[i] dword x -> r[x] dword i.
+QGEMM_INLINE void transpose16(__m512i* r) {
+  __m512i t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+  // r[4 * g + d] lane l: dword 4 * l + d of rows 4 * g .. 4 * g + 3.
+#pragma GCC unroll 4
+  for (int d = 0; d < 4; ++d) {
+    __m512i v[4] = {r[d], r[4 + d], r[8 + d], r[12 + d]};
+    transpose_lanes(v);
+#pragma GCC unroll 4
+    for (int l = 0; l < 4; ++l) t[4 * l + d] = v[l];
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) r[i] = t[i];
+}
+
+void pack_columns(const pack_b_args& g) {
+  const __m512i flip = _mm512_set1_epi8(static_cast<char>(g.flip)), ones = _mm512_set1_epi8(1);
+  for (int c = 0; c < g.width; c += 16) {
+    __m512i sum = _mm512_setzero_si512();
+    int8_t* out = g.panel + c * 4;
+    for (int k = 0; k < g.k; k += 64) {
+      const int left = g.k - k;
+      const __mmask64 bytes = lanes64(left);
+      __m512i r[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) r[i] = load_flipped(g.b + (c + i) * g.ldb + k, c + i < g.n ? bytes : 0, flip);
+      transpose16(r);
+      const int groups = left < 64 ? (left + 3) / 4 : 16;
+#pragma GCC unroll 16
+      for (int x = 0; x < 16; ++x) {
+        sum = _mm512_dpbusd_epi32(sum, ones, r[x]);
+        if (x < groups) _mm512_storeu_si512(out + static_cast<ptrdiff_t>(k / 4 + x) * g.width * 4, r[x]);
+      }
+    }
+    _mm512_storeu_si512(g.colsum + c, sum);
+  }
+}
+
+}  // namespace
+
+void pack_b_u8s8_4x64(const pack_b_args& g) {
+  if (g.transposed) pack_columns(g);
+  else pack_rows(g);
+}
+
+}  // namespace avx512vnni
+}  // namespace qgemm

@@ -1,0 +1,144 @@
+#include "ops/matmul.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+
+#include "cpu/error.h"
+#include "ops/threads.h"
+
+namespace qgemm {
+namespace {
+
+// The right operand in the form the linear driver takes: panels and arrays in scratch, no packed buffer behind them.
+struct Packed {
+  Scratch<int8_t> panels;
+  Scratch<int32_t> arrays;
+  PackedView view;
+
+  void shape(int64_t n, int64_t k, const MatmulOperand& a, const MatmulOperand& b) {
+    PackedView& v = view;
+    v = PackedView{};
+    v.kind = PackedKind::linear;
+    v.n = v.cout_g = n;
+    v.k = v.kc = k;
+    v.groups = v.taps = v.group_count = 1;
+    v.bits = 8;
+    v.n_padded = v.n_group_padded = (n + kPanelAlign - 1) / kPanelAlign * kPanelAlign;
+    v.panels_per_group = (n + kPanel - 1) / kPanel;
+    v.panel_stride = v.panel_s8_bytes(kPanel);
+    v.panels = reinterpret_cast<const uint8_t*>(panels.get(v.group_panel_bytes() + 64));
+    int32_t* p = arrays.get(5 * v.n_padded);
+    v.correction = p;
+    v.w_zero_point = p + v.n_padded;
+    v.colsum = p + 2 * v.n_padded;
+    float *scale = reinterpret_cast<float*>(p + 3 * v.n_padded), *bias = reinterpret_cast<float*>(p + 4 * v.n_padded);
+    v.scale = v.w_scale = scale;
+    v.bias = bias;
+    const int32_t zb = b.is_signed ? b.zero_point : b.zero_point - 128;
+    v.has_w_zero_point = zb != 0;
+    const float s = static_cast<float>(double(a.scale) * double(b.scale));
+    for (int64_t i = 0; i < v.n_padded; ++i) {
+      scale[i] = s;
+      bias[i] = 0.0f;
+      p[v.n_padded + i] = zb;
+    }
+    v.y_bound = static_cast<float>(double(k) * 255.0 * 255.0 * s * 1.0001);
+  }
+
+  // Panels [p0, p1) of one matrix.
+  void fill(const KernelTable& t, const uint8_t* data, const MatmulOperand& a, const MatmulOperand& b, int64_t p0, int64_t p1) {
+    PackedView& v = view;
+    const int32_t za = a.is_signed ? a.zero_point + 128 : a.zero_point, zb = b.is_signed ? b.zero_point : b.zero_point - 128;
+    int32_t *colsum = const_cast<int32_t*>(v.colsum), *correction = const_cast<int32_t*>(v.correction);
+    for (int64_t p = p0; p < p1; ++p) {
+      pack_b_args g{};
+      g.b = data + p * kPanel * (b.transposed ? b.ld : 1);
+      g.ldb = b.ld;
+      g.transposed = b.transposed;
+      g.flip = b.is_signed ? 0 : 0x80;
+      g.k = static_cast<int32_t>(v.k);
+      g.n = v.panel_columns(p);
+      g.width = v.panel_width(p);
+      g.panel = const_cast<int8_t*>(reinterpret_cast<const int8_t*>(v.panel(0, p)));
+      g.colsum = colsum + p * kPanel;
+      t.pack_b(g);
+      for (int64_t i = p * kPanel; i < p * kPanel + g.width; ++i) correction[i] = -za * (colsum[i] - static_cast<int32_t>(v.k) * zb);
+    }
+  }
+};
+
+// A as the kernels read it: u8 rows of k. Copied only when it is signed or transposed.
+const uint8_t* left(const MatmulOperand& a, const uint8_t* data, int64_t m, int64_t k, Scratch<uint8_t>& scratch, int64_t& ld) {
+  ld = a.ld;
+  if (!a.is_signed && !a.transposed) return data;
+  uint8_t* out = scratch.get(m * k);
+  const uint8_t flip = a.is_signed ? 0x80 : 0;
+  ld = k;
+  if (!a.transposed) {
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t j = 0; j < k; ++j) out[i * k + j] = data[i * a.ld + j] ^ flip;
+    return out;
+  }
+  constexpr int64_t kBlock = 64;  // a square of 64 x 64 bytes stays in L1 on both sides
+  for (int64_t i0 = 0; i0 < m; i0 += kBlock)
+    for (int64_t j0 = 0; j0 < k; j0 += kBlock)
+      for (int64_t i = i0; i < m && i < i0 + kBlock; ++i)
+        for (int64_t j = j0; j < k && j < j0 + kBlock; ++j) out[i * k + j] = data[j * a.ld + i] ^ flip;
+  return out;
+}
+
+void check(const MatmulOperand& x, const char* name) {
+  if (!(std::isfinite(x.scale) && x.scale > 0))
+    throw Error(Code::quantization, std::string("matmul: ") + name + "_scale must be finite and > 0, got " + std::to_string(x.scale));
+  const int lo = x.is_signed ? -128 : 0;
+  if (x.zero_point < lo || x.zero_point > lo + 255)
+    throw Error(Code::quantization, std::string("matmul: ") + name + "_zero_point must lie in " + std::to_string(lo) + ".." + std::to_string(lo + 255) +
+                                        ", got " + std::to_string(x.zero_point));
+}
+
+}  // namespace
+
+void matmul(int64_t batch, int64_t m, int64_t n, int64_t k, const MatmulOperand& a, const MatmulOperand& b, void* c, int64_t c_batch_stride,
+            ptrdiff_t ldc, const OutputSpec& out) {
+  check(a, "a");
+  check(b, "b");
+  auto reach = [](const MatmulOperand& x) {
+    const int64_t z = x.is_signed ? x.zero_point + 128 : x.zero_point;
+    return z > 255 - z ? z : 255 - z;
+  };
+  if (k * reach(a) * reach(b) > std::numeric_limits<int32_t>::max())
+    throw Error(Code::overflow, "matmul: K = " + std::to_string(k) + " can overflow the int32 accumulator of two 8-bit operands; split K");
+  if (batch == 0 || m == 0 || n == 0) return;
+  const KernelTable& t = table();
+  char* first = static_cast<char*>(c);
+  const int threads = threads_for(batch * m * n * (k > 0 ? k : 1), kGrainMacs);
+  if (batch >= threads && batch > 1) {
+    parallel_shares(batch, threads, [&](int64_t begin, int64_t end) {
+      static thread_local Packed packed;
+      static thread_local Scratch<uint8_t> copy;
+      packed.shape(n, k, a, b);
+      for (int64_t i = begin; i < end; ++i) {
+        packed.fill(t, b.data + i * b.batch_stride, a, b, 0, packed.view.panels_per_group);
+        int64_t lda;
+        const uint8_t* rows = left(a, a.data + i * a.batch_stride, m, k, copy, lda);
+        linear_on(t, packed.view, rows, m, lda, first + i * c_batch_stride, ldc, out, {}, 1);
+      }
+    });
+    return;
+  }
+  static thread_local Packed own;
+  static thread_local Scratch<uint8_t> copy;
+  Packed& packed = own;
+  packed.shape(n, k, a, b);
+  for (int64_t i = 0; i < batch; ++i) {
+    const uint8_t* data = b.data + i * b.batch_stride;
+    parallel_shares(packed.view.panels_per_group, threads, [&](int64_t p0, int64_t p1) { packed.fill(t, data, a, b, p0, p1); });
+    int64_t lda;
+    const uint8_t* rows = left(a, a.data + i * a.batch_stride, m, k, copy, lda);
+    linear_on(t, packed.view, rows, m, lda, first + i * c_batch_stride, ldc, out, {}, threads);
+  }
+}
+
+}  // namespace qgemm
