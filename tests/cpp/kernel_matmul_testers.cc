@@ -1,4 +1,4 @@
-// Packing of activations, row sums, and the sum of 16-bit halves.
+// Testers of the kernels around products of activations and around 16-bit activations.
 #include <cmath>
 
 #include "kernel_testers.h"
@@ -7,40 +7,46 @@ namespace qgemm {
 namespace test {
 
 void test_pack_b(const KernelRow& row) {
-  Rng rng(21);
+  Rng rng(31);
   Guarded memory(1 << 16);
-  Output panel(1 << 16), panel_want(1 << 16), sums(1024), sums_want(1024);
-  for (int i = 0; i < cases(4000); ++i) {
+  Output got(1 << 16), want(1 << 16), got_sum(4096), want_sum(4096);
+  for (int i = 0; i < cases(6000); ++i) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
-    const int width = static_cast<int>(rng.pick<int64_t>({16, 32, 48, 64})), n = static_cast<int>(rng.between(width - 15, width));
-    const int k = static_cast<int>(rng.pick<int64_t>({0, 1, 3, 4, 5, 63, 64, 65, 127, rng.between(0, 150)}));
+    const int width = 16 * static_cast<int>(rng.between(1, 4)), n = static_cast<int>(rng.between(1, width));
+    const int k = static_cast<int>(rng.pick<int64_t>({0, 1, 2, 3, 4, 5, 7, 8, 31, 64, rng.between(0, 130)}));
     const bool transposed = rng.chance(50);
-    const int rows = transposed ? n : k, columns = transposed ? k : n;
-    const int64_t ld = columns + rng.pick<int64_t>({0, 1, 37});
-    const int64_t bytes = rows > 0 && columns > 0 ? (rows - 1) * ld + columns : 0;
+    const int64_t rows = transposed ? n : k, columns = transposed ? k : n, ldb = columns + rng.pick<int64_t>({0, 0, 1, 19});
+    const int64_t bytes = rows > 0 && columns > 0 ? (rows - 1) * ldb + columns : 0;
     uint8_t* b = memory.place<uint8_t>(static_cast<size_t>(bytes), side);
     fill(rng, any_mood(rng), b, bytes);
-    pack_b_args g{b, ld, transposed, static_cast<uint8_t>(rng.chance(50) ? 0x80 : 0), k, n, width, nullptr, nullptr};
-    now_testing("%s k=%d n=%d width=%d transposed=%d ld=%d flip=%d", row.name, k, n, width, transposed, static_cast<int>(ld), g.flip);
-    const int64_t size = static_cast<int64_t>((k + 3) / 4) * width * 4;
-    g.panel = reinterpret_cast<int8_t*>(panel_want.place(1, size, size, side));
-    g.colsum = reinterpret_cast<int32_t*>(sums_want.place(1, width * 4, width * 4, side));
+    now_testing("%s k=%d n=%d width=%d transposed=%d ldb=%d", row.name, k, n, width, transposed, static_cast<int>(ldb));
+    const int64_t panel = static_cast<int64_t>(k + 3) / 4 * 4 * width;
+    pack_b_args g{};
+    g.b = b;
+    g.ldb = ldb;
+    g.transposed = transposed;
+    g.flip = rng.chance(50) ? 0x80 : 0;
+    g.k = k;
+    g.n = n;
+    g.width = width;
+    g.panel = reinterpret_cast<int8_t*>(want.place(1, panel, panel, side));
+    g.colsum = reinterpret_cast<int32_t*>(want_sum.place(1, 4 * width, 4 * width, side));
     table_of(Isa::ref).pack_b(g);
-    g.panel = reinterpret_cast<int8_t*>(panel.place(1, size, size, side));
-    g.colsum = reinterpret_cast<int32_t*>(sums.place(1, width * 4, width * 4, side));
+    g.panel = reinterpret_cast<int8_t*>(got.place(1, panel, panel, side));
+    g.colsum = reinterpret_cast<int32_t*>(got_sum.place(1, 4 * width, 4 * width, side));
     kernel<pack_b_args>(row)(g);
-    if (!same_output(panel, panel_want, 1, size) || !same_output(sums, sums_want, 1, width * 4)) return;
+    if (!same_output(got, want, 1, panel) || !same_output(got_sum, want_sum, 1, 4 * width)) return;
   }
 }
 
 void test_row_sum(const KernelRow& row) {
-  Rng rng(22);
-  Guarded memory(1 << 14);
-  Output got(256), want(256);
-  for (int i = 0; i < cases(4000); ++i) {
+  Rng rng(32);
+  Guarded memory(1 << 13);
+  Output got(4096), want(4096);
+  for (int i = 0; i < cases(6000); ++i) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
     const int64_t m = rng.between(0, 9), k = rng.pick<int64_t>({0, 1, 31, 32, 33, 63, 64, 65, 127, 128, 129, rng.between(0, 400)});
-    const int64_t lda = k + rng.pick<int64_t>({0, 1, 50}), bytes = m > 0 && k > 0 ? (m - 1) * lda + k : 0;
+    const int64_t lda = k + rng.pick<int64_t>({0, 0, 1, 19}), bytes = m > 0 ? (m - 1) * lda + k : 0;
     uint8_t* a = memory.place<uint8_t>(static_cast<size_t>(bytes), side);
     fill(rng, any_mood(rng), a, bytes);
     now_testing("%s m=%d k=%d lda=%d", row.name, static_cast<int>(m), static_cast<int>(k), static_cast<int>(lda));
@@ -53,41 +59,45 @@ void test_row_sum(const KernelRow& row) {
 }
 
 void test_combine16(const KernelRow& row) {
-  Rng rng(23);
-  Guarded hi(1 << 14), lo(1 << 14), corrections(1 << 10), scales(1 << 9), biases(1 << 9);
+  Rng rng(33);
+  Guarded hi_memory(1 << 13), lo_memory(1 << 13), correction_memory(4096), scale_memory(4096), bias_memory(4096);
   Output got(1 << 14), want(1 << 14);
-  for (int i = 0; i < cases(4000); ++i) {
+  for (int i = 0; i < cases(6000); ++i) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
-    const int width = static_cast<int>(rng.pick<int64_t>({16, 32, 48, 64})), n = static_cast<int>(rng.between(width - 15, width));
-    const int m = static_cast<int>(rng.between(1, 12));
-    const int64_t reach = rng.pick<int64_t>({100, 1 << 20, INT32_MAX});
-    combine16_args g{};
-    int32_t *h = hi.place<int32_t>(static_cast<size_t>(m * width), side), *l = lo.place<int32_t>(static_cast<size_t>(m * width), side);
-    for (int j = 0; j < m * width; ++j) h[j] = static_cast<int32_t>(rng.between(-reach, reach)), l[j] = static_cast<int32_t>(rng.between(-reach, reach));
-    double* correction = corrections.place<double>(static_cast<size_t>(width), side);
-    float *scale = scales.place<float>(static_cast<size_t>(width), side), *bias = biases.place<float>(static_cast<size_t>(width), side);
-    for (int j = 0; j < width; ++j) {
-      correction[j] = static_cast<double>(rng.between(-reach * 65535, reach * 65535));
-      scale[j] = rng.uniform(1e-9f, 1e-3f);
+    const int m = static_cast<int>(rng.between(1, 12)), width = 16 * static_cast<int>(rng.between(1, 4)), n = static_cast<int>(rng.between(1, width));
+    const size_t elements = static_cast<size_t>(m) * static_cast<size_t>(width), columns = static_cast<size_t>((n + 15) / 16 * 16);
+    int32_t *hi = hi_memory.place<int32_t>(elements, side), *lo = lo_memory.place<int32_t>(elements, side);
+    const bool wide = rng.chance(30);  // accumulators beyond 2^24, where the conversion to fp32 rounds
+    for (size_t j = 0; j < elements; ++j) {
+      hi[j] = static_cast<int32_t>(wide ? rng.between(INT32_MIN, INT32_MAX) : rng.between(-60000, 60000));
+      lo[j] = static_cast<int32_t>(wide ? rng.between(INT32_MIN, INT32_MAX) : rng.between(-60000, 60000));
+    }
+    double* correction = correction_memory.place<double>(columns, side);
+    float *scale = scale_memory.place<float>(columns, side), *bias = bias_memory.place<float>(columns, side);
+    for (size_t j = 0; j < columns; ++j) {
+      correction[j] = static_cast<double>(wide ? rng.between(-(int64_t(1) << 45), int64_t(1) << 45) : rng.between(-100000, 100000));
+      scale[j] = rng.uniform(1e-7f, 1e-5f);
       bias[j] = rng.uniform(-10, 10);
     }
-    g.hi = h;
-    g.lo = l;
+    const int64_t ld = (n + rng.between(0, 5)) * 4;
+    combine16_args g{};
+    g.hi = hi;
+    g.lo = lo;
     g.m = m;
     g.n = n;
     g.width = width;
     g.correction = correction;
     g.scale = scale;
     g.bias = bias;
-    g.f_lo = rng.chance(50) ? -INFINITY : 0.0f;
-    g.f_hi = rng.chance(50) ? INFINITY : 6.0f;
-    g.ldc = (n + rng.between(0, 5)) * 4;
-    now_testing("%s m=%d n=%d width=%d reach=%d", row.name, m, n, width, static_cast<int>(reach));
-    g.c = reinterpret_cast<float*>(want.place(m, n * 4, g.ldc, side));
+    g.f_lo = rng.chance(50) ? 0.0f : -INFINITY;
+    g.f_hi = rng.chance(50) ? 6.0f : INFINITY;
+    g.ldc = ld;
+    now_testing("%s m=%d n=%d width=%d ldc=%d", row.name, m, n, width, static_cast<int>(ld));
+    g.c = reinterpret_cast<float*>(want.place(m, 4 * n, ld, side));
     table_of(Isa::ref).combine16(g);
-    g.c = reinterpret_cast<float*>(got.place(m, n * 4, g.ldc, side));
+    g.c = reinterpret_cast<float*>(got.place(m, 4 * n, ld, side));
     kernel<combine16_args>(row)(g);
-    if (!same_output(got, want, m, n * 4)) return;
+    if (!same_output(got, want, m, 4 * n)) return;
   }
 }
 
