@@ -30,6 +30,7 @@ __all__ = [
     "gemm",
     "grid",
     "linear",
+    "linear16",
     "linear_dynamic",
     "linear_grouped",
     "max_pool2d",
@@ -132,11 +133,17 @@ def output_scale(x_scale, w_scale) -> np.ndarray:
     return (np.float64(np.float32(x_scale)) * np.asarray(w_scale, np.float32).astype(np.float64)).astype(np.float32)
 
 
+def _clamp(y: np.ndarray, lo: float, hi: float) -> np.ndarray:
+    """``min(max(y, lo), hi)`` with the engine's choice where both are zero: the bound, so that ReLU gives +0."""
+    y = np.where(y > np.float32(lo), y, np.float32(lo))
+    return np.where(y < np.float32(hi), y, np.float32(hi))
+
+
 def to_float(acc, scale, bias=None, lo: float = -np.inf, hi: float = np.inf) -> np.ndarray:
     """Exact accumulator to the layer's float output: ``clamp(fmaf(float32(acc), scale[n], bias[n]), lo, hi)``, n the last axis."""
     bias = np.float32(0) if bias is None else np.asarray(bias, np.float32)
     y = fmaf(np.asarray(acc).astype(np.float32), np.asarray(scale, np.float32), bias)
-    return np.clip(y, np.float32(lo), np.float32(hi))
+    return _clamp(y, lo, hi)
 
 
 # ---- integer products ---------------------------------------------------------------------------------------------------
@@ -207,6 +214,18 @@ def linear(x, weight, x_scale, x_zero_point, w_scale, w_zero_point=0, bias=None,
     return to_float(acc, output_scale(x_scale, w_scale), bias, lo, hi)
 
 
+def linear16(x, weight, x_scale, x_zero_point, w_scale, w_zero_point=0, bias=None, lo=-np.inf, hi=np.inf) -> np.ndarray:
+    """A linear layer over uint16 x [M, K] up to its float output, float32 [M, N].
+
+    65535 * 128 leaves int32 after 256 products, so the accumulator is not int32 here but exact: below 2^53 for any K in use. It rounds to
+    float32 once, where an 8-bit accumulator below 2^24 does not round at all.
+    """
+    x, weight = np.asarray(x), np.asarray(weight)
+    zw = np.asarray(w_zero_point, np.int64).reshape(-1, 1)
+    acc = _exact_matmul(x.astype(np.int64) - int(x_zero_point), (weight.astype(np.int64) - zw).T)
+    return to_float(acc, output_scale(x_scale, w_scale), bias, lo, hi)
+
+
 def linear_grouped(x, weight, group_size: int, x_scale, x_zero_point, w_scale, w_zero_point=0, bias=None, lo=-np.inf, hi=np.inf):
     """A linear layer whose weight has one scale per ``group_size`` consecutive input channels, float32 [M, N].
 
@@ -225,7 +244,7 @@ def linear_grouped(x, weight, group_size: int, x_scale, x_zero_point, w_scale, w
         f = fmaf(gemm(x[:, cols], weight[:, cols], x_zero_point, w_zero_point).astype(np.float32), w_scale[:, g], f)
     bias = np.float32(0) if bias is None else np.asarray(bias, np.float32)
     y = fmaf(f, np.asarray(x_scale, np.float32).reshape(-1, 1), bias)
-    return np.clip(y, np.float32(lo), np.float32(hi))
+    return _clamp(y, lo, hi)
 
 
 def dynamic_encoding(x, per_row: bool = True, symmetric: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -347,14 +366,14 @@ def max_pool2d(x, kernel, stride, padding=(0, 0, 0, 0), dilation=(1, 1)) -> np.n
 def avg_pool2d(x, kernel, stride, padding, count_include_pad: bool, x_scale, x_zero_point, lo=-np.inf, hi=np.inf) -> np.ndarray:
     """Mean of each window of uint8 x [B, H, W, C], float32: ``float32(sum(q - zx)) * float32(x_scale / count)``.
 
-    count: the window's size, or its positions inside the input when ``count_include_pad`` is false.
+    count: the window's size, or its positions inside the input when ``count_include_pad`` is false (0 where there are none).
     """
     q = np.asarray(x).astype(np.int64) - int(x_zero_point)
     total = _windows(q, kernel, stride, padding, (1, 1), 0).sum((3, 4))
     inside = _windows(np.ones((1, *q.shape[1:3], 1), np.int64), kernel, stride, padding, (1, 1), int(count_include_pad)).sum((3, 4))
     with np.errstate(divide="ignore", invalid="ignore"):
         y = total.astype(np.float32) * (np.float32(x_scale) / inside.astype(np.float32))
-    return np.clip(y, np.float32(lo), np.float32(hi))
+    return _clamp(np.where(inside == 0, np.float32(0), y), lo, hi)
 
 
 # ---- encodings from ranges, by AIMET's convention ---------------------------------------------------------------------------
