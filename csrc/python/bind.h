@@ -113,6 +113,7 @@ inline PackedView view_of(const py::array& packed) {
 }
 
 // The output's grid from its dtype and the caller's scale, zero point and bounds.
+OutputSpec output_spec(OutType type, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi);
 OutputSpec output_spec(const py::array& out, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi);
 
 // A 1-D uint8 array whose data is 64-byte aligned.

@@ -11,11 +11,20 @@
 namespace qgemm {
 
 OutputSpec output_spec(const py::array& out, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi) {
+  OutType type = OutType::u8;
+  if (is<float>(out)) type = OutType::f32;
+  else if (is<int32_t>(out)) type = OutType::s32;
+  else if (is<int8_t>(out)) type = OutType::s8;
+  else if (!is<uint8_t>(out)) throw Error(Code::dtype, "out must be uint8, int8, int32 or float32, got " + dtype_of(out));
+  return output_spec(type, scale, zero_point, lo, hi);
+}
+
+OutputSpec output_spec(OutType type, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi) {
   OutputSpec o;
+  o.type = type;
   o.f_lo = -std::numeric_limits<float>::infinity();
   o.f_hi = std::numeric_limits<float>::infinity();
-  if (is<float>(out) || is<int32_t>(out)) {
-    o.type = is<float>(out) ? OutType::f32 : OutType::s32;
+  if (type == OutType::f32 || type == OutType::s32) {
     if (o.type == OutType::f32) {
       if ((lo && std::isnan(*lo)) || (hi && std::isnan(*hi))) throw Error(Code::quantization, "lo and hi must not be NaN");
       if (lo) o.f_lo = static_cast<float>(*lo);
@@ -26,9 +35,7 @@ OutputSpec output_spec(const py::array& out, double scale, int64_t zero_point, s
     }
     return o;
   }
-  const bool is_signed = is<int8_t>(out);
-  if (!is_signed && !is<uint8_t>(out)) throw Error(Code::dtype, "out must be uint8, int8, int32 or float32, got " + dtype_of(out));
-  o.type = is_signed ? OutType::s8 : OutType::u8;
+  const bool is_signed = type == OutType::s8;
   const int qmin = is_signed ? -128 : 0, qmax = qmin + 255;
   o.scale = static_cast<float>(scale);
   if (!(std::isfinite(o.scale) && o.scale > 0))
@@ -124,12 +131,26 @@ py::array_t<int8_t> unpack_weight(const py::array& packed) {
   return out;
 }
 
+void need_k(const PackedView& w, int64_t k, const std::string& shape) {
+  if (w.kind != PackedKind::linear) throw Error(Code::packed, "this weight was packed for a convolution; use pack_linear");
+  if (k != w.k) throw Error(Code::shape, "x has K = " + std::to_string(k) + shape + " but the weight has K = " + std::to_string(w.k));
+}
+
+void need_dynamic(const PackedView& w) {
+  if (!w.dynamic) throw Error(Code::packed, "this weight was packed for a static input encoding; pack it with the default x_scale and x_zero_point");
+}
+
+PackedView view_at(uintptr_t packed, int64_t bytes, int64_t k, int64_t n) {
+  const PackedView w = view(reinterpret_cast<const uint8_t*>(packed), bytes);
+  need_k(w, k, "");
+  if (w.n != n) throw Error(Code::shape, "out_features is " + std::to_string(n) + " but the weight has N = " + std::to_string(w.n));
+  return w;
+}
+
 void need_matrices(const py::array& x, const py::array& out, const PackedView& w) {
   need_rank(x, "x", 2, "[M, K]");
   need_rank(out, "out", 2, "[M, N]");
-  if (w.kind != PackedKind::linear) throw Error(Code::packed, "this weight was packed for a convolution; use pack_linear");
-  if (x.shape(1) != w.k)
-    throw Error(Code::shape, "x has K = " + std::to_string(x.shape(1)) + " (shape " + shape_of(x) + ") but the weight has K = " + std::to_string(w.k));
+  need_k(w, x.shape(1), " (shape " + shape_of(x) + ")");
   if (out.shape(0) != x.shape(0) || out.shape(1) != w.n)
     throw Error(Code::shape, "out must have shape (" + std::to_string(x.shape(0)) + ", " + std::to_string(w.n) + "), got " + shape_of(out));
   need_rows(x, "x");
@@ -286,6 +307,29 @@ void bind_gemm(py::module_& m) {
         linear16(w, a, rows, lda, c, ldc, o, out16, {xs, static_cast<int32_t>(x_zero_point)});
       },
       "x"_a, "packed"_a, "out"_a, "x_scale"_a, "x_zero_point"_a, "out_scale"_a = 1.0, "out_zero_point"_a = 0, "lo"_a = py::none(), "hi"_a = py::none());
+  // The same two operations on addresses, for the PyTorch operators: three numpy views cost as much as a small product. The caller answers for
+  // memory, dtype and contiguity; sizes are checked against the packed weight.
+  m.def(
+      "linear_at",
+      [](uintptr_t x, int64_t rows, int64_t k, uintptr_t packed, int64_t packed_bytes, uintptr_t out, int64_t n, int type, double out_scale,
+         int64_t out_zero_point) {
+        const PackedView w = view_at(packed, packed_bytes, k, n);
+        const OutputSpec o = output_spec(static_cast<OutType>(type), out_scale, out_zero_point, std::nullopt, std::nullopt);
+        const ptrdiff_t ldc = n * static_cast<ptrdiff_t>(out_size(o.type));
+        py::gil_scoped_release release;
+        linear(w, reinterpret_cast<const uint8_t*>(x), rows, k, reinterpret_cast<void*>(out), ldc, o);
+      },
+      "x"_a, "rows"_a, "k"_a, "packed"_a, "packed_bytes"_a, "out"_a, "n"_a, "type"_a, "out_scale"_a, "out_zero_point"_a);
+  m.def(
+      "linear_dynamic_at",
+      [](uintptr_t x, int64_t rows, int64_t k, uintptr_t packed, int64_t packed_bytes, uintptr_t out, int64_t n, bool per_row, bool symmetric) {
+        const PackedView w = view_at(packed, packed_bytes, k, n);
+        need_dynamic(w);
+        py::gil_scoped_release release;
+        linear_dynamic(w, reinterpret_cast<const float*>(x), rows, k, reinterpret_cast<float*>(out), n * 4, per_row, symmetric,
+                       -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity());
+      },
+      "x"_a, "rows"_a, "k"_a, "packed"_a, "packed_bytes"_a, "out"_a, "n"_a, "per_row"_a, "symmetric"_a);
   m.def("matmul", &bind_matmul, "a"_a, "b"_a, "out"_a, "a_scale"_a, "a_zero_point"_a, "b_scale"_a, "b_zero_point"_a, "out_scale"_a = 1.0,
         "out_zero_point"_a = 0, "lo"_a = py::none(), "hi"_a = py::none(), "transpose_a"_a = false, "transpose_b"_a = false);
   m.def(
@@ -295,7 +339,7 @@ void bind_gemm(py::module_& m) {
         need_dtype<float>(x, "x");
         need_dtype<float>(out, "out");
         need_matrices(x, out, w);
-        if (!w.dynamic) throw Error(Code::packed, "this weight was packed for a static input encoding; pack it with the default x_scale and x_zero_point");
+        need_dynamic(w);
         const OutputSpec o = output_spec(out, 1.0, 0, lo, hi);
         const auto* a = static_cast<const float*>(x.data());
         auto* c = static_cast<float*>(out.mutable_data());

@@ -147,6 +147,15 @@ def linear_dynamic(
     hi: float | None = None,
 ) -> None: ...
 
+# linear (all of x as one [rows, K] matrix) and linear_dynamic on addresses of contiguous memory, for the PyTorch operators: the caller answers
+# for memory and dtype; sizes are checked against the packed weight. type: 0 uint8, 1 int8, 2 int32, 3 float32.
+def linear_at(
+    x: int, rows: int, k: int, packed: int, packed_bytes: int, out: int, n: int, type: int, out_scale: float, out_zero_point: int
+) -> None: ...
+def linear_dynamic_at(
+    x: int, rows: int, k: int, packed: int, packed_bytes: int, out: int, n: int, per_row: bool, symmetric: bool
+) -> None: ...
+
 # ---- convolution ------------------------------------------------------------------------------------------------------
 # x uint8 [B, H, W, C] (NHWC), out [B, HO, WO, Cout]. padding = (top, left, bottom, right). Padding value: the input's zero point.
 # x_scale/x_zero_point override what was packed (dynamic quantization per tensor).

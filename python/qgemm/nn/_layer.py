@@ -176,7 +176,11 @@ class QuantizedLayer(torch.nn.Module):
             moved = fn(t)
             return moved if moved.dtype == t.dtype else t.to(moved.device)
 
-        return super()._apply(same_dtype, recurse)
+        super()._apply(same_dtype, recurse)
+        if self.packed.device.type == "meta":
+            # So that to_empty() leaves a layer that says it has no weights, not one that computes with what the memory held.
+            self.packed = torch.empty(0, dtype=torch.uint8, device="meta")
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the packed buffer: whoever unpickles may have another CPU and another version of the layout.
