@@ -1,5 +1,5 @@
-// The convolution driver against the specification computed from canonical integers: geometry, groups, depthwise, every path, 1 and 2
-// threads.
+// The convolution driver against the specification computed from canonical integers: geometry, groups, depthwise, every path, 1
+// and 2 threads.
 #include "ops/conv.h"
 
 #include "driver_case.h"
@@ -38,7 +38,8 @@ class ConvCase {
     spec.kw = g_.kw;
     spec.bits = bits_;
     layer.fill_values(rng, n, k, zero_points_, rng.chance(70) ? n : 1);
-    const Encoding8 input{rng.pick({0.5f, 0.02f, 1.1920929e-7f}), static_cast<int32_t>(rng.pick<int64_t>({0, 128, 255, rng.between(0, 255)}))};
+    const Encoding8 input{rng.pick({0.5f, 0.02f, 1.1920929e-7f}),
+                          static_cast<int32_t>(rng.pick<int64_t>({0, 128, 255, rng.between(0, 255)}))};
     spec.dynamic = dynamic_;
     spec.x_scale = dynamic_ ? 1.0f : input.scale;
     spec.x_zero_point = dynamic_ ? 0 : input.zero_point;
@@ -47,10 +48,12 @@ class ConvCase {
     const double w_size = (bits_ == 4 ? 8.0 : 128.0) * (layer.scale.empty() ? 1.0f : layer.scale[0]);
     const OutputSpec out = any_output(rng, w_size * 255.0 * input.scale * std::sqrt(double(k) + 1), true);
     const int64_t size = static_cast<int64_t>(out_size(out.type)), rows = g_.batch * oh * ow;
-    now_testing("conv x=%dx%dx%dx%d groups=%d cin=%d cout=%d kernel=%dx%d stride=%d,%d dilation=%d,%d padding=%d,%d,%d,%d bits=%d wzp=%d dynamic=%d out=%d",
-                int(g_.batch), int(g_.h), int(g_.w), int(g_.c), int(groups_), int(cin_), int(cout_), int(g_.kh), int(g_.kw), int(g_.stride_h),
-                int(g_.stride_w), int(g_.dilation_h), int(g_.dilation_w), int(g_.top), int(g_.left), int(g_.bottom), int(g_.right), bits_, zero_points_,
-                dynamic_, int(out.type));
+    now_testing(
+        "conv x=%dx%dx%dx%d groups=%d cin=%d cout=%d kernel=%dx%d stride=%d,%d dilation=%d,%d padding=%d,%d,%d,%d bits=%d wzp=%d "
+        "dynamic=%d out=%d",
+        int(g_.batch), int(g_.h), int(g_.w), int(g_.c), int(groups_), int(cin_), int(cout_), int(g_.kh), int(g_.kw),
+        int(g_.stride_h), int(g_.stride_w), int(g_.dilation_h), int(g_.dilation_w), int(g_.top), int(g_.left), int(g_.bottom),
+        int(g_.right), bits_, zero_points_, dynamic_, int(out.type));
     const int64_t x_bytes = g_.batch * g_.h * g_.w * g_.c;
     uint8_t* x = x_.place<uint8_t>(static_cast<size_t>(x_bytes), side);
     fill(rng, any_mood(rng), x, x_bytes);
@@ -66,9 +69,11 @@ class ConvCase {
         for (int64_t ox = 0; ox < ow; ++ox)
           for (int64_t o = 0; o < n; ++o, c += size) {
             const float w_scale = spec.scale[spec.scale_count == 1 ? 0 : o];
-            store_exact(out, accumulate(layer, x, input.zero_point, b, oy, ox, o), input.scale * w_scale, spec.bias ? spec.bias[o] : 0.0f, c);
+            store_exact(out, accumulate(layer, x, input.zero_point, b, oy, ox, o), input.scale * w_scale,
+                        spec.bias ? spec.bias[o] : 0.0f, c);
           }
-    return same_everywhere(got_, want, rows, n * size, n * size, side, [&](void* p) { conv2d(view, g_, x, p, out, dynamic_ ? &input : nullptr); });
+    return same_everywhere(got_, want, rows, n * size, n * size, side,
+                           [&](void* p) { conv2d(view, g_, x, p, out, dynamic_ ? &input : nullptr); });
   }
 
  private:
@@ -99,7 +104,9 @@ void any_geometry(ConvCase& c, Rng& rng, int64_t most) {
   c.batch(rng.pick<int64_t>({0, 1, 1, 2, 3}));
   c.image(rng.between(1, most), rng.between(1, most));
   const int64_t k = rng.pick<int64_t>({1, 2, 3, 3, 5});
-  c.kernel(rng.chance(80) ? k : 1, k).stride(rng.between(1, 3), rng.between(1, 3)).dilation(rng.chance(75) ? 1 : 2, rng.chance(75) ? 1 : 2);
+  c.kernel(rng.chance(80) ? k : 1, k)
+      .stride(rng.between(1, 3), rng.between(1, 3))
+      .dilation(rng.chance(75) ? 1 : 2, rng.chance(75) ? 1 : 2);
   c.padding(rng.between(0, 2), rng.between(0, 2), rng.between(0, 2), rng.between(0, 2));
 }
 
@@ -110,7 +117,8 @@ TEST(Conv, EveryPathGivesTheDefinedBytes) {
     any_geometry(c, rng, 7);
     const int64_t groups = rng.pick<int64_t>({1, 1, 1, 2, 3});
     // Input channels around a group of four and around the limit of filter-row folding; output channels around every panel width.
-    c.channels(groups, rng.pick<int64_t>({0, 1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 23}), rng.pick<int64_t>({0, 1, 2, 3, 15, 16, 17, 31, 33, 48, 63, 65}));
+    c.channels(groups, rng.pick<int64_t>({0, 1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 23}),
+               rng.pick<int64_t>({0, 1, 2, 3, 15, 16, 17, 31, 33, 48, 63, 65}));
     c.bits(rng.chance(80) ? 8 : 4).zero_points(rng.chance(20)).dynamic(rng.chance(30));
     if (c.macs() > 300000) continue;
     ++i;
@@ -133,7 +141,12 @@ TEST(Conv, ThreadsShareTheWork) {
   Rng rng(202);
   ConvCase c;
   for (int i = 0; i < cases(60); ++i) {  // sizes at which two threads take part
-    c.batch(rng.between(1, 2)).image(rng.between(14, 17), rng.between(14, 17)).kernel(3, 3).stride(1, 1).dilation(1, 1).padding(1, 1, 1, 1);
+    c.batch(rng.between(1, 2))
+        .image(rng.between(14, 17), rng.between(14, 17))
+        .kernel(3, 3)
+        .stride(1, 1)
+        .dilation(1, 1)
+        .padding(1, 1, 1, 1);
     if (i % 3 == 0) c.channels(rng.between(300, 330), 1, 1);
     if (i % 3 == 1) c.channels(1, rng.between(16, 30), rng.between(60, 70));
     if (i % 3 == 2) c.channels(4, rng.between(10, 17), rng.between(15, 20));
@@ -146,7 +159,14 @@ TEST(Conv, TheFirstLayerOfANetwork) {
   Rng rng(203);
   ConvCase c;
   for (int i = 0; i < 6; ++i)
-    if (!c.batch(1).image(33, 29).channels(1, 3, 32).kernel(i < 3 ? 3 : 7, i < 3 ? 3 : 7).stride(2, 2).padding(1, 1, 1, 1).run(rng)) return;
+    if (!c.batch(1)
+             .image(33, 29)
+             .channels(1, 3, 32)
+             .kernel(i < 3 ? 3 : 7, i < 3 ? 3 : 7)
+             .stride(2, 2)
+             .padding(1, 1, 1, 1)
+             .run(rng))
+      return;
 }
 
 }  // namespace

@@ -72,8 +72,10 @@ void store_float(const OutputSpec& out, float y, void* c) {
 
 void store_exact(const OutputSpec& out, int64_t acc, float scale, float bias, void* c) {
   const int32_t exact = wrap(acc);
-  if (out.type == OutType::s32) std::memcpy(c, &exact, 4);
-  else store_float(out, std::fmaf(static_cast<float>(exact), scale, bias), c);
+  if (out.type == OutType::s32)
+    std::memcpy(c, &exact, 4);
+  else
+    store_float(out, std::fmaf(static_cast<float>(exact), scale, bias), c);
 }
 
 bool same_everywhere(Output& got, const std::vector<uint8_t>& want, int64_t rows, int64_t row_bytes, int64_t ld, Side side,
@@ -91,8 +93,9 @@ bool same_everywhere(Output& got, const std::vector<uint8_t>& want, int64_t rows
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t i = 0; i < row_bytes; ++i)
           if (got.row(r)[i] != want[static_cast<size_t>(r * row_bytes + i)]) {
-            ADD_FAILURE() << isa_name(isa) << ", " << threads << " threads, row " << r << ", byte " << i << ": " << int(got.row(r)[i])
-                          << ", the definition gives " << int(want[static_cast<size_t>(r * row_bytes + i)]) << ": " << current_case();
+            ADD_FAILURE() << isa_name(isa) << ", " << threads << " threads, row " << r << ", byte " << i << ": "
+                          << int(got.row(r)[i]) << ", the definition gives " << int(want[static_cast<size_t>(r * row_bytes + i)])
+                          << ": " << current_case();
             return false;
           }
     }

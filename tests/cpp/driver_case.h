@@ -1,5 +1,5 @@
-// What the driver tests share: a random layer with its weights, the specification's answer from canonical integers, and a comparison of
-// that answer with every instruction set path and thread count.
+// What the driver tests share: a random layer with its weights, the specification's answer from canonical integers, and a
+// comparison of that answer with every instruction set path and thread count.
 #pragma once
 #include <cmath>
 #include <functional>
@@ -32,8 +32,8 @@ void store_exact(const OutputSpec& out, int64_t acc, float scale, float bias, vo
 // The end of a grouped product.
 void store_float(const OutputSpec& out, float y, void* c);
 
-// Runs `call` on every runnable path with 1 and with 2 threads, into guarded memory with canaries, and holds rows x row_bytes to `want`.
-// False on the first difference.
+// Runs `call` on every runnable path with 1 and with 2 threads, into guarded memory with canaries, and holds rows x row_bytes to
+// `want`. False on the first difference.
 bool same_everywhere(Output& got, const std::vector<uint8_t>& want, int64_t rows, int64_t row_bytes, int64_t ld, Side side,
                      const std::function<void(void*)>& call);
 

@@ -66,8 +66,8 @@ void test_depthwise(const KernelRow& row) {
     g.ep = &e;
     g.col = col;
     g.ldc = ld;
-    now_testing("%s pixels=%d taps=%d channels=%d step=%d col=%d ldc=%d %s", row.name, pixels, taps, channels, static_cast<int>(step), col,
-                static_cast<int>(ld), maker.describe().c_str());
+    now_testing("%s pixels=%d taps=%d channels=%d step=%d col=%d ldc=%d %s", row.name, pixels, taps, channels,
+                static_cast<int>(step), col, static_cast<int>(ld), maker.describe().c_str());
     g.c = want.place(pixels, channels * size, ld, side);
     table_of(Isa::ref).depthwise(g);
     g.c = got.place(pixels, channels * size, ld, side);
@@ -83,7 +83,8 @@ void test_max_pool(const KernelRow& row) {
   Output got(4096), want(4096);
   for (int i = 0; i < cases(5000); ++i) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
-    const int channels = static_cast<int>(rng.between(0, 200)), taps = static_cast<int>(rng.pick<int64_t>({0, 1, 2, 4, 9, 25, 49}));
+    const int channels = static_cast<int>(rng.between(0, 200)),
+              taps = static_cast<int>(rng.pick<int64_t>({0, 1, 2, 4, 9, 25, 49}));
     std::vector<const uint8_t*> a(static_cast<size_t>(taps));
     for (size_t t = 0; t < a.size(); ++t) a[t] = rows.place(rng, any_mood(rng), t, channels, side);
     now_testing("%s channels=%d taps=%d", row.name, channels, taps);
@@ -103,12 +104,14 @@ void test_sum_pool(const KernelRow& row) {
   for (int i = 0; i < cases(3000); ++i) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
     // 255 bytes of 255 fill 16 bits, 257 overflow them.
-    const int channels = static_cast<int>(rng.between(0, 150)), taps = static_cast<int>(rng.pick<int64_t>({0, 1, 2, 4, 9, 49, 255, 256, 257, 300}));
+    const int channels = static_cast<int>(rng.between(0, 150)),
+              taps = static_cast<int>(rng.pick<int64_t>({0, 1, 2, 4, 9, 49, 255, 256, 257, 300}));
     std::vector<const uint8_t*> a(static_cast<size_t>(taps));
     const Mood mood = any_mood(rng);
     for (size_t t = 0; t < a.size(); ++t) a[t] = rows.place(rng, mood, t, channels, side);
     now_testing("%s channels=%d taps=%d", row.name, channels, taps);
-    sum_pool_args g{pointers.place(a, side), taps, channels, reinterpret_cast<int32_t*>(want.place(1, 4 * channels, 4 * channels, side))};
+    sum_pool_args g{pointers.place(a, side), taps, channels,
+                    reinterpret_cast<int32_t*>(want.place(1, 4 * channels, 4 * channels, side))};
     table_of(Isa::ref).sum_pool(g);
     g.sum = reinterpret_cast<int32_t*>(got.place(1, 4 * channels, 4 * channels, side));
     kernel<sum_pool_args>(row)(g);

@@ -27,7 +27,8 @@ Grid any_grid(Rng& rng) {
   const int32_t span = g.bytes == 1 ? 256 : 65536;
   g.qmin = g.is_signed ? -span / 2 : 0;
   g.qmax = g.qmin + span - 1;
-  g.zero_point = rng.pick<int32_t>({g.qmin, g.qmax, 0, (g.qmin + g.qmax + 1) / 2, static_cast<int32_t>(rng.between(g.qmin, g.qmax))});
+  g.zero_point =
+      rng.pick<int32_t>({g.qmin, g.qmax, 0, (g.qmin + g.qmax + 1) / 2, static_cast<int32_t>(rng.between(g.qmin, g.qmax))});
   if (rng.chance(20)) g.qmin = g.zero_point;
   if (rng.chance(10)) g.qmax = static_cast<int32_t>(rng.between(g.zero_point, g.qmax));
   return g;
@@ -35,10 +36,14 @@ Grid any_grid(Rng& rng) {
 
 float any_float(Rng& rng, float step) {
   switch (rng.between(0, 11)) {
-    case 0: return step * (static_cast<float>(rng.between(-300, 300)) + 0.5f);  // near a tie
-    case 1: return rng.pick({0.0f, -0.0f, 1e-45f, -1e-45f, 1.17549435e-38f});
-    case 2: return rng.pick({3.4e38f, -3.4e38f, 2.2e9f, -2.2e9f, 1e20f});
-    default: return rng.uniform(-400, 400) * step;
+    case 0:
+      return step * (static_cast<float>(rng.between(-300, 300)) + 0.5f);  // near a tie
+    case 1:
+      return rng.pick({0.0f, -0.0f, 1e-45f, -1e-45f, 1.17549435e-38f});
+    case 2:
+      return rng.pick({3.4e38f, -3.4e38f, 2.2e9f, -2.2e9f, 1e20f});
+    default:
+      return rng.uniform(-400, 400) * step;
   }
 }
 
@@ -58,7 +63,8 @@ void test_quantize(const KernelRow& row) {
       x[j] = any_float(rng, scale);
       if (rng.chance(3)) x[j] = rng.pick({static_cast<float>(NAN), static_cast<float>(INFINITY), -static_cast<float>(INFINITY)});
     }
-    now_testing("%s n=%d bytes=%d zp=%d [%d,%d] scale=%g", row.name, static_cast<int>(n), grid.bytes, grid.zero_point, grid.qmin, grid.qmax, scale);
+    now_testing("%s n=%d bytes=%d zp=%d [%d,%d] scale=%g", row.name, static_cast<int>(n), grid.bytes, grid.zero_point, grid.qmin,
+                grid.qmax, scale);
     const int64_t bytes = n * grid.bytes;
     quantize_args g{x, want.place(1, bytes, bytes, side), n, 1.0f / scale, grid.zero_point, grid.qmin, grid.qmax, grid.bytes};
     table_of(Isa::ref).quantize(g);
@@ -79,8 +85,13 @@ void test_dequantize(const KernelRow& row) {
     uint8_t* q = q_memory.place<uint8_t>(static_cast<size_t>(n * grid.bytes), side);
     fill(rng, any_mood(rng), q, n * grid.bytes);
     now_testing("%s n=%d bytes=%d signed=%d zp=%d", row.name, static_cast<int>(n), grid.bytes, grid.is_signed, grid.zero_point);
-    dequantize_args g{q, reinterpret_cast<float*>(want.place(1, bytes, bytes, side)), n, rng.pick({1.0f, 0.0173f, 1.1920929e-7f}), grid.zero_point,
-                      grid.bytes, grid.is_signed};
+    dequantize_args g{q,
+                      reinterpret_cast<float*>(want.place(1, bytes, bytes, side)),
+                      n,
+                      rng.pick({1.0f, 0.0173f, 1.1920929e-7f}),
+                      grid.zero_point,
+                      grid.bytes,
+                      grid.is_signed};
     table_of(Isa::ref).dequantize(g);
     g.x = reinterpret_cast<float*>(got.place(1, bytes, bytes, side));
     kernel<dequantize_args>(row)(g);
@@ -137,8 +148,8 @@ void test_add(const KernelRow& row) {
     g.zero_point = static_cast<int32_t>(rng.pick<int64_t>({0, 128, 255, rng.between(0, 255)}));
     g.lo = rng.chance(50) ? 0 : g.zero_point;
     g.hi = rng.chance(70) ? 255 : static_cast<int32_t>(rng.between(g.lo, 255));
-    now_testing("%s n=%d sa=%g sb=%g inv=%g za=%d zb=%d zp=%d [%d,%d]", row.name, static_cast<int>(n), g.a_scale, g.b_scale, g.inv_scale,
-                g.a_zero_point, g.b_zero_point, g.zero_point, g.lo, g.hi);
+    now_testing("%s n=%d sa=%g sb=%g inv=%g za=%d zb=%d zp=%d [%d,%d]", row.name, static_cast<int>(n), g.a_scale, g.b_scale,
+                g.inv_scale, g.a_zero_point, g.b_zero_point, g.zero_point, g.lo, g.hi);
     g.out = want.place(1, n, n, side);
     table_of(Isa::ref).add(g);
     g.out = got.place(1, n, n, side);

@@ -13,11 +13,16 @@ constexpr int kMaxRows = 64;
 
 const char* out_name(OutType t) {
   switch (t) {
-    case OutType::u8: return "u8";
-    case OutType::s8: return "s8";
-    case OutType::s32: return "s32";
-    case OutType::f32: return "f32";
-    case OutType::f32_accumulate: return "f32_accumulate";
+    case OutType::u8:
+      return "u8";
+    case OutType::s8:
+      return "s8";
+    case OutType::s32:
+      return "s32";
+    case OutType::f32:
+      return "f32";
+    case OutType::f32_accumulate:
+      return "f32_accumulate";
   }
   return "?";
 }
@@ -68,8 +73,8 @@ class GemmTester {
     g.row = row_;
     g.col = col_;
     g.ldc = ld;
-    now_testing("%s m=%d taps=%d kc=%d width=%d n=%d row=%d col=%d ldc=%d %s", kernel_row.name, m_, taps_, kc_, width_, n_, row_, col_,
-                static_cast<int>(ld), maker_.describe().c_str());
+    now_testing("%s m=%d taps=%d kc=%d width=%d n=%d row=%d col=%d ldc=%d %s", kernel_row.name, m_, taps_, kc_, width_, n_, row_,
+                col_, static_cast<int>(ld), maker_.describe().c_str());
     uint8_t* want = want_.place(m_, row_bytes, ld, side_);
     uint8_t* got = got_.place(m_, row_bytes, ld, side_);
     if (e.out == OutType::f32_accumulate)
@@ -113,7 +118,8 @@ EpilogueMaker::EpilogueMaker()
       row_scale_(4 * kMaxRows),
       row_sum_(4 * kMaxRows) {}
 
-const Epilogue& EpilogueMaker::make(Rng& rng, int64_t rows, int64_t columns, double typical, bool accumulate, bool row_arrays, Side side) {
+const Epilogue& EpilogueMaker::make(Rng& rng, int64_t rows, int64_t columns, double typical, bool accumulate, bool row_arrays,
+                                    Side side) {
   auto ints = [&](Guarded& g, int64_t n, int64_t lo, int64_t hi) {
     int32_t* p = g.place<int32_t>(static_cast<size_t>(n), side);
     for (int64_t i = 0; i < n; ++i) p[i] = static_cast<int32_t>(rng.between(lo, hi));
@@ -153,14 +159,16 @@ const Epilogue& EpilogueMaker::make(Rng& rng, int64_t rows, int64_t columns, dou
   const bool clipped = rng.chance(50);
   e_.f_lo = clipped ? rng.pick({0.0f, -1.5f}) : -INFINITY;
   e_.f_hi = clipped ? rng.pick({6.0f, 1e20f}) : INFINITY;
-  e_.bounded = kind >= 2 && !wild && !e_.row_zero_point && !e_.row_sum && rng.chance(50);  // then |y * inv_scale| stays far below 2^30
+  e_.bounded =
+      kind >= 2 && !wild && !e_.row_zero_point && !e_.row_sum && rng.chance(50);  // then |y * inv_scale| stays far below 2^30
   return e_;
 }
 
 std::string EpilogueMaker::describe() const {
   char text[160];
-  std::snprintf(text, sizeof(text), "%s rows:%c%c%c zp=%d [%d,%d] [%g,%g] inv=%g", out_name(e_.out), e_.row_zero_point ? 'z' : '-',
-                e_.row_scale ? 's' : '-', e_.row_sum ? 'w' : '-', e_.zero_point, e_.lo, e_.hi, e_.f_lo, e_.f_hi, e_.inv_scale);
+  std::snprintf(text, sizeof(text), "%s rows:%c%c%c zp=%d [%d,%d] [%g,%g] inv=%g", out_name(e_.out),
+                e_.row_zero_point ? 'z' : '-', e_.row_scale ? 's' : '-', e_.row_sum ? 'w' : '-', e_.zero_point, e_.lo, e_.hi,
+                e_.f_lo, e_.f_hi, e_.inv_scale);
   return text;
 }
 
@@ -172,8 +180,8 @@ bool same_output(const Output& got, const Output& want, int64_t rows, int64_t ro
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t i = 0; i < row_bytes; ++i)
       if (got.row(r)[i] != want.row(r)[i]) {
-        ADD_FAILURE() << "row " << r << ", byte " << i << ": " << int(got.row(r)[i]) << ", the reference has " << int(want.row(r)[i]) << ": "
-                      << current_case();
+        ADD_FAILURE() << "row " << r << ", byte " << i << ": " << int(got.row(r)[i]) << ", the reference has "
+                      << int(want.row(r)[i]) << ": " << current_case();
         return false;
       }
   return true;
@@ -198,8 +206,11 @@ void test_gemm(const KernelRow& row) {
   for (int i = 0; i < cases(20000); ++i) {
     const int width = rng.pick(widths);
     t.m(static_cast<int>(rng.between(1, row.mr))).taps(static_cast<int>(rng.pick<int64_t>({1, 1, 2, 3, 9}))).width(width);
-    t.kc(static_cast<int>(rng.pick<int64_t>({0, rng.between(1, 9), rng.between(1, 70), 37, 61}))).n(static_cast<int>(rng.between(1, width)));
-    t.row(static_cast<int>(rng.between(0, 9))).col(64 * static_cast<int>(rng.between(0, 1))).gap(static_cast<int>(rng.between(0, 9)));
+    t.kc(static_cast<int>(rng.pick<int64_t>({0, rng.between(1, 9), rng.between(1, 70), 37, 61})))
+        .n(static_cast<int>(rng.between(1, width)));
+    t.row(static_cast<int>(rng.between(0, 9)))
+        .col(64 * static_cast<int>(rng.between(0, 1)))
+        .gap(static_cast<int>(rng.between(0, 9)));
     if (!t.side(rng.chance(50) ? Side::start : Side::end).run(row, rng)) return;
   }
 }
@@ -211,12 +222,14 @@ void test_group_finish(const KernelRow& row) {
   Output got(1 << 14), want(1 << 14);
   for (int i = 0; i < cases(6000); ++i) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
-    const int m = static_cast<int>(rng.between(1, 16)), width = 16 * static_cast<int>(rng.between(1, 4)), n = static_cast<int>(rng.between(1, width));
+    const int m = static_cast<int>(rng.between(1, 16)), width = 16 * static_cast<int>(rng.between(1, 4)),
+              n = static_cast<int>(rng.between(1, width));
     const int first_row = static_cast<int>(rng.between(0, 5)), col = 64 * static_cast<int>(rng.between(0, 1));
     Epilogue e = maker.make(rng, first_row + m, col + width, 1.0, false, true, side);
     if (e.out == OutType::s32) e.out = OutType::f32;  // a grouped product has no int32 result
     float* f = f_memory.place<float>(static_cast<size_t>(m * width), side);
-    for (int j = 0; j < m * width; ++j) f[j] = rng.chance(10) ? 0.5f * static_cast<float>(rng.between(-600, 600)) : rng.uniform(-300, 300);
+    for (int j = 0; j < m * width; ++j)
+      f[j] = rng.chance(10) ? 0.5f * static_cast<float>(rng.between(-600, 600)) : rng.uniform(-300, 300);
     const int64_t size = element_size(e.out), ld = (n + rng.between(0, 5)) * size;
     group_finish_args g{};
     g.f = f;
@@ -228,7 +241,8 @@ void test_group_finish(const KernelRow& row) {
     g.row = first_row;
     g.col = col;
     g.ldc = ld;
-    now_testing("%s m=%d n=%d width=%d row=%d col=%d x_scale=%g %s", row.name, m, n, width, first_row, col, g.x_scale, maker.describe().c_str());
+    now_testing("%s m=%d n=%d width=%d row=%d col=%d x_scale=%g %s", row.name, m, n, width, first_row, col, g.x_scale,
+                maker.describe().c_str());
     g.c = want.place(m, n * size, ld, side);
     table_of(Isa::ref).group_finish(g);
     g.c = got.place(m, n * size, ld, side);

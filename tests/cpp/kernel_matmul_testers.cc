@@ -45,7 +45,8 @@ void test_row_sum(const KernelRow& row) {
   Output got(4096), want(4096);
   for (int i = 0; i < cases(6000); ++i) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
-    const int64_t m = rng.between(0, 9), k = rng.pick<int64_t>({0, 1, 31, 32, 33, 63, 64, 65, 127, 128, 129, rng.between(0, 400)});
+    const int64_t m = rng.between(0, 9),
+                  k = rng.pick<int64_t>({0, 1, 31, 32, 33, 63, 64, 65, 127, 128, 129, rng.between(0, 400)});
     const int64_t lda = k + rng.pick<int64_t>({0, 0, 1, 19}), bytes = m > 0 ? (m - 1) * lda + k : 0;
     uint8_t* a = memory.place<uint8_t>(static_cast<size_t>(bytes), side);
     fill(rng, any_mood(rng), a, bytes);
@@ -64,8 +65,10 @@ void test_combine16(const KernelRow& row) {
   Output got(1 << 14), want(1 << 14);
   for (int i = 0; i < cases(6000); ++i) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
-    const int m = static_cast<int>(rng.between(1, 12)), width = 16 * static_cast<int>(rng.between(1, 4)), n = static_cast<int>(rng.between(1, width));
-    const size_t elements = static_cast<size_t>(m) * static_cast<size_t>(width), columns = static_cast<size_t>((n + 15) / 16 * 16);
+    const int m = static_cast<int>(rng.between(1, 12)), width = 16 * static_cast<int>(rng.between(1, 4)),
+              n = static_cast<int>(rng.between(1, width));
+    const size_t elements = static_cast<size_t>(m) * static_cast<size_t>(width),
+                 columns = static_cast<size_t>((n + 15) / 16 * 16);
     int32_t *hi = hi_memory.place<int32_t>(elements, side), *lo = lo_memory.place<int32_t>(elements, side);
     const bool wide = rng.chance(30);  // accumulators beyond 2^24, where the conversion to fp32 rounds
     for (size_t j = 0; j < elements; ++j) {
@@ -75,7 +78,8 @@ void test_combine16(const KernelRow& row) {
     double* correction = correction_memory.place<double>(columns, side);
     float *scale = scale_memory.place<float>(columns, side), *bias = bias_memory.place<float>(columns, side);
     for (size_t j = 0; j < columns; ++j) {
-      correction[j] = static_cast<double>(wide ? rng.between(-(int64_t(1) << 45), int64_t(1) << 45) : rng.between(-100000, 100000));
+      correction[j] =
+          static_cast<double>(wide ? rng.between(-(int64_t(1) << 45), int64_t(1) << 45) : rng.between(-100000, 100000));
       scale[j] = rng.uniform(1e-7f, 1e-5f);
       bias[j] = rng.uniform(-10, 10);
     }

@@ -1,5 +1,5 @@
-// One tester an operation of kernels.def. Each holds a kernel to the reference kernel of its operation, byte for byte, over random cases
-// with every operand between guard pages and the output between canaries.
+// One tester an operation of kernels.def. Each holds a kernel to the reference kernel of its operation, byte for byte, over
+// random cases with every operand between guard pages and the output between canaries.
 #pragma once
 #include "support.h"
 
@@ -29,8 +29,8 @@ void test_combine16(const KernelRow& row);
 class EpilogueMaker {
  public:
   EpilogueMaker();
-  // accumulate: OutType::f32_accumulate is among the output types. row_arrays: the [m] arrays may be present. typical: the size of an
-  // accumulator, which the scales follow, so that outputs spread over the grid.
+  // accumulate: OutType::f32_accumulate is among the output types. row_arrays: the [m] arrays may be present. typical: the size
+  // of an accumulator, which the scales follow, so that outputs spread over the grid.
   const Epilogue& make(Rng& rng, int64_t rows, int64_t columns, double typical, bool accumulate, bool row_arrays, Side side);
   // "u8 rows:zs- zp=3 [0,255]", for messages.
   std::string describe() const;

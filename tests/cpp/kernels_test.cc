@@ -12,10 +12,8 @@ void run(void (*tester)(const KernelRow&), Isa isa, const char* name) {
   FAIL() << name << " is not in the dispatch table";
 }
 
-#define QGEMM_KERNEL(op, types, mr, nr, isa)                                                                    \
-  TEST(Kernels, op##_##types##_##mr##x##nr##__##isa) {                                                          \
-    run(test_##op, Isa::isa, #op "_" #types "_" #mr "x" #nr "__" #isa);                                         \
-  }
+#define QGEMM_KERNEL(op, types, mr, nr, isa) \
+  TEST(Kernels, op##_##types##_##mr##x##nr##__##isa) { run(test_##op, Isa::isa, #op "_" #types "_" #mr "x" #nr "__" #isa); }
 #include "kernels/kernels.def"
 #undef QGEMM_KERNEL
 

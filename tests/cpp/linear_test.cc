@@ -39,11 +39,13 @@ class LinearCase {
       rows.zero_point = row_zeros_.place(row_zero_point, side);
       rows.scale = row_scales_.place(row_scale, side);
     }
-    const double w_size = (bits_ == 4 ? 8.0 : 128.0) * (layer.scale.empty() ? 1.0f : layer.scale[0]), x_size = 255.0 * (per_row_ ? 0.05 : spec.x_scale);
+    const double w_size = (bits_ == 4 ? 8.0 : 128.0) * (layer.scale.empty() ? 1.0f : layer.scale[0]),
+                 x_size = 255.0 * (per_row_ ? 0.05 : spec.x_scale);
     const OutputSpec out = any_output(rng, w_size * x_size * std::sqrt(double(k_) + 1), group_size_ == 0);
     const int64_t size = static_cast<int64_t>(out_size(out.type)), ldc = (n_ + rng.pick<int64_t>({0, 0, 1, 5})) * size;
-    now_testing("linear m=%d n=%d k=%d bits=%d group=%d w_zero_point=%d per_row=%d bias=%d bias32=%d out=%d lda=%d ldc=%d", int(m_), int(n_), int(k_),
-                bits_, int(group_size_), zero_points_, per_row_, !layer.bias.empty(), !layer.bias_int32.empty(), int(out.type), int(lda), int(ldc));
+    now_testing("linear m=%d n=%d k=%d bits=%d group=%d w_zero_point=%d per_row=%d bias=%d bias32=%d out=%d lda=%d ldc=%d",
+                int(m_), int(n_), int(k_), bits_, int(group_size_), zero_points_, per_row_, !layer.bias.empty(),
+                !layer.bias_int32.empty(), int(out.type), int(lda), int(ldc));
 
     const int64_t x_bytes = m_ > 0 ? (m_ - 1) * lda + k_ : 0;
     uint8_t* x = x_.place<uint8_t>(static_cast<size_t>(x_bytes), side);
@@ -61,7 +63,8 @@ class LinearCase {
   }
 
  private:
-  void define(const Layer& layer, const OutputSpec& out, const RowParams& rows, const uint8_t* x, int64_t row, int64_t n, int64_t groups, void* c) const {
+  void define(const Layer& layer, const OutputSpec& out, const RowParams& rows, const uint8_t* x, int64_t row, int64_t n,
+              int64_t groups, void* c) const {
     const PackSpec& s = layer.spec;
     const int64_t zx = rows.zero_point ? rows.zero_point[row] : s.x_zero_point, zw = s.zero_point ? s.zero_point[n] : 0;
     const float bias = s.bias ? s.bias[n] : 0.0f;
@@ -112,9 +115,15 @@ TEST(Linear, ThreadsShareTheWork) {
   LinearCase c;
   for (int i = 0; i < cases(150); ++i) {  // about 2^20 multiply-adds and more, so that two threads take part
     switch (i % 3) {
-      case 0: c.m(rng.between(60, 70)).n(rng.between(120, 200)).k(rng.between(150, 180)); break;
-      case 1: c.m(rng.between(1, 5)).n(rng.between(800, 900)).k(rng.between(600, 700)); break;
-      case 2: c.m(rng.between(600, 700)).n(rng.between(10, 20)).k(rng.between(200, 250)); break;
+      case 0:
+        c.m(rng.between(60, 70)).n(rng.between(120, 200)).k(rng.between(150, 180));
+        break;
+      case 1:
+        c.m(rng.between(1, 5)).n(rng.between(800, 900)).k(rng.between(600, 700));
+        break;
+      case 2:
+        c.m(rng.between(600, 700)).n(rng.between(10, 20)).k(rng.between(200, 250));
+        break;
     }
     c.bits(rng.chance(60) ? 8 : 4).per_row(rng.chance(40)).group_size(rng.chance(30) ? 32 : 0);
     if (!c.run(rng)) return;

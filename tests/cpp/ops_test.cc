@@ -1,9 +1,8 @@
 // The elementwise and pooling drivers: the definition, every path, 1 and 2 threads.
+#include "driver_case.h"
 #include "ops/eltwise.h"
 #include "ops/pool.h"
 #include "ops/quantize.h"
-
-#include "driver_case.h"
 
 namespace qgemm {
 namespace test {
@@ -18,19 +17,23 @@ TEST(Ops, Add) {
   Output got(1 << 18);
   for (int i = 0; i < cases(600); ++i) {
     const int64_t n = any_size(rng, i);
-    uint8_t *a = a_memory.place<uint8_t>(static_cast<size_t>(n), Side::end), *b = b_memory.place<uint8_t>(static_cast<size_t>(n), Side::end);
+    uint8_t *a = a_memory.place<uint8_t>(static_cast<size_t>(n), Side::end),
+            *b = b_memory.place<uint8_t>(static_cast<size_t>(n), Side::end);
     fill(rng, any_mood(rng), a, n);
     fill(rng, any_mood(rng), b, n);
-    const Encoding8 ea{rng.uniform(0.01f, 1), static_cast<int32_t>(rng.between(0, 255))}, eb{0.5f, static_cast<int32_t>(rng.between(0, 255))};
+    const Encoding8 ea{rng.uniform(0.01f, 1), static_cast<int32_t>(rng.between(0, 255))},
+        eb{0.5f, static_cast<int32_t>(rng.between(0, 255))};
     OutputSpec out = any_output(rng, 200, false);
     out.type = OutType::u8;
     now_testing("add n=%d", int(n));
     std::vector<uint8_t> want(static_cast<size_t>(n));
     for (int64_t j = 0; j < n; ++j) {
-      const float x = ea.scale * static_cast<float>(a[j] - ea.zero_point), y = eb.scale * static_cast<float>(b[j] - eb.zero_point);
+      const float x = ea.scale * static_cast<float>(a[j] - ea.zero_point),
+                  y = eb.scale * static_cast<float>(b[j] - eb.zero_point);
       store_float(out, x + y, &want[static_cast<size_t>(j)]);
     }
-    if (!same_everywhere(got, want, 1, n, n, Side::end, [&](void* c) { add(a, ea, b, eb, static_cast<uint8_t*>(c), n, out); })) return;
+    if (!same_everywhere(got, want, 1, n, n, Side::end, [&](void* c) { add(a, ea, b, eb, static_cast<uint8_t*>(c), n, out); }))
+      return;
   }
 }
 
@@ -56,17 +59,20 @@ TEST(Ops, QuantizePerChannel) {
   Guarded x_memory(1 << 20);
   Output got(1 << 19);
   for (int i = 0; i < cases(600); ++i) {
-    const ChannelShape shape{rng.between(0, 5), rng.pick<int64_t>({1, 2, 3, 17}), i % 20 == 0 ? rng.between(3000, 3100) : rng.pick<int64_t>({1, 1, 7, 64})};
+    const ChannelShape shape{rng.between(0, 5), rng.pick<int64_t>({1, 2, 3, 17}),
+                             i % 20 == 0 ? rng.between(3000, 3100) : rng.pick<int64_t>({1, 1, 7, 64})};
     const int64_t n = shape.outer * shape.channels * shape.inner;
     const IntType type{static_cast<int>(rng.between(1, 2)), rng.chance(50)};
     const int64_t lo = type.is_signed ? -(int64_t(1) << (8 * type.bytes - 1)) : 0, hi = lo + (int64_t(1) << (8 * type.bytes)) - 1;
     float* x = x_memory.place<float>(static_cast<size_t>(n), Side::end);
-    for (int64_t j = 0; j < n; ++j) x[j] = rng.chance(10) ? static_cast<float>(rng.between(-300, 300)) + 0.5f : rng.uniform(-300, 300);
+    for (int64_t j = 0; j < n; ++j)
+      x[j] = rng.chance(10) ? static_cast<float>(rng.between(-300, 300)) + 0.5f : rng.uniform(-300, 300);
     std::vector<float> scale(static_cast<size_t>(shape.channels));
     std::vector<int32_t> zero_point(scale.size());
     for (float& s : scale) s = rng.pick({1.0f, 0.5f, rng.uniform(0.001f, 2)});
     for (int32_t& z : zero_point) z = static_cast<int32_t>(rng.between(lo, hi));
-    now_testing("quantize outer=%d channels=%d inner=%d bytes=%d signed=%d", int(shape.outer), int(shape.channels), int(shape.inner), type.bytes, type.is_signed);
+    now_testing("quantize outer=%d channels=%d inner=%d bytes=%d signed=%d", int(shape.outer), int(shape.channels),
+                int(shape.inner), type.bytes, type.is_signed);
     std::vector<uint8_t> want(static_cast<size_t>(n * type.bytes));
     for (int64_t j = 0; j < n; ++j) {
       const size_t c = static_cast<size_t>(j / shape.inner % shape.channels);
@@ -87,7 +93,8 @@ TEST(Ops, QuantizeDynamic) {
   Guarded x_memory(1 << 20);
   Output got(1 << 19);
   for (int i = 0; i < cases(600); ++i) {
-    const int64_t m = rng.between(1, 9), k = i % 20 == 0 ? rng.between(20000, 21000) : rng.pick<int64_t>({0, 1, 15, 16, 17, 64, 130});
+    const int64_t m = rng.between(1, 9),
+                  k = i % 20 == 0 ? rng.between(20000, 21000) : rng.pick<int64_t>({0, 1, 15, 16, 17, 64, 130});
     const bool per_row = rng.chance(50), symmetric = rng.chance(30);
     float* x = x_memory.place<float>(static_cast<size_t>(m * k), Side::end);
     const float shift = rng.pick({0.0f, 3.0f, -3.0f});
@@ -117,7 +124,8 @@ TEST(Ops, QuantizeDynamic) {
     }
     const bool same = same_everywhere(got, want, 1, m * k, m * k, Side::end, [&](void* q) {
       quantize_dynamic(x, m, k, k, static_cast<uint8_t*>(q), scale.data(), zero_point.data(), per_row, symmetric);
-      ASSERT_EQ(std::vector<float>(scale.begin(), scale.begin() + (per_row ? m : 1)), std::vector<float>(want_scale.begin(), want_scale.begin() + (per_row ? m : 1)));
+      ASSERT_EQ(std::vector<float>(scale.begin(), scale.begin() + (per_row ? m : 1)),
+                std::vector<float>(want_scale.begin(), want_scale.begin() + (per_row ? m : 1)));
       ASSERT_EQ(std::vector<int32_t>(zero_point.begin(), zero_point.begin() + (per_row ? m : 1)),
                 std::vector<int32_t>(want_zero.begin(), want_zero.begin() + (per_row ? m : 1)));
     });
@@ -169,8 +177,8 @@ TEST(Ops, Pooling) {
     const int64_t bytes = w.batch * w.h * w.w * w.c, rows = w.batch * w.out_h() * w.out_w();
     uint8_t* x = x_memory.place<uint8_t>(static_cast<size_t>(bytes), rng.chance(50) ? Side::start : Side::end);
     fill(rng, any_mood(rng), x, bytes);
-    now_testing("pool x=%dx%dx%dx%d kernel=%dx%d stride=%d,%d padding=%d,%d,%d,%d", int(w.batch), int(w.h), int(w.w), int(w.c), int(w.kh), int(w.kw),
-                int(w.stride_h), int(w.stride_w), int(w.top), int(w.left), int(w.bottom), int(w.right));
+    now_testing("pool x=%dx%dx%dx%d kernel=%dx%d stride=%d,%d padding=%d,%d,%d,%d", int(w.batch), int(w.h), int(w.w), int(w.c),
+                int(w.kh), int(w.kw), int(w.stride_h), int(w.stride_w), int(w.top), int(w.left), int(w.bottom), int(w.right));
     if (i % 2) {
       w.dilation_h = rng.between(1, 2);
       w.dilation_w = rng.between(1, 2);
@@ -181,7 +189,8 @@ TEST(Ops, Pooling) {
         for (uint8_t q : v) most = q > most ? q : most;
         want.push_back(most);
       });
-      if (!same_everywhere(got, want, n, w.c, w.c, Side::end, [&](void* c) { max_pool2d(w, x, static_cast<uint8_t*>(c)); })) return;
+      if (!same_everywhere(got, want, n, w.c, w.c, Side::end, [&](void* c) { max_pool2d(w, x, static_cast<uint8_t*>(c)); }))
+        return;
       continue;
     }
     const Encoding8 e{rng.pick({0.5f, 0.0173f}), static_cast<int32_t>(rng.between(0, 255))};
@@ -197,7 +206,9 @@ TEST(Ops, Pooling) {
       store_float(out, count ? static_cast<float>(sum) * (e.scale / static_cast<float>(count)) : 0.0f, c);
       c += size;
     });
-    if (!same_everywhere(got, want, rows, w.c * size, w.c * size, Side::end, [&](void* p) { avg_pool2d(w, x, e, include_pad, p, out); })) return;
+    if (!same_everywhere(got, want, rows, w.c * size, w.c * size, Side::end,
+                         [&](void* p) { avg_pool2d(w, x, e, include_pad, p, out); }))
+      return;
   }
 }
 

@@ -1,5 +1,5 @@
-// Packed weights: what `pack` refuses, and what `view` makes of a damaged buffer. (That unpacking gives the weights back is part of every
-// driver test.)
+// Packed weights: what `pack` refuses, and what `view` makes of a damaged buffer. (That unpacking gives the weights back is part
+// of every driver test.)
 #include <functional>
 #include <limits>
 

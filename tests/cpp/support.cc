@@ -103,10 +103,18 @@ Mood any_mood(Rng& rng) {
 void fill(Rng& rng, Mood mood, uint8_t* p, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     switch (mood) {
-      case Mood::uniform: p[i] = static_cast<uint8_t>(rng.next() >> 56); break;
-      case Mood::low: p[i] = 0; break;
-      case Mood::high: p[i] = 255; break;
-      case Mood::extremes: p[i] = rng.next() >> 63 ? 255 : 0; break;
+      case Mood::uniform:
+        p[i] = static_cast<uint8_t>(rng.next() >> 56);
+        break;
+      case Mood::low:
+        p[i] = 0;
+        break;
+      case Mood::high:
+        p[i] = 255;
+        break;
+      case Mood::extremes:
+        p[i] = rng.next() >> 63 ? 255 : 0;
+        break;
     }
   }
 }
@@ -114,10 +122,18 @@ void fill(Rng& rng, Mood mood, uint8_t* p, int64_t n) {
 void fill(Rng& rng, Mood mood, int8_t* p, int64_t n, int lo, int hi) {
   for (int64_t i = 0; i < n; ++i) {
     switch (mood) {
-      case Mood::uniform: p[i] = static_cast<int8_t>(rng.between(lo, hi)); break;
-      case Mood::low: p[i] = static_cast<int8_t>(lo); break;
-      case Mood::high: p[i] = static_cast<int8_t>(hi); break;
-      case Mood::extremes: p[i] = static_cast<int8_t>(rng.next() >> 63 ? hi : lo + (rng.next() >> 63 ? 0 : lo < 0)); break;
+      case Mood::uniform:
+        p[i] = static_cast<int8_t>(rng.between(lo, hi));
+        break;
+      case Mood::low:
+        p[i] = static_cast<int8_t>(lo);
+        break;
+      case Mood::high:
+        p[i] = static_cast<int8_t>(hi);
+        break;
+      case Mood::extremes:
+        p[i] = static_cast<int8_t>(rng.next() >> 63 ? hi : lo + (rng.next() >> 63 ? 0 : lo < 0));
+        break;
     }
   }
 }

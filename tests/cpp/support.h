@@ -43,8 +43,8 @@ class Rng {
 
 enum class Side { start, end };
 
-// Memory between two pages that fault on any access. `place` puts an operand flush against one of them, so that reading or writing one
-// byte before its start or after its end ends the test.
+// Memory between two pages that fault on any access. `place` puts an operand flush against one of them, so that reading or
+// writing one byte before its start or after its end ends the test.
 class Guarded {
  public:
   explicit Guarded(size_t capacity);
