@@ -12,6 +12,7 @@ Output type: the dtype of ``out``.
 """
 
 from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,9 +42,10 @@ def quantize(
 def dequantize(
     q: NDArray[Any], scale: NDArray[np.float32], zero_point: NDArray[np.int32], out: NDArray[np.float32], axis: int = -1
 ) -> None: ...
+
 # One (scale, zero_point) a row of x [M, K] (per_row), or one for all (then scale, zero_point have 1 element). out: uint8 [M, K].
 # Asymmetric: min/max with 0 included, scale = (max - min) / 255, zero_point = rint(-min / scale). Symmetric: absmax / 127, zero_point 128.
-# A row of zeros has scale 1. NaN/Inf in x: QuantizationError.
+# A row of zeros has scale 1; a scale is never below the smallest normal float32. NaN/Inf in x: QuantizationError.
 def quantize_dynamic(
     x: NDArray[np.float32],
     out: NDArray[np.uint8],
@@ -52,6 +54,7 @@ def quantize_dynamic(
     per_row: bool,
     symmetric: bool = False,
 ) -> None: ...
+
 # Two values a byte along the last axis, low nibble first; odd length: the last high nibble is 0.
 def pack_int4(values: NDArray[Any]) -> NDArray[np.uint8]: ...  # int8 in [-8, 7] or uint8 in [0, 15]
 def unpack_int4(packed: NDArray[np.uint8], length: int, signed: bool) -> NDArray[Any]: ...
@@ -147,8 +150,8 @@ def linear_dynamic(
     hi: float | None = None,
 ) -> None: ...
 
-# linear (all of x as one [rows, K] matrix) and linear_dynamic on addresses of contiguous memory, for the PyTorch operators: the caller answers
-# for memory and dtype; sizes are checked against the packed weight. type: 0 uint8, 1 int8, 2 int32, 3 float32.
+# linear and linear_dynamic on addresses of contiguous memory, for the PyTorch operators: the caller answers for memory and dtype; sizes are
+# checked against the packed weight. type: 0 uint8, 1 int8, 2 int32, 3 float32.
 def linear_at(
     x: int, rows: int, k: int, packed: int, packed_bytes: int, out: int, n: int, type: int, out_scale: float, out_zero_point: int
 ) -> None: ...
@@ -191,7 +194,8 @@ def add(
 ) -> None: ...
 def lut(x: NDArray[np.uint8], table: NDArray[np.uint8], out: NDArray[np.uint8]) -> None: ...  # table uint8 [256]
 
-# NHWC. padding (top, left, bottom, right); padded positions never win. out [B, HO, WO, C].
+# NHWC. padding (top, left, bottom, right); padded positions never win, and a window of nothing else gives 0. out [B, HO, WO, C].
+# A window that does not fit the padded input gives no output rows, here as in conv2d: HO or WO is 0.
 def max_pool2d(
     x: NDArray[np.uint8],
     out: NDArray[np.uint8],
