@@ -1,0 +1,14 @@
+"""Contenders timed against each other in one process, and what is made of the times.
+
+=================  ====================================================================================
+``machine``        the CPU, its cores, the versions; pins this process to as many cores as threads
+``shapes``         shape lists: JSON files of M, K, N
+``problem``        operands of one GEMM, and the exact result on a sample of outputs
+``contenders/``    one object for each way to compute it: what it delivers, whether it is installed
+``timing``         interleaved samples; minimum, median, interquartile range
+``peak``           the rate of vpdpbusd in this minute, from the native loop in ``bench/native``
+``measure``        rows: check every contender, time all of them
+``summary``        ratios and geometric means of the rows
+``present``        terminal, Markdown, plot
+=================  ====================================================================================
+"""

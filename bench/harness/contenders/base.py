@@ -1,0 +1,67 @@
+"""What a contender is.
+
+``output`` says what it delivers, because only like is compared with like:
+
+========  ============================================================================
+u8        uint8 in, requantized uint8 out: what a network of integer layers needs
+s32       uint8 in, the raw int32 accumulator out
+f32       uint8 in, dequantized float32 out
+dynamic   float32 in, quantized at run time, float32 out
+fp32      float32 throughout
+bf16      bfloat16 throughout
+========  ============================================================================
+
+Every contender gets weights in the form that its documentation advises (packed beforehand where it can), the same threads, inputs and
+outputs without copies that a careful user would avoid, and per-channel weight scales. Where its options leave a choice whose better
+side depends on the shape, ``prepare`` returns all sides and the fastest is timed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..problem import Problem
+
+OUTPUTS = ("u8", "s32", "f32", "dynamic", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """``call`` computes once; ``result`` gives the last output as an array [M, N]. ``name`` tells variants of a contender apart."""
+
+    call: Callable[[], object]
+    result: Callable[[], np.ndarray]
+    name: str = ""
+
+
+class Contender(ABC):
+    name: str
+    library: str
+    output: str
+    modules: tuple[str, ...] = ()  # what must be importable
+    ours = False
+    adds_bias = True
+    subtracts_zero_point = True
+
+    def missing(self) -> str | None:
+        """What is not installed or not supported here, or None."""
+        for module in self.modules:
+            try:
+                importlib.import_module(module)
+            except ImportError as e:
+                return f"{module} is not installed" if e.name == module else f"{module} does not import: {e}"
+        return None
+
+    @abstractmethod
+    def prepare(self, problem: Problem, threads: int) -> list[Variant]:
+        """Pack the weights and bind the operands. At least one variant."""
+
+
+def returning(call: Callable[[], object], convert: Callable[[object], np.ndarray], name: str = "") -> Variant:
+    """A variant whose result is what ``call`` returns."""
+    return Variant(call, lambda: convert(call()), name)

@@ -1,0 +1,89 @@
+"""qgemm: as PyTorch operators, and the engine below them on numpy arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..problem import Problem
+from .base import Contender, Variant, returning
+
+
+def _packed(p: Problem, static: bool) -> np.ndarray:
+    from qgemm import _core
+
+    encoding = {"x_scale": p.x_scale, "x_zero_point": p.x_zero_point} if static else {}
+    return _core.pack_linear(p.w, p.w_scale, bias=p.bias, **encoding)
+
+
+class Operator(Contender):
+    """torch.ops.qgemm.linear"""
+
+    library = "qgemm"
+    modules = ("torch", "qgemm.ops")
+    ours = True
+
+    def __init__(self, output: str):
+        self.output = output
+        self.name = f"qgemm {output}"
+
+    def prepare(self, problem: Problem, threads: int) -> list[Variant]:
+        import torch
+
+        x, packed, n = torch.from_numpy(problem.x), torch.from_numpy(_packed(problem, static=True)), problem.n
+        dtype = {"u8": torch.uint8, "s32": torch.int32, "f32": torch.float32}[self.output]
+        epilogue = (problem.out_scale, problem.out_zero_point) if self.output == "u8" else ()
+        op = torch.ops.qgemm.linear.default
+        return [returning(lambda: op(x, packed, n, dtype, *epilogue), lambda y: y.numpy())]
+
+
+class DynamicOperator(Contender):
+    """torch.ops.qgemm.linear_dynamic"""
+
+    name = "qgemm dynamic"
+    library = "qgemm"
+    output = "dynamic"
+    modules = ("torch", "qgemm.ops")
+    ours = True
+
+    def prepare(self, problem: Problem, threads: int) -> list[Variant]:
+        import torch
+
+        x, packed, n = torch.from_numpy(problem.x_float), torch.from_numpy(_packed(problem, static=False)), problem.n
+        op = torch.ops.qgemm.linear_dynamic.default
+        return [returning(lambda: op(x, packed, n), lambda y: y.numpy())]
+
+
+class Engine(Contender):
+    """qgemm._core on numpy arrays, the output allocated once."""
+
+    library = "qgemm"
+    modules = ("qgemm._core",)
+    ours = True
+
+    def __init__(self, output: str):
+        self.output = output
+        self.name = f"qgemm engine {output}"
+
+    def prepare(self, problem: Problem, threads: int) -> list[Variant]:
+        from qgemm import _core
+
+        packed = _packed(problem, static=self.output != "dynamic")
+        if self.output == "dynamic":
+            y, x = np.empty((problem.m, problem.n), np.float32), problem.x_float
+            return [Variant(lambda: _core.linear_dynamic(x, packed, y), lambda: y)]
+        y, x = np.empty((problem.m, problem.n), np.uint8 if self.output == "u8" else np.int32), problem.x
+        if self.output == "s32":
+            return [Variant(lambda: _core.linear(x, packed, y), lambda: y)]
+        scale, zero_point = problem.out_scale, problem.out_zero_point
+        return [Variant(lambda: _core.linear(x, packed, y, scale, zero_point), lambda: y)]
+
+
+CONTENDERS: list[Contender] = [
+    Operator("u8"),
+    Operator("s32"),
+    Operator("f32"),
+    DynamicOperator(),
+    Engine("u8"),
+    Engine("s32"),
+    Engine("dynamic"),
+]

@@ -1,0 +1,109 @@
+"""Rows: one shape, one number of threads, every contender checked and timed."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import timing
+from .contenders import Contender, Variant
+from .peak import Peak
+from .problem import Problem
+from .shapes import Shape
+
+
+@dataclass(frozen=True)
+class Settings:
+    repeats: int
+    seconds_per_row: float
+    min_sample: float
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"[:200]
+
+
+def usable(contenders: Sequence[Contender], threads: int) -> tuple[list[Contender], dict[str, str]]:
+    """Those that are installed and compute the right result on a small shape; and the reasons of the others, by name."""
+    trial = Problem(Shape(6, 96, 64))
+    kept, dropped = [], {}
+    for c in contenders:
+        reason = c.missing()
+        if reason is None:
+            reason = _prepare(c, trial, threads, 1e-5)[1]
+        if reason is None:
+            kept.append(c)
+        else:
+            dropped[c.name] = reason
+    return kept, dropped
+
+
+def _prepare(contender: Contender, problem: Problem, threads: int, at_least: float) -> tuple[Variant | None, str | None]:
+    """The fastest variant whose result is right, or why there is none."""
+    try:
+        variants = contender.prepare(problem, threads)
+        reason, right = None, []
+        for v in variants:
+            v.call()
+            wrong = problem.check(v.result(), contender.output, contender.adds_bias, contender.subtracts_zero_point)
+            if wrong is None:
+                right.append(v)
+            else:
+                reason = wrong
+        if len(right) < 2:
+            return (right[0], None) if right else (None, reason)
+        times = []
+        for v in right:
+            timing.quiet()
+            times.append(timing.estimate(v.call, at_least)[0])
+        return right[times.index(min(times))], None
+    except Exception as e:  # a peer may raise anything; the row says what
+        return None, first_line(e)
+
+
+def measure_row(
+    shape: Shape, contenders: Sequence[Contender], threads: int, settings: Settings, peak: Peak, note: Callable[[str], None]
+) -> dict[str, Any]:
+    """One row of the JSON file. ``note`` is told what is being done."""
+    problem = Problem(shape)
+    ready: dict[str, Variant] = {}
+    failed: dict[str, str] = {}
+    for c in contenders:
+        note(f"{shape.label}: {c.name}")
+        variant, reason = _prepare(c, problem, threads, settings.min_sample)
+        if variant is None:
+            failed[c.name] = reason or "no variant"
+        else:
+            ready[c.name] = variant
+    note(shape.label)
+    gops = peak.gops()
+    calls = {name: v.call for name, v in ready.items()}
+    series = timing.interleave(calls, settings.repeats, settings.seconds_per_row, settings.min_sample)
+    results = [
+        {
+            "contender": name,
+            "variant": ready[name].name,
+            "seconds": {"min": s.minimum, "median": s.median, "iqr": s.iqr},
+            "samples": len(s.samples),
+            "inner": s.inner,
+            "gops": shape.ops / s.median * 1e-9,
+            "noisy": s.noisy,
+        }
+        for name, s in series.items()
+    ]
+    del problem, ready, calls
+    gc.collect()
+    return {
+        "shape": shape.label,
+        "m": shape.m,
+        "k": shape.k,
+        "n": shape.n,
+        "uses": list(shape.uses),
+        "threads": threads,
+        "peak_gops": gops,
+        "results": results,
+        "failed": failed,
+    }
