@@ -7,12 +7,19 @@ namespace qgemm {
 namespace avx2 {
 namespace {
 
-// n (0..32) bytes in natural order.
+// n (0..32) bytes, the rest 0. A masked load reads whole dwords only; up to three more bytes join by hand.
 QGEMM_INLINE __m256i load32(const uint8_t* p, int n) {
   if (n == 32) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  uint8_t v[32] __attribute__((aligned(32))) = {};
-  memcpy(v, p, static_cast<size_t>(n));
-  return _mm256_load_si256(reinterpret_cast<const __m256i*>(v));
+  const int words = n / 4;
+  __m256i v = _mm256_maskload_epi32(reinterpret_cast<const int*>(p), mask8(words));
+  if (n % 4) {
+    uint32_t last = p[4 * words];
+    if (n % 4 > 1) last |= static_cast<uint32_t>(p[4 * words + 1]) << 8;
+    if (n % 4 > 2) last |= static_cast<uint32_t>(p[4 * words + 2]) << 16;
+    const __m256i here = _mm256_cmpeq_epi32(_mm256_set1_epi32(words), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    v = _mm256_or_si256(v, _mm256_and_si256(here, _mm256_set1_epi32(static_cast<int>(last))));
+  }
+  return v;
 }
 
 // Taps t .. t+3 (fewer at the end; absent ones are 0) of 32 channels. v[j], lane i: channels 16i + 4j + 0..3.
@@ -64,9 +71,13 @@ QGEMM_INLINE void pixel(const depthwise_args& g, const Epilogue& e, ptrdiff_t of
     if (channels == 32) {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(c), bytes);
     } else {
-      uint8_t tail[32] __attribute__((aligned(32)));
-      _mm256_store_si256(reinterpret_cast<__m256i*>(tail), bytes);
-      memcpy(c, tail, static_cast<size_t>(channels));
+      const int whole = channels / 4;
+      _mm256_maskstore_epi32(reinterpret_cast<int*>(c), mask8(whole), bytes);
+      if (channels % 4) {
+        uint8_t tail[32];
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(tail), bytes);
+        for (int i = 4 * whole; i < channels; ++i) c[i] = static_cast<char>(tail[i]);
+      }
     }
     return;
   }
