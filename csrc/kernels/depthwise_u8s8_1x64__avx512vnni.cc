@@ -166,7 +166,7 @@ QGEMM_INLINE Out make_out(const Epilogue& e, int col) {
 template <int kPixels>
 QGEMM_INLINE __m512i repeat(const void* p) {
   const __m512i v = _mm512_loadu_si512(p);
-  return kPixels == 1 ? v : _mm512_shuffle_i32x4(v, v, kPixels == 2 ? 0x44 : 0x00);
+  return kPixels == 1 ? v : _mm512_maskz_shuffle_i32x4(0xffff, v, v, kPixels == 2 ? 0x44 : 0x00);
 }
 
 // The block's 64 entries of the epilogue's arrays.

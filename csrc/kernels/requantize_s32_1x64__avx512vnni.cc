@@ -12,7 +12,8 @@ void requantize_s32_1x64(const requantize_args& g) {
     for (; n + 64 <= g.n; n += 64) {
       __m512i acc[4];
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) acc[j] = _mm512_add_epi32(_mm512_loadu_si512(g.acc + n + 16 * j), _mm512_loadu_si512(e.correction + n + 16 * j));
+      for (int j = 0; j < 4; ++j)
+        acc[j] = _mm512_add_epi32(_mm512_loadu_si512(g.acc + n + 16 * j), _mm512_loadu_si512(e.correction + n + 16 * j));
       store_bytes<4>(e, acc, 0, n, 64, static_cast<char*>(g.c) + n);
     }
   }
