@@ -71,3 +71,12 @@ def test_links_lead_somewhere():
 def test_the_two_commands():
     for line in ('pip install ".[demo]" && qgemm demo', 'pip install ".[test]" && pytest'):
         assert line in blocks("sh")[0].splitlines()
+
+
+def test_the_figures_are_the_demos(capsys):
+    """qgemm's bits are the same on every CPU, so what the README quotes of the demo is what the demo prints."""
+    pytest.importorskip("torch")
+    assert cli.main(["demo", "--batch"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    quoted = [line for block in blocks("text") for line in block.splitlines() if line.startswith("W")]
+    assert len(quoted) == 4 and set(quoted) <= set(printed)
