@@ -11,14 +11,6 @@
 namespace qgemm {
 namespace avx512vnni {
 
-// The last kc % 4 bytes of a row, without reading past it.
-QGEMM_INLINE __m512i broadcast_tail(const uint8_t* a, int bytes) {
-  uint32_t v = a[0];
-  if (bytes > 1) v |= static_cast<uint32_t>(a[1]) << 8;
-  if (bytes > 2) v |= static_cast<uint32_t>(a[2]) << 16;
-  return _mm512_set1_epi32(static_cast<int>(v));
-}
-
 QGEMM_INLINE __m512i broadcast4(const uint8_t* a) {
   int32_t v;
   memcpy(&v, a, 4);
@@ -114,13 +106,21 @@ static void gemm_tile(const gemm_args& g) {
       }
     }
     if (tail) {
+      // The last kc % 4 bytes of each row, gathered without reading past it. In memory first, in one plain loop: branches between the
+      // multiplications would make the compiler shuffle accumulators.
+      uint32_t last[MR];
+#pragma GCC unroll 1
+      for (int i = 0; i < MR; ++i) {
+        const uint8_t* p = rows[i] + whole;
+        last[i] = p[0] | static_cast<uint32_t>(p[tail > 1 ? 1 : 0]) << (tail > 1 ? 8 : 0) | static_cast<uint32_t>(p[tail - 1]) << (8 * (tail - 1));
+      }
       __m512i bv[NV];
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) bv[j] = _mm512_loadu_si512(b + 64 * j);
       b += 64 * NV;
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) {
-        const __m512i av = broadcast_tail(a[i], tail);
+        const __m512i av = broadcast4(reinterpret_cast<const uint8_t*>(&last[i]));
 #pragma GCC unroll 4
         for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], av, bv[j]);
       }
@@ -136,11 +136,11 @@ static void gemm_tile(const gemm_args& g) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) store_floats<NV>(e, acc[i], g.row + i, g.col, g.n, c + i * g.ldc);
   } else {
-    int32_t spilled[MR * NV * 16] __attribute__((aligned(64)));
+    int32_t spilled[MR * NV * 16];
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-      for (int j = 0; j < NV; ++j) _mm512_store_si512(spilled + (i * NV + j) * 16, acc[i][j]);
+      for (int j = 0; j < NV; ++j) _mm512_storeu_si512(spilled + (i * NV + j) * 16, acc[i][j]);
     store_spilled(e, spilled, MR, NV, g.row, g.col, g.n, g.c, g.ldc);
   }
 }

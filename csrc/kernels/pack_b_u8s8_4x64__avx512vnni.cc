@@ -25,8 +25,7 @@ void pack_rows(const pack_b_args& g) {
   const __m512i flip = _mm512_set1_epi8(static_cast<char>(g.flip)), ones = _mm512_set1_epi8(1);
   const __mmask64 columns = lanes64(g.n);
   const int vectors = g.width / 16;
-  __m512i sum[4];
-  for (auto& s : sum) s = _mm512_setzero_si512();
+  __m512i sum[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
   int8_t* out = g.panel;
   for (int k = 0; k < g.k; k += 4, out += g.width * 4) {
     __m512i r[4];
@@ -38,14 +37,16 @@ void pack_rows(const pack_b_args& g) {
                     _mm512_unpackhi_epi16(hi01, hi23)};
     transpose_lanes(v);
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      sum[j] = _mm512_dpbusd_epi32(sum[j], ones, v[j]);
-      if (j < vectors) _mm512_storeu_si512(out + 64 * j, v[j]);
-    }
+    for (int j = 0; j < 4; ++j) sum[j] = _mm512_dpbusd_epi32(sum[j], ones, v[j]);
+    _mm512_storeu_si512(out, v[0]);
+    if (vectors > 1) _mm512_storeu_si512(out + 64, v[1]);
+    if (vectors > 2) _mm512_storeu_si512(out + 128, v[2]);
+    if (vectors > 3) _mm512_storeu_si512(out + 192, v[3]);
   }
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j)
-    if (j < vectors) _mm512_storeu_si512(g.colsum + 16 * j, sum[j]);
+  _mm512_storeu_si512(g.colsum, sum[0]);
+  if (vectors > 1) _mm512_storeu_si512(g.colsum + 16, sum[1]);
+  if (vectors > 2) _mm512_storeu_si512(g.colsum + 32, sum[2]);
+  if (vectors > 3) _mm512_storeu_si512(g.colsum + 48, sum[3]);
 }
 
 // r[i] dword x -> r[x] dword i.

@@ -3,7 +3,7 @@
 namespace qgemm {
 namespace avx512vnni {
 
-void gemm_u8s8_12x32(const gemm_args& g) { GemmRows<12, 2>::run(g); }
+void gemm_u8s8_10x16(const gemm_args& g) { GemmRows<10, 1>::run(g); }
 
 }  // namespace avx512vnni
 }  // namespace qgemm

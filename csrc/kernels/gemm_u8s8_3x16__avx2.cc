@@ -63,9 +63,8 @@ void tile(const gemm_args& g, int j0) {
 
 }  // namespace
 
-void gemm_u8s8_4x16(const gemm_args& g) {
+void gemm_u8s8_3x16(const gemm_args& g) {
   for (int j0 = 0; j0 < g.n; j0 += 16) switch (g.m) {
-      case 4: tile<4>(g, j0); break;
       case 3: tile<3>(g, j0); break;
       case 2: tile<2>(g, j0); break;
       case 1: tile<1>(g, j0); break;
