@@ -66,7 +66,10 @@ def damage(m, rnd: random.Random):
         elif kind == 6 and len(node.input) > 1:
             del node.input[rnd.randrange(len(node.input))]
         elif kind == 7:
-            a = numpy_helper.to_array(tensor)
+            try:
+                a = numpy_helper.to_array(tensor)
+            except ValueError:  # already damaged
+                continue
             if a.dtype.kind in "fiu":
                 bad = rnd.choice([np.nan, np.inf, -1, 0, 1e30, 3] if a.dtype.kind == "f" else [0, 1, 100])
                 tensor.CopyFrom(numpy_helper.from_array(np.full(a.shape, bad, a.dtype), tensor.name))

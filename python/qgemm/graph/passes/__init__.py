@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ...errors import ModelFormatError, QgemmError
+from ..guard import DAMAGE, check_grids
 from ..ir import Graph
 from .cleanup import drop_dead, drop_identities
 from .constants import fold_constants
@@ -29,6 +31,12 @@ ORDER = (
 
 def run_all(graph: Graph) -> Graph:
     """Every pass in order, in place; returns the graph."""
+    check_grids(graph)
     for p in ORDER:
-        p(graph)
+        try:
+            p(graph)
+        except QgemmError:
+            raise
+        except DAMAGE as e:
+            raise ModelFormatError(f"the model contradicts itself ({p.__name__}: {e}); export it again") from e
     return graph

@@ -45,7 +45,7 @@ def _bounds(graph: Graph, act: Node, source: str) -> tuple[float | None, float |
     for k, key in ((1, "min"), (2, "max")):
         if len(act.inputs) > k and act.inputs[k]:
             t = graph.tensors[act.inputs[k]]
-            if not t.is_const:
+            if not t.is_const or t.data.size != 1:
                 return None
             found.append(float(np.float32(real(t).reshape(()))))
         else:
