@@ -4,10 +4,8 @@ A layer is compared on *the simulation's own* input: the fake-quantized tensor t
 exactly to integers by its encoding, our step runs on those integers, and its integers are compared with the simulation's
 quantized output of the same chain (convolution and ReLU are one step here; their quantizer sits behind the ReLU).
 
-Which tensor of the simulation a tensor of the program corresponds to is decided by neither's name. Steps are walked in order, each on
-the simulation's inputs found so far; its output corresponds to the tensor of the same shape that lies on the very same grid
-(scale and zero point to the last bit) and is nearest to what the step computed. What has no counterpart is in ``unmapped``
-with the reason.
+Which tensor of the simulation that is, is decided by neither's name (``aimet/compare.py`` says how). What has no counterpart is in
+``unmapped`` with the reason.
 
 One LSB is one step of the output's grid. A float output has no grid: there one LSB is 1/255 of the range that the reference's
 output spans, what an 8-bit grid over that output would have, and two values differ where they are at least half of that apart.
@@ -25,25 +23,26 @@ from typing import Any
 
 import numpy as np
 
-from .aimet.export import as_inputs, evaluating
+from .aimet.export import as_inputs, as_modules, evaluating
 from .aimet.live import is_simulation, uncalibrated
 from .errors import ConfigError, EncodingError, ShapeError, UnsupportedOpError, require
 from .graph.ir import QParams
 
-# Operators that only move values: they are checked and listed, and left out of ``differing_per_million``.
-_MOVES = frozenset(
-    "Reshape Flatten Transpose Squeeze Unsqueeze Identity Slice Split Concat Gather DepthToSpace SpaceToDepth Expand".split()
-)
+# Operators that only move values: listed and checked to be exact, and left out of ``differing_per_million``.
+MOVES = frozenset("Reshape Flatten Transpose Squeeze Unsqueeze Identity Slice Split Concat Gather DepthToSpace SpaceToDepth Expand".split())
 
-# How far, in relative L2 norm, a float tensor of the simulation may be from ours and still be taken for the same one.
-_SAME_FLOAT = 0.2
-_SAMPLE = 8192  # elements by which candidates are compared
 _ALONE = 64  # samples that the reference repeats one by one; beyond, in half batches
 
 
 @dataclass
 class Layer:
-    """One compared step. ``module`` is where the simulation shows the tensor it was compared with."""
+    """One compared step.
+
+    module: the torch module at which the simulation shows the tensor it was compared with. off_tie: where outputs differ, how far
+    the simulation's own float value was, at most, from the boundary between two integers, in LSB; 1e-5 is what another order
+    of summation in fp32 makes. None where nothing differs or the tensor has no quantizer of its own. moves: the step only moves
+    values.
+    """
 
     name: str
     op: str
@@ -52,16 +51,13 @@ class Layer:
     outputs: int = 0
     differing: int = 0
     max_lsb: int = 0
+    off_tie: float | None = None
+    moves: bool = False
 
     @property
     def equal(self) -> float:
         """Share of equal outputs."""
         return 1 - self.differing / self.outputs if self.outputs else 1.0
-
-    @property
-    def moves(self) -> bool:
-        """True when the step only moves values."""
-        return self.op in _MOVES
 
 
 @dataclass
@@ -108,9 +104,10 @@ class Validation:
         if self.layers:
             w = max(len("layer"), *(len(x.name) for x in self.layers))
             o = max(len("op"), *(len(x.op) for x in self.layers))
-            lines.append(f"{'layer':<{w}}  {'op':<{o}}  {'scheme':<8} {'outputs':>11} {'differing':>9} {'max LSB':>7}")
+            lines.append(f"{'layer':<{w}}  {'op':<{o}}  {'scheme':<8} {'outputs':>11} {'differing':>9} {'max LSB':>7}  off a tie")
             for x in self.layers:
-                lines.append(f"{x.name:<{w}}  {x.op:<{o}}  {x.scheme:<8} {x.outputs:>11,} {x.differing:>9,} {x.max_lsb:>7}")
+                tie = "" if x.off_tie is None else f"  {x.off_tie:.1e} LSB"
+                lines.append(f"{x.name:<{w}}  {x.op:<{o}}  {x.scheme:<8} {x.outputs:>11,} {x.differing:>9,} {x.max_lsb:>7}{tie}")
             lines.append(
                 f"{len(self.layers)} layers on the reference's own inputs: {self.differing} of {self.layer_outputs:,} outputs differ "
                 f"({self.differing_per_million:.1f} per million), at most {self.max_layer_lsb} LSB"
@@ -131,7 +128,7 @@ class Validation:
 # ---- numbers ----------------------------------------------------------------------------------------------------------
 
 
-def _steps_apart(got: np.ndarray, want: np.ndarray, grid: QParams | None) -> np.ndarray:
+def steps_apart(got: np.ndarray, want: np.ndarray, grid: QParams | None) -> np.ndarray:
     """|got - want| in LSB, rounded to whole ones. Integers are compared as such, floats by the grid or by the range of ``want``."""
     if got.dtype.kind in "iub":
         return np.abs(got.astype(np.int64) - want.astype(np.int64))
@@ -144,28 +141,6 @@ def _steps_apart(got: np.ndarray, want: np.ndarray, grid: QParams | None) -> np.
         lsb = max(float(np.abs(want).max(initial=0.0)), 1.0) / 255
     same = (got == want) | (np.isnan(got) & np.isnan(want))
     return np.where(same, 0, np.rint(np.minimum(np.nan_to_num(d / lsb, nan=1e9), 1e9))).astype(np.int64)
-
-
-def _to_grid(values: np.ndarray, grid: QParams) -> np.ndarray:
-    """Integers of values that lie on ``grid``."""
-    q = np.rint(values.astype(np.float64) / float(grid.scale)) + int(grid.zero_point)
-    return np.clip(q, grid.qmin, grid.qmax)
-
-
-def _off_grid(values: np.ndarray, grid: QParams) -> float:
-    """Share of ``values`` that do not lie on ``grid``."""
-    if not values.size:
-        return 0.0
-    steps = values.astype(np.float64) / float(grid.scale) + int(grid.zero_point)
-    bad = (np.abs(steps - np.rint(steps)) > 0.01) | (steps < grid.qmin - 0.01) | (steps > grid.qmax + 0.01)
-    return float(np.mean(bad | ~np.isfinite(steps)))
-
-
-def _sample(a: np.ndarray) -> np.ndarray:
-    """The same few thousand elements of any array of this shape, in logical order."""
-    if a.size <= _SAMPLE:
-        return a.ravel()
-    return a[np.unravel_index(np.linspace(0, a.size - 1, _SAMPLE).astype(np.int64), a.shape)]
 
 
 class _EndToEnd:
@@ -184,7 +159,7 @@ class _EndToEnd:
                     f"the program's output has shape {a.shape} and the reference's {b.shape}: "
                     "validate a program with the network it was made from"
                 )
-            lsb = _steps_apart(a, b, grid)
+            lsb = steps_apart(a, b, grid)
             self.outputs += a.size
             self.differing += int(np.count_nonzero(lsb))
             self.max_lsb = max(self.max_lsb, int(lsb.max(initial=0)))
@@ -225,14 +200,14 @@ class _EndToEnd:
 # ---- the reference ----------------------------------------------------------------------------------------------------
 
 
-def _arrays(outputs: Any) -> list[np.ndarray]:
+def arrays(outputs: Any) -> list[np.ndarray]:
     """Every tensor or array among a model's outputs, as float32 (integers stay integers)."""
     if isinstance(outputs, np.ndarray):
         return [outputs]
     if isinstance(outputs, dict):
-        return [a for v in outputs.values() for a in _arrays(v)]
+        return [a for v in outputs.values() for a in arrays(v)]
     if isinstance(outputs, (tuple, list)):
-        return [a for v in outputs for a in _arrays(v)]
+        return [a for v in outputs for a in arrays(v)]
     torch = require("torch", "qgemm.validate")
     if isinstance(outputs, torch.Tensor):
         t = outputs.as_subclass(torch.Tensor).detach().cpu()
@@ -279,7 +254,7 @@ def _with_itself(run: Callable[[tuple], list[np.ndarray]], batch: tuple, want: l
 def _inference(model):
     torch = require("torch", "qgemm.validate")
     as_eval = evaluating(model) if isinstance(model, torch.nn.Module) else contextlib.nullcontext()
-    with torch.no_grad(), as_eval, warnings.catch_warnings():
+    with torch.no_grad(), as_modules(), as_eval, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # AIMET's simulation gives one a layer and call
         yield
 
@@ -294,146 +269,7 @@ def _progress(items: Iterable, what: str) -> Iterable:
     return tqdm(items, desc=what, leave=False)
 
 
-# ---- layers -----------------------------------------------------------------------------------------------------------
-
-
-class _Layers:
-    """Compares a program's steps with a simulation's tensors."""
-
-    def __init__(self, program, sim):
-        self.program, self.sim = program, sim
-        self.seen: dict[str, Any] = {}  # tensor name -> Sighting
-        self.integer: dict[str, bool] = {}  # tensor name -> held as uint8 at run time
-        self.order: dict[str, tuple[int, ...]] = {}  # tensor name -> axes from the outermost in memory to the innermost
-        self.layers: dict[str, Layer] = {}
-        self.unmapped: dict[str, str] = {}
-        self.readers: dict[str, int] = {}
-        for s in program.steps:
-            for i in s.inputs:
-                self.readers[i] = self.readers.get(i, 0) + 1
-
-    def _grid(self, name: str) -> QParams | None:
-        t = self.program.graph.tensors.get(name)
-        return t.qparams if t is not None and t.qparams is not None and t.qparams.per_tensor else None
-
-    def _runtime(self, name: str, values: np.ndarray) -> np.ndarray:
-        """A tensor of the simulation as the program holds it: integers where it does, in its memory order."""
-        grid = self._grid(name)
-        if self.integer[name]:
-            a = _to_grid(values, grid).astype(np.uint8)
-        elif grid is not None:
-            # Held as float: the nearest values of the grid, as the program itself would write them.
-            a = ((_to_grid(values, grid) - int(grid.zero_point)).astype(np.float32) * grid.scale).astype(np.float32)
-        else:
-            a = np.asarray(values, np.float32)
-        order = self.order[name]
-        back = np.argsort(order)
-        return np.ascontiguousarray(a.transpose(order)).transpose(back)
-
-    def _note(self, name: str, value: np.ndarray):
-        self.integer[name] = value.dtype == np.uint8 and self._grid(name) is not None
-        self.order[name] = tuple(int(i) for i in np.argsort([-s for s in value.strides], kind="stable"))
-
-    def _env(self, batch: tuple) -> dict[str, np.ndarray]:
-        return {n: x.detach().numpy() for n, x in zip(self.program.graph.inputs, batch, strict=True)}
-
-    def find(self, batch: tuple):
-        """Find the counterpart of every step's outputs, on a few samples."""
-        from .aimet.recording import Recorder, Sighting
-
-        sightings: dict[tuple[int, ...], list[tuple[Sighting, np.ndarray]]] = {}
-
-        def see(key: Sighting, a: np.ndarray):
-            sightings.setdefault(a.shape, []).append((key, a))
-
-        with Recorder(self.sim.model, see):
-            self.sim.model(*batch)
-        env = self._env(batch)
-        for step in self.program.steps:
-            step.run(env)
-            for out in step.outputs:
-                if not out:
-                    continue
-                value = env[out]
-                if value.dtype.kind not in "fu" or (value.dtype.kind == "u" and self._grid(out) is None):
-                    continue  # a shape or an index, not an activation
-                self._note(out, value)
-                key, values, why = self._counterpart(out, value, sightings.get(value.shape, []))
-                if key is None:
-                    if step.op in _MOVES:
-                        why = "it only moves values, inside a function of the simulation; checked with the step that reads it"
-                    self.unmapped[step.name] = why
-                    continue
-                self.seen[out] = key
-                env[out] = self._runtime(out, values)
-
-    def _counterpart(self, name: str, value: np.ndarray, candidates: list):
-        """(sighting, its values, "") of the tensor that ``value`` corresponds to, or (None, None, reason)."""
-        grid = self._grid(name)
-        ours = _sample(value).astype(np.float64)
-        if self.integer[name]:
-            ours = (ours - int(grid.zero_point)) * float(grid.scale)
-        norm = float(np.linalg.norm(ours))
-        best, best_error = None, math.inf
-        for key, values in candidates:
-            theirs = _sample(values).astype(np.float64)
-            if grid is not None and _off_grid(theirs, grid) > 0:
-                continue
-            d = float(np.linalg.norm(theirs - ours))
-            error = d / norm if norm else math.inf if d else 0.0
-            if error < best_error or (error == best_error and best is not None and best[0].side != "quantizer" == key.side):
-                best, best_error = (key, values), error
-        if best is None:
-            where = "on its grid" if grid is not None else f"of its shape {value.shape}"
-            return None, None, f"the simulation shows no tensor {where}: it is computed inside a function, out of hooks' sight"
-        # A tensor of one or two levels lies on many grids, so lying on this one proves nothing.
-        few_levels = grid is not None and np.unique(_sample(best[1])).size < 3
-        if best_error > _SAME_FLOAT and (grid is None or few_levels):
-            away = f"(the nearest, at '{best[0].layer}', is {best_error:.2f} away in relative norm)"
-            return None, None, f"no tensor of the simulation resembles it {away}: it is computed inside a function, out of hooks' sight"
-        return *best, ""
-
-    def compare(self, batch: tuple) -> list[np.ndarray]:
-        """Run every step on the simulation's tensors of this batch, and count. Returns the simulation's outputs."""
-        from .aimet.recording import Recorder
-
-        by_key: dict[Any, list[str]] = {}
-        for name, key in self.seen.items():
-            by_key.setdefault(key, []).append(name)
-        theirs: dict[str, np.ndarray] = {}
-
-        def see(key, a: np.ndarray):
-            for name in by_key[key]:
-                theirs[name] = self._runtime(name, a)
-
-        with Recorder(self.sim.model, see, set(by_key)):
-            outputs = _arrays(self.sim.model(*batch))
-        env = self._env(batch)
-        left = dict(self.readers)
-        for step in self.program.steps:
-            step.run(env)
-            for out in step.outputs:
-                want = theirs.pop(out, None)
-                if want is None:
-                    continue
-                self._count(step, out, env[out], want)
-                env[out] = want
-            for i in step.inputs:
-                left[i] -= 1
-                if not left[i]:
-                    env.pop(i, None)
-        return outputs
-
-    def _count(self, step, out: str, got: np.ndarray, want: np.ndarray):
-        if got.shape != want.shape:
-            raise ShapeError(f"{step.name}: the program computes the shape {got.shape}, the simulation {want.shape}")
-        lsb = _steps_apart(got, want, self._grid(out))
-        layer = self.layers.get(step.name)
-        if layer is None:
-            layer = self.layers[step.name] = Layer(step.name, step.op, step.scheme, self.seen[out].layer)
-        layer.outputs += lsb.size
-        layer.differing += int(np.count_nonzero(lsb))
-        layer.max_lsb = max(layer.max_lsb, int(lsb.max(initial=0)))
+# ---- both -------------------------------------------------------------------------------------------------------------
 
 
 def _few(batch: tuple) -> tuple:
@@ -456,6 +292,8 @@ def validate(fast, reference, batches) -> Validation:
     Everything runs under ``torch.no_grad()`` and in eval mode, where AIMET quantizes by the reciprocal of the scale. Raises
     EncodingError for a simulation without encodings and ShapeError when the outputs' shapes differ.
     """
+    from .aimet.compare import LayerComparison
+
     graph = getattr(fast, "graph", None)
     sim = reference if is_simulation(reference) else None
     model = sim.model if sim is not None else reference
@@ -472,15 +310,15 @@ def validate(fast, reference, batches) -> Validation:
                 "run sim.compute_encodings(...) first"
             ) from e
     grids = [graph.tensors[n].qparams for n in graph.outputs] if graph is not None else None
-    run = lambda batch: _arrays(model(*batch))  # noqa: E731
-    layers = _Layers(fast, sim) if sim is not None and hasattr(fast, "steps") else None
+    run = lambda batch: arrays(model(*batch))  # noqa: E731
+    layers = LayerComparison(fast, sim) if sim is not None and hasattr(fast, "steps") else None
     total, itself, samples = _EndToEnd(), _EndToEnd(), 0
     with _inference(model):
         if layers is not None:
             layers.find(_few(data[0]) if _batch_is_free(fast) else data[0])
         for batch in _progress(data, "validate"):
             want = layers.compare(batch) if layers is not None else run(batch)
-            got = _arrays(fast(*batch))
+            got = arrays(fast(*batch))
             each = grids if grids is not None else [None] * len(want)
             total.add(got, want, each)
             again = _with_itself(run, batch, want, samples)

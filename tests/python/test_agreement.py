@@ -71,6 +71,8 @@ def test_per_layer_agreement(name, bits):
     assert r.layer_outputs >= 1_000_000
     assert all(x.max_lsb <= 1 for x in r.layers), r
     assert r.differing_per_million <= 10, r
+    # Where outputs differ the simulation's own value lay at a rounding boundary: its order of summation, not our arithmetic.
+    assert all(x.off_tie < 1e-3 for x in r.layers if x.differing and x.off_tie is not None), r
     # Nothing that computes goes unchecked: only moves inside forward() are beyond the hooks.
     steps = {s.name: s for s in fast.steps}
     assert all(steps[n].scheme == "bytes" for n in r.unmapped), r

@@ -46,6 +46,22 @@ def evaluating(model):
             m.training = training
 
 
+@contextlib.contextmanager
+def as_modules():
+    """Keep torch's fused transformer kernel out of the way.
+
+    In eval mode without gradients nn.TransformerEncoderLayer hands its raw parameters to that kernel: the modules inside it, and so
+    AIMET's quantizers, are passed over, and the exporter cannot write it.
+    """
+    torch = require("torch", "qgemm.from_aimet")
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def as_inputs(example_inputs: Any) -> tuple:
     """Example inputs as the tuple of positional arguments: a tensor, an array, or a tuple or list of them."""
     torch = require("torch", "qgemm.from_aimet")

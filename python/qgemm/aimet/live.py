@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from ..errors import DTypeError, EncodingError, UnsupportedOpError, require
-from .export import as_inputs, check_on_cpu, evaluating, first_line, names_and_axes, quiet
+from .export import as_inputs, as_modules, check_on_cpu, evaluating, first_line, names_and_axes, quiet
 
 
 def is_simulation(obj) -> bool:
@@ -43,7 +43,7 @@ def from_aimet(sim, example_inputs, on_unsupported: str = "float"):
     inputs = as_inputs(example_inputs)
     check_on_cpu(sim.model, "from_aimet")
     missing = uncalibrated(sim)
-    with tempfile.TemporaryDirectory(prefix="qgemm-") as folder, torch.no_grad(), evaluating(sim.model):
+    with tempfile.TemporaryDirectory(prefix="qgemm-") as folder, torch.no_grad(), evaluating(sim.model), as_modules():
         path = Path(folder) / "qdq.onnx"
         try:
             with quiet():

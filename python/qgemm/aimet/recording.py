@@ -16,7 +16,11 @@ from ..errors import require
 
 
 class Sighting(NamedTuple):
-    """Where the simulation shows a tensor. side: "input", "output" or "quantizer"."""
+    """Where the simulation shows a tensor.
+
+    side: "input" or "output" of a module, "quantizer" for what an activation quantizer returns, "unquantized" for what it is given
+    (shown only when wanted).
+    """
 
     module: str
     side: str
@@ -62,6 +66,8 @@ class Recorder:
         for path, m in self.model.named_modules():
             if isinstance(m, QuantizerBase):
                 if "param_quantizers" not in path:
+                    if self.wanted is not None:
+                        self.handles.append(m.register_forward_pre_hook(lambda _m, args, p=path: self._show(p, "unquantized", args)))
                     self.handles.append(m.register_forward_hook(lambda _m, _a, out, p=path: self._show(p, "quantizer", out)))
             else:
                 self.handles.append(

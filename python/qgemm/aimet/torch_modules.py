@@ -12,7 +12,7 @@ from ..errors import EncodingError, UnsupportedOpError, require
 from ..graph.ir import QParams, Tensor
 from .apply import _storage, _to_signed, _Weight
 from .encodings import Encodings, read_encodings
-from .export import as_inputs, check_on_cpu, evaluating, first_line, names_and_axes, quiet
+from .export import as_inputs, as_modules, check_on_cpu, evaluating, first_line, names_and_axes, quiet
 
 _ONNX_BITS = (2, 4, 8, 16, 32)
 
@@ -88,7 +88,7 @@ def from_torch_encodings(model, source, example_inputs, on_unsupported: str = "f
     encodings = _read(model, source)
     check_on_cpu(model, "from_torch_encodings")
     inputs = as_inputs(example_inputs)
-    with tempfile.TemporaryDirectory(prefix="qgemm-") as folder, torch.no_grad(), evaluating(model):
+    with tempfile.TemporaryDirectory(prefix="qgemm-") as folder, torch.no_grad(), evaluating(model), as_modules():
         path = str(Path(folder) / "model.onnx")
         with quiet():
             outputs = model(*inputs)
