@@ -105,7 +105,9 @@ TEST(Pack, RefusesEveryCutAndEveryChangedHeaderByte) {
       p[i] = static_cast<uint8_t>(p[i] ^ flip);
       const Thrown t = thrown_by([&] { view(p, bytes); });
       // Bytes 104..127 lie after the checksum and are not read.
-      if (i < 104) ASSERT_EQ(t.code, Code::packed) << "byte " << i << " ^ " << flip;
+      if (i < 104) {
+        ASSERT_EQ(t.code, Code::packed) << "byte " << i << " ^ " << flip;
+      }
       p[i] = whole[static_cast<size_t>(i)];
     }
 }
