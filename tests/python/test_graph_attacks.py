@@ -71,7 +71,7 @@ def damage(m, rnd: random.Random):
             except ValueError:  # already damaged
                 continue
             if a.dtype.kind in "fiu":
-                bad = rnd.choice([np.nan, np.inf, -1, 0, 1e30, 3] if a.dtype.kind == "f" else [0, 1, 100])
+                bad = rnd.choice([np.nan, np.inf, -1, 0, 1e30, 3] if a.dtype.kind == "f" else [0, 1, 5])
                 tensor.CopyFrom(numpy_helper.from_array(np.full(a.shape, bad, a.dtype), tensor.name))
     return m.SerializeToString()
 

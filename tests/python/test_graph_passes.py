@@ -13,6 +13,7 @@ from qgemm.graph.from_onnx import import_onnx
 from qgemm.graph.grids import dequantize, fake_quantize, quantize, shift
 from qgemm.graph.ir import Graph, Node, QParams, Tensor
 from qgemm.graph.passes import run_all
+from qgemm.graph.passes.batch import free_batch
 from qgemm.graph.passes.cleanup import drop_dead, drop_identities
 from qgemm.graph.passes.constants import fold_constants
 from qgemm.graph.passes.fuse_relu import fuse_relu
@@ -424,6 +425,45 @@ def test_no_table_for_two_tensors_or_a_vector():
     g = graph([("Relu", ["x"], ["y"], {})], {"x": (None, 4)}, None, {"x": u8()})
     make_tables(g)
     assert ops(g) == ["Relu"]
+
+
+# ---- batch ----
+
+
+def fixed_batch(n, *nodes, outputs=("y",), shapes=None, consts=None):
+    g = graph(nodes, {"x": (n, 4, 6), **(shapes or {})}, consts, outputs=outputs)
+    free_batch(g)
+    return g
+
+
+@pytest.mark.parametrize("n", [1, 8])
+def test_a_fixed_batch_is_freed(n):
+    target = {"s": np.array([n, -1])}
+    g = fixed_batch(n, ("Relu", ["x"], ["r"], {}), ("Reshape", ["r", "s"], ["y"], {}), shapes={"r": (n, 4, 6), "y": (n, 24)}, consts=target)
+    assert g.tensors["x"].shape == (None, 4, 6) and g.tensors["y"].shape == (None, 24)
+    assert g.tensors[g.nodes[1].inputs[1]].data.tolist() == [0, -1]
+    p = qgemm.Program(g)
+    for batch in (1, 3, 8):
+        assert p(np.ones((batch, 4, 6), np.float32)).shape == (batch, 24)
+
+
+MIXING = {
+    "transpose": ("Transpose", ["x"], ["y"], {"perm": [1, 0, 2]}),
+    "softmax over samples": ("Softmax", ["x"], ["y"], {"axis": 0}),
+    "sum over samples": ("ReduceSum", ["x", "zero"], ["y"], {}),
+    "reshape across samples": ("Reshape", ["x", "half"], ["y"], {}),
+    "one constant a sample": ("Add", ["x", "each"], ["y"], {}),
+    "concat of samples": ("Concat", ["x", "x"], ["y"], {"axis": 0}),
+    "gather of samples": ("Gather", ["x", "zero"], ["y"], {"axis": 0}),
+    "shape": ("Shape", ["x"], ["y"], {}),
+}
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_a_batch_that_samples_share_stays_fixed(name):
+    consts = {"zero": np.array([0]), "half": np.array([4, -1]), "each": np.ones((8, 1, 1), np.float32)}
+    g = fixed_batch(8, MIXING[name], shapes={"y": (4, 48) if "reshape" in name else (8, 4, 6)}, consts=consts)
+    assert g.tensors["x"].shape == (8, 4, 6)
 
 
 # ---- cleanup ----

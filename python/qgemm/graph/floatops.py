@@ -530,7 +530,7 @@ def _quantize(attrs):
         dtype = zero.dtype if zero is not None else np.dtype(_DTYPES[out or 2])
         info = np.iinfo(dtype)
         z = 0 if zero is None else _along(zero.astype(np.float64), x, axis, block)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             y = np.rint(x * (f32(1) / _along(scale, x, axis, block))).astype(np.float64)
         return np.clip(np.nan_to_num(y, nan=0.0, posinf=np.inf, neginf=-np.inf) + z, info.min, info.max).astype(dtype)
 

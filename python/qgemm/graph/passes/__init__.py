@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...errors import ModelFormatError, QgemmError
 from ..guard import DAMAGE, check_grids
 from ..ir import Graph
+from .batch import free_batch
 from .cleanup import drop_dead, drop_identities
 from .constants import fold_constants
 from .fuse_relu import fuse_relu
@@ -26,6 +27,7 @@ ORDER = (
     fuse_relu,
     make_tables,
     drop_dead,
+    free_batch,
 )
 
 

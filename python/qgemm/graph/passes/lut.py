@@ -15,18 +15,18 @@ from ..ir import Graph, Node
 from .util import is_byte_grid, rank
 
 # operator -> positions of the inputs that may be run-time tensors
-_UNARY = {
+UNARY = {
     "Relu", "Clip", "Sigmoid", "Tanh", "Gelu", "Erf", "HardSigmoid", "HardSwish", "LeakyRelu", "Elu", "Celu", "Selu", "Softplus",
     "Softsign", "Mish", "Swish", "ThresholdedRelu", "Abs", "Neg", "Exp", "Log", "Sqrt", "Reciprocal", "Floor", "Ceil", "Round",
     "Sign", "Sin", "Cos", "Requantize",
 }  # fmt: skip
-_BINARY = {"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "PRelu"}
+BINARY = {"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "PRelu"}
 
 
 def make_tables(graph: Graph) -> None:
     makers = graph.producers()
     for n in graph.nodes:
-        if n.op not in _UNARY and n.op not in _BINARY:
+        if n.op not in UNARY and n.op not in BINARY:
             continue
         out = graph.tensors[n.outputs[0]]
         if not is_byte_grid(out.qparams):
@@ -49,7 +49,7 @@ def _source(graph: Graph, makers: dict[str, Node], n: Node) -> str | None:
     if len(leaves) == 2:  # one of the two may itself be a function of the other
         for a, b in (tuple(leaves), tuple(leaves)[::-1]):
             maker = makers.get(b)
-            if maker is not None and (maker.op == "Lut" or maker.op in _UNARY or maker.op in _BINARY):
+            if maker is not None and (maker.op == "Lut" or maker.op in UNARY or maker.op in BINARY):
                 if _leaves(graph, makers, maker) == {a}:
                     return a
     return None
@@ -69,7 +69,7 @@ def _leaves(graph: Graph, makers: dict[str, Node], n: Node) -> set[str] | None:
             found.add(i)
         else:
             maker = makers.get(i)
-            if maker is None or (maker.op not in _UNARY and maker.op not in _BINARY):
+            if maker is None or (maker.op not in UNARY and maker.op not in BINARY):
                 return None
             if t.qparams is not None and not t.qparams.per_tensor:
                 return None
