@@ -102,9 +102,23 @@ def forge(data: bytes, offset: int, value: int, size: int) -> bytes:
 
 
 FIELDS = {"kind": (8, 4), "bits": (12, 4), "n": (16, 8), "k": (24, 8), "groups": (32, 8), "cin": (40, 8), "kh": (48, 8), "kw": (56, 8)}
-FIELDS |= {"group_size": (64, 8), "has_zero_point": (96, 4), "dynamic": (100, 4)}
+FIELDS |= {
+    "group_size": (64, 8),
+    "total_bytes": (72, 8),
+    "x_zero_point": (84, 4),
+    "has_zero_point": (88, 4),
+    "dynamic": (92, 4),
+    "bound": (96, 4),
+}
 VALUES = [-1, 0, 1, 2, 3, 4, 5, 7, 8, 16, 63, 65, 1 << 16, 1 << 30, (1 << 31) - 1]
 WIDE = [1 << 31, 1 << 40, 1 << 62, (1 << 63) - 1, -(1 << 63)]
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_a_forged_checksum_is_accepted(kind):
+    """Or the forgeries below would all be refused for their checksum alone."""
+    n = struct.unpack_from("<q", WEIGHTS[kind].tobytes(), 16)[0]
+    assert forge(WEIGHTS[kind].tobytes(), 16, n, 8) == WEIGHTS[kind].tobytes()
 
 
 @pytest.mark.parametrize("field", FIELDS)

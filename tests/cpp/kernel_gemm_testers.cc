@@ -166,9 +166,9 @@ const Epilogue& EpilogueMaker::make(Rng& rng, int64_t rows, int64_t columns, dou
 
 std::string EpilogueMaker::describe() const {
   char text[160];
-  std::snprintf(text, sizeof(text), "%s rows:%c%c%c zp=%d [%d,%d] [%g,%g] inv=%g", out_name(e_.out),
-                e_.row_zero_point ? 'z' : '-', e_.row_scale ? 's' : '-', e_.row_sum ? 'w' : '-', e_.zero_point, e_.lo, e_.hi,
-                e_.f_lo, e_.f_hi, e_.inv_scale);
+  std::snprintf(text, sizeof(text), "%s%s rows:%c%c%c zp=%d [%d,%d] [%g,%g] inv=%g", out_name(e_.out),
+                e_.bounded ? " bounded" : "", e_.row_zero_point ? 'z' : '-', e_.row_scale ? 's' : '-', e_.row_sum ? 'w' : '-',
+                e_.zero_point, e_.lo, e_.hi, e_.f_lo, e_.f_hi, e_.inv_scale);
   return text;
 }
 
