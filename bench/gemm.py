@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -61,6 +62,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for path in filter(None, (args.json, args.markdown, args.plot)):
         if not path.resolve().parent.is_dir():
             p.error(f"no folder {path.parent} to write {path.name} in")
+    if args.plot and not importlib.util.find_spec("matplotlib"):
+        p.error('--plot needs matplotlib, which is not installed: pip install "qgemm[plot]"')
     args.counts = counts
     args.lists = shapes.available() if args.shapes == "all" else args.shapes.split(",")
     return args

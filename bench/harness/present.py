@@ -9,6 +9,7 @@ from typing import Any
 
 from .summary import FLOATS, Names, Row, best, percent_of_peak, seconds
 
+SCALE = (0.25, 32.0)  # of the plot
 # (heading, width in the terminal)
 COLUMNS = (
     ("shape", 16),
@@ -191,7 +192,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def plot(report: Mapping[str, Any], path: Path) -> None:
-    """A panel for each number of threads: a row for each shape, GOPS of qgemm and of the best peer of each kind."""
+    """A panel for each number of threads, a line for each shape: how many times as long as qgemm the best peer of each kind takes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -200,44 +201,52 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
     names, statistic = Names(report["contenders"]), report["summary"]["statistic"]
     counts = sorted({row["threads"] for row in report["rows"]})
     tallest = max(sum(row["threads"] == n for row in report["rows"]) for n in counts)
-    figure, axes = plt.subplots(1, len(counts), figsize=(7 * len(counts), 2.2 + 0.24 * tallest), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(counts), figsize=(7.5 * len(counts), 2.4 + 0.22 * tallest), squeeze=False, layout="constrained")
+    # Against qgemm with u8 out, but dynamic against dynamic.
     kinds = (
-        ("best u8 peer", names.peers_with("u8"), "o", "#e07b39"),
-        ("best s32 peer (not requantized)", names.peers_with("s32"), "v", "#b9a44c"),
-        ("best dynamic peer", names.peers_with("dynamic"), "s", "#8a6fb0"),
-        ("best FP32", names.peers_with("fp32"), "x", "#7f7f7f"),
-        ("best BF16", names.peers_with("bf16"), "+", "#bcbcbc"),
+        ("BF16", "u8", [FLOATS["bf16"]], "+", "#9a9a9a"),
+        ("FP32", "u8", [FLOATS["fp32"]], "x", "#5f5f5f"),
+        ("best peer with raw s32 out", "u8", names.peers_with("s32"), "v", "#b9982c"),
+        ("best dynamic peer, over qgemm dynamic", "dynamic", names.peers_with("dynamic"), "s", "#8a6fb0"),
+        ("best peer with u8 out", "u8", names.peers_with("u8"), "o", "#d8602b"),
     )
     for ax, threads in zip(axes[0], counts, strict=True):
-        rows = sorted((r for r in report["rows"] if r["threads"] == threads), key=lambda r: (2 * r["m"] * r["k"] * r["n"], r["shape"]))
-
-        def rate(row: Row, name: str | None) -> float | None:
-            t = seconds(row, statistic).get(name or "")
-            return 2 * row["m"] * row["k"] * row["n"] / t * 1e-9 if t else None
-
-        def draw(values: Sequence[float | None], marker: str, color: str, label: str, size: int, order: int, ax=ax) -> None:
-            points = [(v, i) for i, v in enumerate(values) if v is not None]
+        rows = sorted((r for r in report["rows"] if r["threads"] == threads), key=lambda r: (r["m"] * r["k"] * r["n"], r["shape"]))
+        for label, output, peers, marker, color in kinds:
+            points = []
+            for i, row in enumerate(rows):
+                ours, rival = names.ours(output, row), best(row, statistic, peers)
+                if ours and rival:
+                    # What lies outside the scale is drawn on its edge.
+                    points.append((min(max(rival[1] / seconds(row, statistic)[ours], SCALE[0]), SCALE[1]), i))
             if points:
-                ax.scatter(*zip(*points, strict=True), marker=marker, c=color, s=size, label=label, zorder=order)
-
-        for label, peers, marker, color in kinds:
-            rivals = [best(row, statistic, peers) for row in rows]
-            rates = [rate(row, r[0]) if r else None for row, r in zip(rows, rivals, strict=True)]
-            draw(rates, marker, color, label, 26, 2)
-        draw([rate(row, names.ours("dynamic", row)) for row in rows], "s", "#7fb2e5", "qgemm dynamic", 26, 3)
-        draw([rate(row, names.ours("u8", row)) for row in rows], "D", "#0b5fb0", "qgemm u8", 34, 4)
-        peaks = [(row["peak_gops"], i) for i, row in enumerate(rows) if row["peak_gops"]]
-        if peaks:
-            ax.plot(*zip(*peaks, strict=True), color="#303030", lw=1, ls=":", label="vpdpbusd peak")
-        ax.set_xscale("log")
+                ax.scatter(*zip(*points, strict=True), marker=marker, c=color, s=28, label=label, zorder=3)
+        ax.axvspan(SCALE[0] / 1.1, 1, color="#f6ecec", zorder=0)
+        ax.axvline(1, color="#0b5fb0", lw=1.2, zorder=1)
+        ax.set_xscale("log", base=2)
+        ax.set_xlim(SCALE[0] / 1.1, SCALE[1] * 1.1)
+        ax.set_xticks(ticks := [2.0**e for e in range(-2, 6)], [f"{t:g}x" for t in ticks])
         ax.set_yticks(range(len(rows)), [row["shape"] for row in rows], fontsize=8)
         ax.set_ylim(-0.7, len(rows) - 0.3)
-        ax.set_xlabel("GOPS")
-        ax.set_title(f"{threads} thread{'' if threads == 1 else 's'}", fontsize=11)
-        ax.grid(True, which="major", color="#e6e6e6", zorder=0)
+        # On the right: what qgemm itself reaches.
+        right = ax.twinx()
+        right.set_ylim(ax.get_ylim())
+        right.set_yticks(range(len(rows)), [_reached(row, names, statistic) for row in rows], fontsize=8, color="#0b5fb0")
+        right.tick_params(length=0)
+        ax.set_xlabel("time of the peer / time of qgemm (left of 1x: the peer is faster)")
+        ax.set_title(f"{threads} thread{'' if threads == 1 else 's'}; on the right qgemm u8: GOPS, % of peak", fontsize=10)
+        ax.grid(True, which="major", color="#e3e3e3", zorder=0)
         ax.set_axisbelow(True)
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-    figure.suptitle(f"Quantized GEMM, MxKxN, smallest at the bottom\n{report['machine']['cpu']}", fontsize=11)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, 3 * len(counts)), fontsize=9, frameon=False)
+    figure.suptitle(f"Quantized GEMM, shapes MxKxN by arithmetic, most at the top. {report['machine']['cpu']}", fontsize=11)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _reached(row: Row, names: Names, statistic: str) -> str:
+    ours = names.ours("u8", row)
+    if ours is None:
+        return ""
+    share = f"  {percent_of_peak(row, seconds(row, statistic)[ours]):.0f}%" if row["peak_gops"] else ""
+    return f"{_gops(row, ours)}{share}"

@@ -48,7 +48,7 @@ class Problem:
         """float32 [N, K]"""
         return self.w * self.w_scale[:, None]
 
-    @property
+    @cached_property
     def w_transposed(self) -> np.ndarray:
         """int8 [K, N], C-contiguous"""
         return np.ascontiguousarray(self.w.T)

@@ -29,6 +29,8 @@ class Operator(Contender):
     def prepare(self, problem: Problem, threads: int) -> list[Variant]:
         import torch
 
+        import qgemm.ops  # noqa: F401  (registers the operators)
+
         x, packed, n = torch.from_numpy(problem.x), torch.from_numpy(_packed(problem, static=True)), problem.n
         dtype = {"u8": torch.uint8, "s32": torch.int32, "f32": torch.float32}[self.output]
         epilogue = (problem.out_scale, problem.out_zero_point) if self.output == "u8" else ()
@@ -47,6 +49,8 @@ class DynamicOperator(Contender):
 
     def prepare(self, problem: Problem, threads: int) -> list[Variant]:
         import torch
+
+        import qgemm.ops  # noqa: F401  (registers the operators)
 
         x, packed, n = torch.from_numpy(problem.x_float), torch.from_numpy(_packed(problem, static=False)), problem.n
         op = torch.ops.qgemm.linear_dynamic.default
