@@ -233,10 +233,8 @@ def test_add(rng, other):
 
 
 def test_matmul_of_two_activations_is_exact(rng):
-    for k in (16, 300, 3000):  # float32 sums are exact integers up to K = 258; beyond, float64
-        b = Builder()
-        b.input("x", [None, 6, k])
-        x = b.q("x", SX, ZX)
+    for k in (1, 16, 3000, 40_000):  # beyond 33,025 the engine's int32 could overflow and float64 takes over
+        b, x = start([6, k])
         y = b.add("MatMul", [x, b.add("Transpose", [x], "t", perm=[0, 2, 1])], "y")
         p, got, _ = program_and_reference(b, b.q(y, k / 250, 30), v := data(rng, 2, 6, k))
         q = (p.trace(v)["x"].astype(np.int64) - ZX).astype(np.float64)
@@ -244,6 +242,41 @@ def test_matmul_of_two_activations_is_exact(rng):
         s = np.float32(k / 250)
         want = (np.clip(np.rint(acc * (np.float32(1) / s)) + 30, 0, 255) - 30).astype(np.float32) * s
         assert np.array_equal(got, want) and p.steps[-1].scheme == "A8A8"
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [((2, 3, 4, 5), (5, 6)), ((4, 5), (2, 5, 6)), ((5,), (2, 5, 6)), ((2, 4, 5), (5,)), ((5,), (5,))]
+)
+def test_matmul_broadcasts(rng, left, right):
+    b = Builder()
+    b.input("x", list(left)), b.input("z", list(right))
+    y = b.add("MatMul", [b.q("x", SX, ZX), b.q("z", 0.03, 90)], "y")
+    m = b.model(b.q(y, 0.0937, 100))
+    feeds = {"x": data(rng, *left), "z": data(rng, *right)}
+    got, want = qgemm.load(m)(*feeds.values()), reference(m, feeds)[0]
+    assert got.shape == want.shape and np.abs(got - want).max() <= 0.094 and np.mean(got != want) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+@pytest.mark.parametrize("out", [np.uint8, np.uint16, None])
+def test_sixteen_bit_activations(rng, dtype, out):
+    """Exact integers, where the simulation's float32 sum is 24 bits wide."""
+    b, x = start([3, 200], 2e-4, 32768 if dtype == np.uint16 else 12, dtype)
+    ints, ws = rng.integers(-128, 128, (7, 200)).astype(np.int8), (rng.random(7) * 0.01 + 0.001).astype(np.float32)
+    b.const("bias", data(rng, 7))
+    y = b.add("Add", [b.add("MatMul", [x, b.add("Transpose", [b.weight("w", ints, ws)], "wt")], "m"), "bias"], "y")
+    if out:
+        y = b.q(y, SY, 100, np.uint8) if out == np.uint8 else b.q(y, 1e-3, 30000, np.uint16)
+    v = data(rng, 2, 3, 200)
+    p, got, want = program_and_reference(b, y, v)
+    assert [s.scheme for s in p.steps] == ["float", "W8A16"]
+    lsb = {np.uint8: SY, np.uint16: 1e-3, None: 1e-3}[out]
+    assert np.abs(got - want).max() <= 1.01 * lsb
+    if out is None:
+        xq = np.rint(p.trace(v)["x"].astype(np.float64) / np.float32(2e-4))
+        acc = xq @ ints.T.astype(np.float64)
+        exact = acc.astype(np.float32).astype(np.float64) * (np.float64(np.float32(2e-4)) * ws).astype(np.float32) + b.constants["bias"]
+        np.testing.assert_array_equal(got, exact.astype(np.float32))
 
 
 def test_concat_of_two_grids_and_bytes_that_move(rng):
@@ -281,8 +314,8 @@ def test_reasons(rng):
     b.input("x", [None, 20])
     w = weight(b, rng, "W8A8 int8", (6, 20))
     assert "has no encoding: run aimet_torch's prepare_model" in float_reason(b, b.add("Gemm", ["x", w], "y", transB=1))
-    b, x = start([20], dtype=np.uint16)
-    assert "16-bit activation" in float_reason(b, b.add("Gemm", [x, weight(b, rng, "W8A8 int8", (6, 20))], "y", transB=1))
+    b, x = start([3, 6, 6], dtype=np.uint16)
+    assert "16-bit activation" in float_reason(b, b.add("Conv", [x, weight(b, rng, "W8A8 int8", (6, 3, 3, 3))], "y"))
     b, x = start([20])
     b.const("w", data(rng, 6, 20))
     assert "weight 'w' has no encoding" in float_reason(b, b.add("Gemm", [x, "w"], "y", transB=1))

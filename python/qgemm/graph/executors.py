@@ -235,19 +235,69 @@ def alias(x: str, y: str):
     return run
 
 
-def matmul_u8(a: str, b: str, read_a, read_b, ga: QParams, gb: QParams, store):
-    """Two activations: exact integers in float32 while every partial sum stays below 2^24, in float64 beyond."""
-    za, zb = f32(ga.zero_point.item()), f32(gb.zero_point.item())
-    largest = max(ga.qmax - ga.zero_point.item(), ga.zero_point.item()) * max(gb.qmax - gb.zero_point.item(), gb.zero_point.item())
-    scale = f32(float(ga.scale) * float(gb.scale))
+def _matrix(a: np.ndarray) -> tuple[np.ndarray, bool]:
+    """(C-contiguous array, whether its last two axes are swapped)."""
+    if a.flags.c_contiguous:
+        return a, False
+    t = a.swapaxes(-1, -2)
+    return (t, True) if t.flags.c_contiguous else (np.ascontiguousarray(a), False)
+
+
+# Largest K of a product of two uint8 activations whose exact sum always fits int32: 255 * 255 * K < 2^31.
+_MATMUL_K = 33_025
+
+
+def matmul(y: str, read_a, read_b, ga: QParams, gb: QParams, result: Result, store, label: str):
+    """Two activations. One-dimensional operands and broadcast leading axes are brought to the engine's [..., M, K] x [..., K, N].
+
+    Beyond the K that int32 can hold, float64 sums the same integers exactly; ``store`` rounds that result.
+    """
+    core, bounds, dtype = _core.matmul, result.bounds, result.dtype
+    grids = (ga.scale.item(), ga.zero_point.item(), gb.scale.item(), gb.zero_point.item())
 
     def run(env):
         p, q = read_a(env), read_b(env)
-        dtype = np.float32 if largest * p.shape[-1] < 1 << 24 else np.float64
-        acc = np.matmul(p.astype(dtype) - za.astype(dtype), q.astype(dtype) - zb.astype(dtype))
-        store(env, acc.astype(np.float32) * scale)
+        row, column = p.ndim == 1, q.ndim == 1
+        p, q = p[None] if row else p, q[:, None] if column else q
+        if p.shape[-1] != q.shape[-2]:
+            raise ShapeError(f"layer '{label}' multiplies shapes {p.shape} and {q.shape}: {p.shape[-1]} columns against {q.shape[-2]} rows")
+        if p.shape[-1] > _MATMUL_K:
+            acc = np.matmul(p.astype(np.float64) - grids[1], q.astype(np.float64) - grids[3]).astype(f32) * f32(grids[0] * grids[2])
+            acc = acc[..., 0, :] if row else acc
+            store(env, acc[..., 0] if column else acc)
+            return
+        if p.shape[:-2] != q.shape[:-2]:
+            lead = np.broadcast_shapes(p.shape[:-2], q.shape[:-2])
+            p, q = np.broadcast_to(p, (*lead, *p.shape[-2:])), np.broadcast_to(q, (*lead, *q.shape[-2:]))
+        out = np.empty((*p.shape[:-1], q.shape[-1]), dtype)
+        (p, ta), (q, tb) = _matrix(p), _matrix(q)
+        core(p, q, out, *grids, *bounds, ta, tb)
+        if row:
+            out = out[..., 0, :]
+        env[y] = out[..., 0] if column else out
 
-    return run
+    return result.finish(run, y)
+
+
+def linear16(x: str, y: str, packed: np.ndarray, n: int, k: int, grid: QParams, result: Result, label: str):
+    """9 to 16-bit activations: the float32 values lie on the grid, so quantizing them recovers their integers exactly."""
+    core, bounds, dtype = _core.linear16, result.bounds, result.dtype
+    scale, zero = grid_arrays(grid)
+    sx, zx, qmax = grid.scale.item(), grid.zero_point.item(), grid.qmax
+
+    def run(env):
+        a = env[x]
+        if a.shape[-1] != k:
+            raise ShapeError(f"layer '{label}' takes {k} features; its input '{x}' has shape {a.shape}")
+        shape = a.shape
+        a = np.ascontiguousarray(a.reshape(-1, k))
+        q = np.empty(a.shape, np.uint16)
+        _core.quantize(a, scale, zero, 0, qmax, q, -1)
+        out = np.empty((q.shape[0], n), dtype)
+        core(q, packed, out, sx, zx, *bounds)
+        env[y] = out.reshape(*shape[:-1], n)
+
+    return result.finish(run, y)
 
 
 def quantize_step(x: str, y: str, qp: QParams):

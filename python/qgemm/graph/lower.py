@@ -122,6 +122,8 @@ class Lowering:
 
     def _weighted(self, n: Node, pack) -> Step:
         reason = self._why_float(n)
+        if n.op == "Linear" and self._takes_16_bits(n):
+            pack, reason = self._pack_linear16, ""
         if not reason:
             try:
                 return pack(n)
@@ -151,6 +153,14 @@ class Lowering:
             return "blockwise weight with zero points or along the output axis"
         return ""
 
+    def _takes_16_bits(self, n: Node) -> bool:
+        x, w = self.graph.tensors[n.inputs[0]], self.graph.tensors[n.inputs[1]]
+        if x.is_const or x.qparams is None or not x.qparams.per_tensor or not 8 < x.qparams.bits <= 16:
+            return False
+        if len(n.inputs) > 2 and n.inputs[2] and not self.graph.tensors[n.inputs[2]].is_const:
+            return False
+        return not _weight_problem(w) and w.qparams.axis in (None, 0) and not w.qparams.block_size
+
     def _canonical(self, n: Node) -> dict:
         """Keyword arguments common to pack_linear and pack_conv2d."""
         x, w = self.graph.tensors[n.inputs[0]].qparams, self.graph.tensors[n.inputs[1]]
@@ -175,6 +185,18 @@ class Lowering:
         n_out, k = w.data.shape
         run = ex.linear(n.inputs[0], n.outputs[0], packed, n_out, k, self._result(n), n.module or n.name)
         return self._step(n, "linear", self._scheme(n), run, weight_bytes=packed.nbytes)
+
+    def _pack_linear16(self, n: Node) -> Step:
+        w = self.graph.tensors[n.inputs[1]]
+        grid, _ = shift(self.graph.tensors[n.inputs[0]].qparams, signed=False)
+        args = self._canonical(n) | {"x_scale": 1.0, "x_zero_point": 0}
+        if "bias_int32" in args:
+            args["bias"] = np.ascontiguousarray(real(self.graph.tensors[n.inputs[2]]).reshape(-1), np.float32)
+            del args["bias_int32"]
+        packed = _core.pack_linear(np.ascontiguousarray(w.data), **args)
+        n_out, k = w.data.shape
+        run = ex.linear16(n.inputs[0], n.outputs[0], packed, n_out, k, grid, self._result(n), n.module or n.name)
+        return self._step(n, "linear16", self._scheme(n), run, weight_bytes=packed.nbytes)
 
     def _pack_conv(self, n: Node) -> Step:
         w = self.graph.tensors[n.inputs[1]]
@@ -255,8 +277,8 @@ class Lowering:
                 return None
             grids.append(shift(t.qparams, signed=False)[0])
         reads = [raw_reader(self.graph, i, g) for i, g in zip(n.inputs, grids, strict=True)]
-        run = ex.matmul_u8(*n.inputs, *reads, *grids, writer(self.graph, n.outputs[0]))
-        return self._step(n, "numpy, exact integers", f"A{grids[0].bits}A{grids[1].bits}", run)
+        run = ex.matmul(n.outputs[0], *reads, *grids, self._result(n), writer(self.graph, n.outputs[0]), n.module or n.name)
+        return self._step(n, "matmul", f"A{grids[0].bits}A{grids[1].bits}", run)
 
     # ---- moves and float ----
 
