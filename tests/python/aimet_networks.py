@@ -154,6 +154,7 @@ def export_everything(sim, x, folder: Path, dynamo=True) -> dict[str, tuple[Path
             shapes = {"dynamic_shapes": ({0: torch.export.Dim("n", min=1, max=4096)},)}
             names = dict(input_names=["x"], output_names=["y"])
             aimet_torch.onnx.export(sim, (x,), str(path), dynamo=True, prequantize_constants=True, **qdq, **names, **shapes)
+            assert path.with_suffix(".onnx.data").exists(), "the dynamo exporter writes external data"
             roads["qdq, dynamo"] = path, None
         for version in ("0.6.1", "1.0.0", "2.0.0", "2.1.0"):
             extra = {"export_int32_bias": False} if version >= "2" else {}

@@ -33,6 +33,8 @@ def test_every_layer_of_the_network_is_compared(net):
     conv = r.layers[1]
     assert conv.outputs == 2 * 4 * 16 * 8 * 8 and conv.equal == 1 - conv.differing / conv.outputs
     assert r.samples == 8 and r.outputs == 80
+    assert r.reordered_equal > 0.9 and r.reordered_sqnr_db > 30 and r.reordered_top1_agreement > 0.9
+    assert torch.backends.mkldnn.enabled
     text = str(r)
     assert "stem.0" in text and "end to end, 8 samples" in text and "the reference with itself" in text
 
