@@ -116,10 +116,16 @@ inline PackedView view_of(const py::array& packed) {
 OutputSpec output_spec(OutType type, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi);
 OutputSpec output_spec(const py::array& out, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi);
 
+// A weight for a linear layer of K = k (`shape`: of x, for the message), of N = n, for dynamic inputs.
+void need_k(const PackedView& w, int64_t k, const std::string& shape);
+void need_linear(const PackedView& w, int64_t k, int64_t n);
+void need_dynamic(const PackedView& w);
+
 // A 1-D uint8 array whose data is 64-byte aligned.
 py::array_t<uint8_t> aligned_bytes(int64_t count);
 
 void bind_gemm(py::module_& m);
 void bind_ops(py::module_& m);
+void bind_tensor(py::module_& m);
 
 }  // namespace qgemm

@@ -56,6 +56,20 @@ OutputSpec output_spec(OutType type, double scale, int64_t zero_point, std::opti
   return o;
 }
 
+void need_k(const PackedView& w, int64_t k, const std::string& shape) {
+  if (w.kind != PackedKind::linear) throw Error(Code::packed, "this weight was packed for a convolution; use pack_linear");
+  if (k != w.k) throw Error(Code::shape, "x has K = " + std::to_string(k) + shape + " but the weight has K = " + std::to_string(w.k));
+}
+
+void need_linear(const PackedView& w, int64_t k, int64_t n) {
+  need_k(w, k, "");
+  if (w.n != n) throw Error(Code::shape, "out_features is " + std::to_string(n) + " but the weight has N = " + std::to_string(w.n));
+}
+
+void need_dynamic(const PackedView& w) {
+  if (!w.dynamic) throw Error(Code::packed, "this weight was packed for a static input encoding; pack it with the default x_scale and x_zero_point");
+}
+
 py::array_t<uint8_t> aligned_bytes(int64_t count) {
   // numpy aligns to 16 bytes; kernels read whole cache lines, so the panel's start is moved to one.
   py::array_t<uint8_t> raw(count + 64);
@@ -129,22 +143,6 @@ py::array_t<int8_t> unpack_weight(const py::array& packed) {
   py::array_t<int8_t> out(shape);
   unpack(v, out.mutable_data());
   return out;
-}
-
-void need_k(const PackedView& w, int64_t k, const std::string& shape) {
-  if (w.kind != PackedKind::linear) throw Error(Code::packed, "this weight was packed for a convolution; use pack_linear");
-  if (k != w.k) throw Error(Code::shape, "x has K = " + std::to_string(k) + shape + " but the weight has K = " + std::to_string(w.k));
-}
-
-void need_dynamic(const PackedView& w) {
-  if (!w.dynamic) throw Error(Code::packed, "this weight was packed for a static input encoding; pack it with the default x_scale and x_zero_point");
-}
-
-PackedView view_at(uintptr_t packed, int64_t bytes, int64_t k, int64_t n) {
-  const PackedView w = view(reinterpret_cast<const uint8_t*>(packed), bytes);
-  need_k(w, k, "");
-  if (w.n != n) throw Error(Code::shape, "out_features is " + std::to_string(n) + " but the weight has N = " + std::to_string(w.n));
-  return w;
 }
 
 void need_matrices(const py::array& x, const py::array& out, const PackedView& w) {
@@ -307,29 +305,6 @@ void bind_gemm(py::module_& m) {
         linear16(w, a, rows, lda, c, ldc, o, out16, {xs, static_cast<int32_t>(x_zero_point)});
       },
       "x"_a, "packed"_a, "out"_a, "x_scale"_a, "x_zero_point"_a, "out_scale"_a = 1.0, "out_zero_point"_a = 0, "lo"_a = py::none(), "hi"_a = py::none());
-  // The same two operations on addresses, for the PyTorch operators: three numpy views cost as much as a small product. The caller answers for
-  // memory, dtype and contiguity; sizes are checked against the packed weight.
-  m.def(
-      "linear_at",
-      [](uintptr_t x, int64_t rows, int64_t k, uintptr_t packed, int64_t packed_bytes, uintptr_t out, int64_t n, int type, double out_scale,
-         int64_t out_zero_point) {
-        const PackedView w = view_at(packed, packed_bytes, k, n);
-        const OutputSpec o = output_spec(static_cast<OutType>(type), out_scale, out_zero_point, std::nullopt, std::nullopt);
-        const ptrdiff_t ldc = n * static_cast<ptrdiff_t>(out_size(o.type));
-        py::gil_scoped_release release;
-        linear(w, reinterpret_cast<const uint8_t*>(x), rows, k, reinterpret_cast<void*>(out), ldc, o);
-      },
-      "x"_a, "rows"_a, "k"_a, "packed"_a, "packed_bytes"_a, "out"_a, "n"_a, "type"_a, "out_scale"_a, "out_zero_point"_a);
-  m.def(
-      "linear_dynamic_at",
-      [](uintptr_t x, int64_t rows, int64_t k, uintptr_t packed, int64_t packed_bytes, uintptr_t out, int64_t n, bool per_row, bool symmetric) {
-        const PackedView w = view_at(packed, packed_bytes, k, n);
-        need_dynamic(w);
-        py::gil_scoped_release release;
-        linear_dynamic(w, reinterpret_cast<const float*>(x), rows, k, reinterpret_cast<float*>(out), n * 4, per_row, symmetric,
-                       -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity());
-      },
-      "x"_a, "rows"_a, "k"_a, "packed"_a, "packed_bytes"_a, "out"_a, "n"_a, "per_row"_a, "symmetric"_a);
   m.def("matmul", &bind_matmul, "a"_a, "b"_a, "out"_a, "a_scale"_a, "a_zero_point"_a, "b_scale"_a, "b_zero_point"_a, "out_scale"_a = 1.0,
         "out_zero_point"_a = 0, "lo"_a = py::none(), "hi"_a = py::none(), "transpose_a"_a = false, "transpose_b"_a = false);
   m.def(

@@ -112,4 +112,5 @@ PYBIND11_MODULE(_core, m) {
   m.def("max_threads", [] { return omp_get_max_threads(); });
   bind_gemm(m);
   bind_ops(m);
+  bind_tensor(m);
 }

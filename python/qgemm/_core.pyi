@@ -150,14 +150,14 @@ def linear_dynamic(
     hi: float | None = None,
 ) -> None: ...
 
-# linear and linear_dynamic on addresses of contiguous memory, for the PyTorch operators: the caller answers for memory and dtype; sizes are
-# checked against the packed weight. type: 0 uint8, 1 int8, 2 int32, 3 float32.
-def linear_at(
-    x: int, rows: int, k: int, packed: int, packed_bytes: int, out: int, n: int, type: int, out_scale: float, out_zero_point: int
-) -> None: ...
-def linear_dynamic_at(
-    x: int, rows: int, k: int, packed: int, packed_bytes: int, out: int, n: int, per_row: bool, symmetric: bool
-) -> None: ...
+# ---- PyTorch tensors, through the DLPack C exchange API ------------------------------------------------------------------------------------
+# use_tensors_of(torch.Tensor) takes the API that the type publishes; False when it has none. The others answer None for what is not plain: a
+# subclass, another dtype or device, not C-contiguous, no API. packed: a uint8 tensor. type: 0 uint8, 1 int8, 2 int32, 3 float32.
+def use_tensors_of(type: type) -> bool: ...
+def tensor_linear_dynamic(x: Any, packed: Any, n: int, per_row: bool, symmetric: bool) -> Any | None: ...
+def tensor_linear(
+    x: Any, packed: Any, n: int, type: int, out_scale: float, out_zero_point: int, lo: float | None, hi: float | None
+) -> Any | None: ...
 
 # ---- convolution ------------------------------------------------------------------------------------------------------
 # x uint8 [B, H, W, C] (NHWC), out [B, HO, WO, Cout]. padding = (top, left, bottom, right). Padding value: the input's zero point.

@@ -198,26 +198,16 @@ def _rows(shape, op):
 
 
 _TYPES = {torch.uint8: 0, torch.int8: 1, torch.int32: 2, torch.float32: 3}
-
-
-def _plain(x, packed, dtype):
-    """True when addresses say it all: contiguous memory of the right types, no lazy negation. Then no numpy view is made, and three of
-    them cost as much as a small product."""
-    return (
-        x.dtype is dtype and packed.dtype is torch.uint8 and x.is_contiguous() and packed.is_contiguous() and not x.is_neg() and x.dim() > 0
-    )
+_core.use_tensors_of(torch.Tensor)
 
 
 def _linear(x, packed, out_features, dtype, out_scale=1.0, out_zero_point=0, lo=None, hi=None):
-    shape = x.shape
-    if lo is None and hi is None and dtype in _TYPES and _plain(x, packed, torch.uint8):
-        out = torch.empty((*shape[:-1], out_features), dtype=dtype)
-        k, size = shape[-1], packed.numel()
-        rows = shape[0] if len(shape) == 2 else math.prod(shape[:-1])
-        at = packed.data_ptr()
-        _core.linear_at(x.data_ptr(), rows, k, at, size, out.data_ptr(), out_features, _TYPES[dtype], out_scale, out_zero_point)
-        return out
+    if dtype in _TYPES and not x.is_neg():
+        out = _core.tensor_linear(x, packed, out_features, _TYPES[dtype], out_scale, out_zero_point, lo, hi)
+        if out is not None:
+            return out
     a = _array(x.contiguous())
+    shape = a.shape
     rows = _rows(shape, "linear")
     out = x.new_empty((*shape[:-1], out_features), dtype=dtype)
     _core.linear(a.reshape(rows, shape[-1]), _array(packed), _array(out).reshape(rows, out_features), out_scale, out_zero_point, lo, hi)
@@ -225,50 +215,48 @@ def _linear(x, packed, out_features, dtype, out_scale=1.0, out_zero_point=0, lo=
 
 
 def _linear_dynamic(x, packed, out_features, per_row=True, symmetric=False, lo=None, hi=None):
-    shape = x.shape
-    if lo is None and hi is None and _plain(x, packed, torch.float32):
-        return _linear_dynamic_plain(x, packed, out_features, per_row, symmetric)
+    if lo is None and hi is None and not x.is_neg():
+        out = _core.tensor_linear_dynamic(x, packed, out_features, per_row, symmetric)
+        if out is not None:
+            return out
     a = _array(x.contiguous())
+    shape = a.shape
     rows = _rows(shape, "linear_dynamic")
     out = x.new_empty((*shape[:-1], out_features))
     _core.linear_dynamic(a.reshape(rows, shape[-1]), _array(packed), out.numpy().reshape(rows, out_features), per_row, symmetric, lo, hi)
     return out
 
 
-def _linear_dynamic_plain(x, packed, out_features, per_row, symmetric):
-    shape = x.shape
-    rows = shape[0] if len(shape) == 2 else math.prod(shape[:-1])
-    out = torch.empty((*shape[:-1], out_features), dtype=torch.float32)
-    at = packed.data_ptr()
-    _core.linear_dynamic_at(x.data_ptr(), rows, shape[-1], at, packed.numel(), out.data_ptr(), out_features, per_row, symmetric)
-    return out
-
-
 _is_compiling = torch.compiler.is_compiling
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
-_transforms = torch._C._functorch.peek_interpreter_stack
-_is_tracing = torch._C._get_tracing_state
+_tracing_state = torch._C._get_tracing_state
 _is_profiling = torch.autograd._profiler_enabled
 
 
-def linear_dynamic_eager(x, packed, out_features, per_row, symmetric):
-    """``linear_dynamic`` for layers. In plain eager mode, where nobody watches the dispatcher (no compiler, tracer, mode, transform or
-    profiler), the kernel is called directly: the dispatcher's way to a Python implementation costs several microseconds."""
-    if (
-        not _is_compiling()
-        and type(x) is torch.Tensor
-        and x.is_cpu
-        and packed.is_cpu
-        and _plain(x, packed, torch.float32)
-        and not _dispatch_modes()
-        and not _function_modes()
-        and _transforms() is None
-        and _is_tracing() is None
-        and not _is_profiling()
-    ):
-        return _linear_dynamic_plain(x, packed, out_features, per_row, symmetric)
-    return linear_dynamic(x, packed, out_features, per_row, symmetric)
+def _unobserved():
+    """True in plain eager mode, where nobody watches the dispatcher: no compiler, mode, tracer or profiler. Then the functions below call
+    the kernel directly; the dispatcher's way to a Python implementation costs more than a small product. Tensors that are not what
+    they seem (subclasses, those inside torch.func transforms) are not plain memory, and take the dispatcher's way by themselves."""
+    return not _dispatch_modes() and not _function_modes() and _tracing_state() is None and not _is_profiling()
+
+
+def linear(x, packed, out_features, dtype, out_scale=1.0, out_zero_point=0, lo=None, hi=None):
+    """``torch.ops.qgemm.linear`` with the least overhead: uint8 ``x`` [..., K] times a packed weight -> ``dtype`` [..., N]."""
+    if not _is_compiling() and dtype in _TYPES and _unobserved() and not x.is_neg():
+        out = _core.tensor_linear(x, packed, out_features, _TYPES[dtype], out_scale, out_zero_point, lo, hi)
+        if out is not None:
+            return out
+    return _linear_op(x, packed, out_features, dtype, out_scale, out_zero_point, lo, hi)
+
+
+def linear_dynamic(x, packed, out_features, per_row=True, symmetric=False, lo=None, hi=None):
+    """``torch.ops.qgemm.linear_dynamic`` with the least overhead: float32 ``x`` [..., K], quantized per row, -> float32 [..., N]."""
+    if not _is_compiling() and lo is None and hi is None and _unobserved() and not x.is_neg():
+        out = _core.tensor_linear_dynamic(x, packed, out_features, per_row, symmetric)
+        if out is not None:
+            return out
+    return _linear_dynamic_op(x, packed, out_features, per_row, symmetric, lo, hi)
 
 
 def _linear_fake(x, packed, out_features, dtype, *epilogue):
@@ -506,8 +494,8 @@ quantize_dynamic = _register(
     _quantize_dynamic,
     _dynamic_outputs,
 )
-linear = _register(f"linear(Tensor x, Tensor packed, int out_features, {_EPILOGUE}) -> Tensor", _linear, _linear_fake)
-linear_dynamic = _register(
+_linear_op = _register(f"linear(Tensor x, Tensor packed, int out_features, {_EPILOGUE}) -> Tensor", _linear, _linear_fake)
+_linear_dynamic_op = _register(
     "linear_dynamic(Tensor x, Tensor packed, int out_features, bool per_row=True, bool symmetric=False, "
     "float? lo=None, float? hi=None) -> Tensor",
     _linear_dynamic,

@@ -69,7 +69,7 @@ class Linear(QuantizedLayer):
         buffers = self._buffers  # Module.__getattr__ costs as much as a small product
         try:
             if self.input_scale is None:
-                return ops.linear_dynamic_eager(x, buffers["packed"], self.out_features, self.per_token, self.symmetric)
+                return ops.linear_dynamic(x, buffers["packed"], self.out_features, self.per_token, self.symmetric)
             q = ops.quantize(x, buffers["input_scale"], buffers["input_zero_point"], 0, 255, torch.uint8)
             return ops.linear(q, buffers["packed"], self.out_features, torch.float32)
         except QgemmError as e:
