@@ -21,7 +21,7 @@ from .guard import check_grids, naming
 from .ir import Graph, Node, QParams, Tensor
 from .passes.grid import MOVES, data_inputs, moves_bytes, pad_value
 from .step import Step
-from .values import input_quantizer, raw_reader, reader, writer
+from .values import input_quantizer, raw_reader, raw_values, reader, writer
 
 # Layers that on_unsupported="raise" does not allow in float.
 COMPUTE = {"Conv", "ConvTranspose", "Linear", "Gemm", "MatMul", "Einsum"}
@@ -304,7 +304,8 @@ class Lowering:
             raise UnsupportedOpError(f"node '{n.name}' ({n.op}) misses the attribute {e}") from None
         if "lo" in n.attrs or "hi" in n.attrs:
             fn = _bounded(n, fn)
-        reads = [reader(self.graph, i) for i in n.inputs]
+        read = raw_values if n.op in ("Shape", "Size") else reader  # a shape needs no values
+        reads = [read(self.graph, i) for i in n.inputs]
         stores = [writer(self.graph, o) if o else None for o in n.outputs]
         run = _call(n, fn, reads, stores)
         if n.op == "Shape" or all(o in self.index_tensors for o in n.outputs if o):

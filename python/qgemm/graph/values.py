@@ -48,6 +48,12 @@ def reader(graph: Graph, name: str) -> Callable[[Env], np.ndarray | None]:
     return lambda env: env[name]
 
 
+def raw_values(graph: Graph, name: str) -> Callable[[Env], np.ndarray]:
+    """The array of ``name`` as it is held."""
+    t = graph.tensors[name]
+    return (lambda env: t.data) if t.is_const else (lambda env: env[name])
+
+
 def raw_reader(graph: Graph, name: str, qp: QParams | None) -> Callable[[Env], np.ndarray | None]:
     """Like ``reader`` but bytes stay bytes; a constant is put on the grid ``qp`` of the tensors it is moved with."""
     if not name:
