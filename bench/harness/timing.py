@@ -95,11 +95,11 @@ def interleave(
         each, inner = estimate(call, at_least)
         series[name] = Series(inner)
         cost[name] = each * (inner + max(1, inner // 2))
-    # Where the time does not suffice for all rounds, contenders far slower than the rest take part in every second, third ... round.
+    # Where the time does not suffice for all rounds, contenders far slower than the rest sit out every second one.
     stride = dict.fromkeys(calls, 1)
     if calls and repeats * sum(cost.values()) > seconds:
         usual = 3 * statistics.median(cost.values())
-        stride = {name: min(4, max(1, round(c / usual))) for name, c in cost.items()}
+        stride = {name: 2 if c > usual else 1 for name, c in cost.items()}
     names = list(calls)
     start = _clock()
     collecting = gc.isenabled()
