@@ -317,6 +317,8 @@ class Lowering:
         """Why there is no integer kernel for this node here."""
         for i in data_inputs(n) if n.op in MOVES else [i for i in n.inputs if i]:
             t = self.graph.tensors[i]
+            if n.op == "Add" and t.is_const and t.qparams is None:
+                return f"constant '{i}' has no encoding"
             problem = "" if t.is_const or i in self.index_tensors else _no_bytes(t, "input")
             if problem and n.op in ("Add", "MatMul", "AveragePool", "GlobalAveragePool", *MOVES):
                 return problem
