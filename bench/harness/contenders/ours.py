@@ -1,4 +1,4 @@
-"""qgemm: as PyTorch operators, and the engine below them on numpy arrays."""
+"""qgemm: as PyTorch functions (qgemm.ops), and the engine below them on numpy arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _packed(p: Problem, static: bool) -> np.ndarray:
 
 
 class Operator(Contender):
-    """torch.ops.qgemm.linear"""
+    """qgemm.ops.linear on torch tensors"""
 
     library = "qgemm"
     modules = ("torch", "qgemm.ops")
@@ -29,17 +29,17 @@ class Operator(Contender):
     def prepare(self, problem: Problem, threads: int) -> list[Variant]:
         import torch
 
-        import qgemm.ops  # noqa: F401  (registers the operators)
+        import qgemm.ops
 
         x, packed, n = torch.from_numpy(problem.x), torch.from_numpy(_packed(problem, static=True)), problem.n
         dtype = {"u8": torch.uint8, "s32": torch.int32, "f32": torch.float32}[self.output]
         epilogue = (problem.out_scale, problem.out_zero_point) if self.output == "u8" else ()
-        op = torch.ops.qgemm.linear.default
+        op = qgemm.ops.linear
         return [returning(lambda: op(x, packed, n, dtype, *epilogue), lambda y: y.numpy())]
 
 
 class DynamicOperator(Contender):
-    """torch.ops.qgemm.linear_dynamic"""
+    """qgemm.ops.linear_dynamic on torch tensors"""
 
     name = "qgemm dynamic"
     library = "qgemm"
@@ -50,10 +50,10 @@ class DynamicOperator(Contender):
     def prepare(self, problem: Problem, threads: int) -> list[Variant]:
         import torch
 
-        import qgemm.ops  # noqa: F401  (registers the operators)
+        import qgemm.ops
 
         x, packed, n = torch.from_numpy(problem.x_float), torch.from_numpy(_packed(problem, static=False)), problem.n
-        op = torch.ops.qgemm.linear_dynamic.default
+        op = qgemm.ops.linear_dynamic
         return [returning(lambda: op(x, packed, n), lambda y: y.numpy())]
 
 
