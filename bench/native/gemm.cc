@@ -1,13 +1,15 @@
 // The packed GEMM with requantized u8 output, and the machine's own vpdpbusd peak, in one process:
-//   qgemm_bench_gemm --benchmark_enable_random_interleaving=true --benchmark_repetitions=9 --benchmark_report_aggregates_only=true
+//   qgemm_bench_gemm --benchmark_enable_random_interleaving=true --benchmark_repetitions=9
+//   --benchmark_report_aggregates_only=true
 // OMP_NUM_THREADS sets the threads; QGEMM_ISA the path.
+#include "ops/gemm.h"
+
 #include <benchmark/benchmark.h>
 
 #include <random>
 #include <vector>
 
 #include "cpu/features.h"
-#include "ops/gemm.h"
 #include "ops/threads.h"
 
 namespace qgemm_bench {

@@ -11,8 +11,8 @@
 
 namespace qgemm {
 
-#define QGEMM_KERNEL(op, types, mr, nr, isa) \
-  namespace isa {                            \
+#define QGEMM_KERNEL(op, types, mr, nr, isa)         \
+  namespace isa {                                    \
   void op##_##types##_##mr##x##nr(const op##_args&); \
   }
 #include "kernels/kernels.def"
@@ -21,7 +21,12 @@ namespace qgemm {
 const std::vector<KernelRow>& kernel_rows() {
   static const std::vector<KernelRow> rows = {
 #define QGEMM_KERNEL(op, types, mr, nr, isa) \
-  {#op, #types, mr, nr, Isa::isa, #op "_" #types "_" #mr "x" #nr "__" #isa, \
+  {#op,                                      \
+   #types,                                   \
+   mr,                                       \
+   nr,                                       \
+   Isa::isa,                                 \
+   #op "_" #types "_" #mr "x" #nr "__" #isa, \
    reinterpret_cast<void (*)()>(static_cast<KernelFn<op##_args>>(&isa::op##_##types##_##mr##x##nr))},
 #include "kernels/kernels.def"
 #undef QGEMM_KERNEL
@@ -31,9 +36,12 @@ const std::vector<KernelRow>& kernel_rows() {
 
 const char* isa_name(Isa isa) {
   switch (isa) {
-    case Isa::avx512vnni: return "avx512vnni";
-    case Isa::avx2: return "avx2";
-    case Isa::ref: return "ref";
+    case Isa::avx512vnni:
+      return "avx512vnni";
+    case Isa::avx2:
+      return "avx2";
+    case Isa::ref:
+      return "ref";
   }
   return "?";
 }
@@ -122,10 +130,12 @@ Isa parse(const char* name, const char* source) {
     have += (have.empty() ? "" : ", ") + std::string(isa_name(isa));
     if (std::strcmp(name, isa_name(isa)) != 0) continue;
     if (!isa_available(isa))
-      throw Error(Code::isa, std::string(source) + "=" + name + ": this CPU lacks " + missing(isa) + "; choose a path it can run");
+      throw Error(Code::isa,
+                  std::string(source) + "=" + name + ": this CPU lacks " + missing(isa) + "; choose a path it can run");
     return isa;
   }
-  throw Error(Code::isa, std::string(source) + "='" + name + "' names no instruction set path of this build; choose one of: " + have);
+  throw Error(Code::isa,
+              std::string(source) + "='" + name + "' names no instruction set path of this build; choose one of: " + have);
 }
 
 Isa best_isa() {
@@ -188,9 +198,12 @@ std::string explain() {
     }
     if (isa == active) {
       s << "  <- active";
-      if (isa == best_isa()) s << ", the best available";
-      else if (env && *env) s << ", asked for by QGEMM_ISA";
-      else s << ", forced";
+      if (isa == best_isa())
+        s << ", the best available";
+      else if (env && *env)
+        s << ", asked for by QGEMM_ISA";
+      else
+        s << ", forced";
     }
     s << "\n";
   }

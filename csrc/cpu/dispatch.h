@@ -1,5 +1,5 @@
-// Which kernel runs each operation. Selection is a walk over kernels.def: the ISA paths this CPU can run, best first, and for each
-// operation the first path that has it. QGEMM_ISA (or force_isa) starts the walk lower down; the reference ends every walk.
+// Which kernel runs each operation. Selection is a walk over kernels.def: the ISA paths this CPU can run, best first, and for
+// each operation the first path that has it. QGEMM_ISA (or force_isa) starts the walk lower down; the reference ends every walk.
 #pragma once
 #include <string>
 #include <vector>

@@ -5,7 +5,8 @@ namespace qgemm {
 
 struct CpuFeatures {
   bool avx2 = false, fma = false;
-  bool avx512f = false, avx512bw = false, avx512dq = false, avx512vl = false, avx512vnni = false, avx512vbmi = false, avx512bf16 = false;
+  bool avx512f = false, avx512bw = false, avx512dq = false, avx512vl = false, avx512vnni = false, avx512vbmi = false,
+       avx512bf16 = false;
   bool avxvnni = false;
   bool amx_tile = false, amx_int8 = false;
   bool dotprod = false, i8mm = false;

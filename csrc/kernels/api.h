@@ -11,9 +11,9 @@ namespace qgemm {
 
 enum class OutType : int32_t { u8 = 0, s8 = 1, s32 = 2, f32 = 3, f32_accumulate = 4 };
 
-// What happens to an exact int32 accumulator before it is stored. Arrays indexed by output column are in panel order and padded to
-// whole panels (multiples of 16 columns), so full-vector loads are safe; for the depthwise layout panel order is the permutation
-// given in docs/packing.md.
+// What happens to an exact int32 accumulator before it is stored. Arrays indexed by output column are in panel order and padded
+// to whole panels (multiples of 16 columns), so full-vector loads are safe; for the depthwise layout panel order is the
+// permutation given in docs/packing.md.
 //   acc   = sum(xq * wq)  + correction[n]  - row_zero_point[m] * colsum[n]  - row_sum[m] * w_zero_point[n]      (int32, wraps)
 //   y     = fmaf((float)acc, scale[n] * row_scale[m], bias[n])                                                  (fp32)
 //   u8,s8 = clamp(rint(y * inv_scale) + zero_point, lo, hi)
@@ -69,8 +69,8 @@ struct unpack4_args {
   ptrdiff_t bytes;
 };
 
-// Depthwise convolution of one block of up to 64 channels along a run of output pixels that share one set of tap positions: pixel i
-// reads tap t at a[t] + i * step. A run at an image border has one pixel, or taps that point into a row of zero points.
+// Depthwise convolution of one block of up to 64 channels along a run of output pixels that share one set of tap positions: pixel
+// i reads tap t at a[t] + i * step. A run at an image border has one pixel, or taps that point into a row of zero points.
 // Weights: for each group of 4 taps (zero filled): 64 channels x 4 taps, channel order permuted as docs/packing.md shows, so that
 // two in-lane unpacks bring four taps of one channel into a dword and two in-lane packs bring the results back in natural order.
 // Row arrays of the epilogue (row_zero_point, row_scale, row_sum) do not apply.
@@ -152,8 +152,8 @@ struct requantize_args {
   void* c;
 };
 
-// One panel of an activation used as the right operand: u8 (flip 0x80) or s8 (flip 0) -> s8 panel of k rounded up to 4, zero filled, and
-// the sum of each of its `width` columns.
+// One panel of an activation used as the right operand: u8 (flip 0x80) or s8 (flip 0) -> s8 panel of k rounded up to 4, zero
+// filled, and the sum of each of its `width` columns.
 struct pack_b_args {
   const uint8_t* b;  // the panel's first column
   ptrdiff_t ldb;     // bytes from row to row
@@ -171,8 +171,8 @@ struct row_sum_args {
   int32_t* sum;
 };
 
-// 16-bit activations as two u8 products: acc = 256 * hi + lo + correction[n], exact (below 2^53); y = fmaf((float)acc, scale[n], bias[n]),
-// clamped to [f_lo, f_hi]. correction, scale, bias: readable for n rounded up to 16.
+// 16-bit activations as two u8 products: acc = 256 * hi + lo + correction[n], exact (below 2^53); y = fmaf((float)acc, scale[n],
+// bias[n]), clamped to [f_lo, f_hi]. correction, scale, bias: readable for n rounded up to 16.
 struct combine16_args {
   const int32_t *hi, *lo;  // [m][width]
   int32_t m, n, width;

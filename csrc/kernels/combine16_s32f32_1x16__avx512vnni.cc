@@ -4,7 +4,8 @@ namespace qgemm {
 namespace avx512vnni {
 namespace {
 
-// 256 * hi + lo + correction of 8 columns. Every term is an integer below 2^53, so fp64 holds the exact sum; one rounding to fp32.
+// 256 * hi + lo + correction of 8 columns. Every term is an integer below 2^53, so fp64 holds the exact sum; one rounding to
+// fp32.
 QGEMM_INLINE __m256 combine8(const int32_t* hi, const int32_t* lo, const double* correction) {
   const __m512d h = _mm512_cvtepi32_pd(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(hi)));
   const __m512d l = _mm512_cvtepi32_pd(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(lo)));

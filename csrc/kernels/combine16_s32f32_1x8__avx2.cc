@@ -4,7 +4,8 @@ namespace qgemm {
 namespace avx2 {
 namespace {
 
-// 256 * hi + lo + correction of 4 columns. Every term is an integer below 2^53, so fp64 holds the exact sum; one rounding to fp32.
+// 256 * hi + lo + correction of 4 columns. Every term is an integer below 2^53, so fp64 holds the exact sum; one rounding to
+// fp32.
 QGEMM_INLINE __m128 combine4(const int32_t* hi, const int32_t* lo, const double* correction) {
   const __m256d h = _mm256_cvtepi32_pd(_mm_loadu_si128(reinterpret_cast<const __m128i*>(hi)));
   const __m256d l = _mm256_cvtepi32_pd(_mm_loadu_si128(reinterpret_cast<const __m128i*>(lo)));

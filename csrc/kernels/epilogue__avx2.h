@@ -15,7 +15,8 @@ QGEMM_INLINE __m256i load8(const int32_t* p) { return _mm256_loadu_si256(reinter
 // Raw sum of products -> the exact, corrected accumulator of columns [col, col+8) of row `row`.
 QGEMM_INLINE __m256i correct(const Epilogue& e, __m256i acc, int row, int col) {
   acc = _mm256_add_epi32(acc, load8(e.correction + col));
-  if (e.row_zero_point) acc = _mm256_sub_epi32(acc, _mm256_mullo_epi32(_mm256_set1_epi32(e.row_zero_point[row]), load8(e.colsum + col)));
+  if (e.row_zero_point)
+    acc = _mm256_sub_epi32(acc, _mm256_mullo_epi32(_mm256_set1_epi32(e.row_zero_point[row]), load8(e.colsum + col)));
   if (e.row_sum) acc = _mm256_sub_epi32(acc, _mm256_mullo_epi32(_mm256_set1_epi32(e.row_sum[row]), load8(e.w_zero_point + col)));
   return acc;
 }
@@ -27,10 +28,11 @@ QGEMM_INLINE __m256 to_float(const Epilogue& e, __m256i acc, int row, int col) {
   return _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc), s, _mm256_loadu_ps(e.bias + col));
 }
 
-// Float output -> int32 on the output grid without the zero point. The upper side is clamped in float because vcvtps2dq turns every
-// overflow into INT_MIN; the lower side may overflow, since INT_MIN clamps to the right bound later.
+// Float output -> int32 on the output grid without the zero point. The upper side is clamped in float because vcvtps2dq turns
+// every overflow into INT_MIN; the lower side may overflow, since INT_MIN clamps to the right bound later.
 QGEMM_INLINE __m256i to_grid(const Epilogue& e, __m256 y) {
-  const __m256 t = _mm256_min_ps(_mm256_mul_ps(y, _mm256_set1_ps(e.inv_scale)), _mm256_set1_ps(static_cast<float>(e.hi - e.zero_point)));
+  const __m256 t =
+      _mm256_min_ps(_mm256_mul_ps(y, _mm256_set1_ps(e.inv_scale)), _mm256_set1_ps(static_cast<float>(e.hi - e.zero_point)));
   return _mm256_cvtps_epi32(t);
 }
 

@@ -13,7 +13,8 @@ namespace avx512vnni {
 QGEMM_INLINE __mmask16 lanes16(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 QGEMM_INLINE __mmask64 lanes64(int n) { return n >= 64 ? ~0ull : ((1ull << n) - 1ull); }
 
-// The terms of an accumulator that differ from row to row. `acc` already holds the correction: kernels start from it, not from zero.
+// The terms of an accumulator that differ from row to row. `acc` already holds the correction: kernels start from it, not from
+// zero.
 QGEMM_INLINE __m512i correct(const Epilogue& e, __m512i acc, int row, int col) {
   if (e.row_zero_point)
     acc = _mm512_sub_epi32(acc, _mm512_mullo_epi32(_mm512_set1_epi32(e.row_zero_point[row]), _mm512_loadu_si512(e.colsum + col)));
@@ -29,10 +30,11 @@ QGEMM_INLINE __m512 to_float(const Epilogue& e, __m512i acc, int row, int col) {
   return _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), s, _mm512_loadu_ps(e.bias + col));
 }
 
-// Float output -> int32 on the output grid without the zero point. The upper side is clamped in float because vcvtps2dq turns every
-// overflow into INT_MIN; the lower side may overflow, since INT_MIN clamps to the right bound later.
+// Float output -> int32 on the output grid without the zero point. The upper side is clamped in float because vcvtps2dq turns
+// every overflow into INT_MIN; the lower side may overflow, since INT_MIN clamps to the right bound later.
 QGEMM_INLINE __m512i to_grid(const Epilogue& e, __m512 y) {
-  const __m512 t = _mm512_min_ps(_mm512_mul_ps(y, _mm512_set1_ps(e.inv_scale)), _mm512_set1_ps(static_cast<float>(e.hi - e.zero_point)));
+  const __m512 t =
+      _mm512_min_ps(_mm512_mul_ps(y, _mm512_set1_ps(e.inv_scale)), _mm512_set1_ps(static_cast<float>(e.hi - e.zero_point)));
   return _mm512_cvtps_epi32(t);
 }
 
@@ -66,8 +68,10 @@ QGEMM_INLINE void store_bytes(const Epilogue& e, const __m512i* acc, int row, in
     // In natural column order the in-lane packs interleave 4-byte groups of the four registers; one permute undoes it.
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m512i b = _mm512_permutexvar_epi32(order, to_bytes64_inlane(e, q[0], q[1], q[2], q[3]));
-    if (n == 64) _mm512_storeu_si512(p, b);
-    else _mm512_mask_storeu_epi8(p, lanes64(n), b);
+    if (n == 64)
+      _mm512_storeu_si512(p, b);
+    else
+      _mm512_mask_storeu_epi8(p, lanes64(n), b);
   } else {
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j)
@@ -89,8 +93,8 @@ QGEMM_INLINE void store_floats(const Epilogue& e, const __m512i* acc, int row, i
 }
 
 // Any output with any terms, from accumulators in memory, [m][16 * nv]: what is not worth a copy in every tile.
-static __attribute__((noinline, unused)) void store_spilled(const Epilogue& e, const int32_t* acc, int m, int nv, int row, int col, int n, void* c,
-                                                            ptrdiff_t ldc) {
+static __attribute__((noinline, unused)) void store_spilled(const Epilogue& e, const int32_t* acc, int m, int nv, int row,
+                                                            int col, int n, void* c, ptrdiff_t ldc) {
   for (int i = 0; i < m; ++i) {
     char* line = static_cast<char*>(c) + i * ldc;
     for (int j = 0; j < nv && n > 16 * j; ++j) {

@@ -57,7 +57,8 @@ void tile(const gemm_args& g, int j0) {
 #pragma GCC unroll 2
     for (int j = 0; j < 2; ++j) {
       const int col = j0 + 8 * j, n = g.n - col;
-      if (n > 0) store_acc8(*g.ep, acc[i][j], g.row + i, g.col + col, n < 8 ? n : 8, static_cast<char*>(g.c) + i * g.ldc + col * size);
+      if (n > 0)
+        store_acc8(*g.ep, acc[i][j], g.row + i, g.col + col, n < 8 ? n : 8, static_cast<char*>(g.c) + i * g.ldc + col * size);
     }
 }
 
@@ -65,9 +66,15 @@ void tile(const gemm_args& g, int j0) {
 
 void gemm_u8s8_3x16(const gemm_args& g) {
   for (int j0 = 0; j0 < g.n; j0 += 16) switch (g.m) {
-      case 3: tile<3>(g, j0); break;
-      case 2: tile<2>(g, j0); break;
-      case 1: tile<1>(g, j0); break;
+      case 3:
+        tile<3>(g, j0);
+        break;
+      case 2:
+        tile<2>(g, j0);
+        break;
+      case 1:
+        tile<1>(g, j0);
+        break;
     }
 }
 

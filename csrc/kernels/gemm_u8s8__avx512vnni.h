@@ -1,8 +1,8 @@
 // The register tile of every AVX-512 VNNI GEMM: MR rows x NV registers of 16 columns, all of K, epilogue from registers.
 //
-// vpdpbusd adds four u8*s8 products to an int32 lane and wraps, so partial sums in any order give the exact result mod 2^32. Each row's
-// four bytes are broadcast by a plain load (no port-5 work); each weight register serves MR rows. A tile has MR*NV independent chains,
-// enough to hide vpdpbusd's latency at two a cycle once MR*NV >= 10.
+// vpdpbusd adds four u8*s8 products to an int32 lane and wraps, so partial sums in any order give the exact result mod 2^32. Each
+// row's four bytes are broadcast by a plain load (no port-5 work); each weight register serves MR rows. A tile has MR*NV
+// independent chains, enough to hide vpdpbusd's latency at two a cycle once MR*NV >= 10.
 #pragma once
 #include <string.h>
 
@@ -17,10 +17,10 @@ QGEMM_INLINE __m512i broadcast4(const uint8_t* a) {
   return _mm512_set1_epi32(v);
 }
 
-// The tile to u8/s8, every row with the same terms. Columns outside, rows inside: scale and bias are loaded once a column, and what is
-// constant sits in registers, where the stores to C (which may alias anything) cannot force it to be loaded again.
-// Four registers of results, of one row or of several, go through two in-lane packs and one permute into 64 bytes.
-// kBounded: no input can bring y * inv_scale near 2^31, so the upper clamp waits until the values are bytes.
+// The tile to u8/s8, every row with the same terms. Columns outside, rows inside: scale and bias are loaded once a column, and
+// what is constant sits in registers, where the stores to C (which may alias anything) cannot force it to be loaded again. Four
+// registers of results, of one row or of several, go through two in-lane packs and one permute into 64 bytes. kBounded: no input
+// can bring y * inv_scale near 2^31, so the upper clamp waits until the values are bytes.
 template <int MR, int NV, bool kBounded>
 QGEMM_INLINE void store_tile_bytes(const Epilogue& e, __m512i (*acc)[NV], int col, int n, void* c, ptrdiff_t ldc) {
   const __m512 inv_scale = _mm512_set1_ps(e.inv_scale), top = _mm512_set1_ps(static_cast<float>(e.hi - e.zero_point));
@@ -51,23 +51,29 @@ QGEMM_INLINE void store_tile_bytes(const Epilogue& e, __m512i (*acc)[NV], int co
     const __m512i clamped = _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(low, high), lo), hi);
     const __m512i b = _mm512_permutexvar_epi32(order, _mm512_xor_si512(clamped, flip));
     if (NV >= 3) {
-      if (n == 64) _mm512_storeu_si512(line, b);
-      else _mm512_mask_storeu_epi8(line, lanes64(n), b);
+      if (n == 64)
+        _mm512_storeu_si512(line, b);
+      else
+        _mm512_mask_storeu_epi8(line, lanes64(n), b);
       line += ldc;
     } else {
 #pragma GCC unroll 4
       for (int r = 0; r < kRows && i + r < MR; ++r, line += ldc) {
         if (NV == 2) {
           const __m256i half = r ? _mm512_extracti64x4_epi64(b, 1) : _mm512_castsi512_si256(b);
-          if (n == kWidth) _mm256_storeu_si256(reinterpret_cast<__m256i*>(line), half);
-          else _mm256_mask_storeu_epi8(line, static_cast<__mmask32>(lanes64(n)), half);
+          if (n == kWidth)
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(line), half);
+          else
+            _mm256_mask_storeu_epi8(line, static_cast<__mmask32>(lanes64(n)), half);
         } else {
           const __m128i quarter = r == 0   ? _mm512_castsi512_si128(b)
                                   : r == 1 ? _mm512_extracti32x4_epi32(b, 1)
                                   : r == 2 ? _mm512_extracti32x4_epi32(b, 2)
                                            : _mm512_extracti32x4_epi32(b, 3);
-          if (n == kWidth) _mm_storeu_si128(reinterpret_cast<__m128i*>(line), quarter);
-          else _mm_mask_storeu_epi8(line, lanes16(n), quarter);
+          if (n == kWidth)
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(line), quarter);
+          else
+            _mm_mask_storeu_epi8(line, lanes16(n), quarter);
         }
       }
     }
@@ -106,13 +112,14 @@ static void gemm_tile(const gemm_args& g) {
       }
     }
     if (tail) {
-      // The last kc % 4 bytes of each row, gathered without reading past it. In memory first, in one plain loop: branches between the
-      // multiplications would make the compiler shuffle accumulators.
+      // The last kc % 4 bytes of each row, gathered without reading past it. In memory first, in one plain loop: branches between
+      // the multiplications would make the compiler shuffle accumulators.
       uint32_t last[MR];
 #pragma GCC unroll 1
       for (int i = 0; i < MR; ++i) {
         const uint8_t* p = rows[i] + whole;
-        last[i] = p[0] | static_cast<uint32_t>(p[tail > 1 ? 1 : 0]) << (tail > 1 ? 8 : 0) | static_cast<uint32_t>(p[tail - 1]) << (8 * (tail - 1));
+        last[i] = p[0] | static_cast<uint32_t>(p[tail > 1 ? 1 : 0]) << (tail > 1 ? 8 : 0) |
+                  static_cast<uint32_t>(p[tail - 1]) << (8 * (tail - 1));
       }
       __m512i bv[NV];
 #pragma GCC unroll 4
@@ -129,8 +136,10 @@ static void gemm_tile(const gemm_args& g) {
   const Epilogue& e = *g.ep;
   const bool same_rows = !e.row_zero_point && !e.row_sum && !e.row_scale;
   if (same_rows && (e.out == OutType::u8 || e.out == OutType::s8)) {
-    if (e.bounded) store_tile_bytes<MR, NV, true>(e, acc, g.col, g.n, g.c, g.ldc);
-    else store_tile_bytes<MR, NV, false>(e, acc, g.col, g.n, g.c, g.ldc);
+    if (e.bounded)
+      store_tile_bytes<MR, NV, true>(e, acc, g.col, g.n, g.c, g.ldc);
+    else
+      store_tile_bytes<MR, NV, false>(e, acc, g.col, g.n, g.c, g.ldc);
   } else if (e.out == OutType::f32) {
     char* c = static_cast<char*>(g.c);
 #pragma GCC unroll 16
@@ -149,8 +158,10 @@ static void gemm_tile(const gemm_args& g) {
 template <int MR, int NV>
 struct GemmRows {
   QGEMM_INLINE void run(const gemm_args& g) {
-    if (g.m == MR) gemm_tile<MR, NV>(g);
-    else GemmRows<MR - 1, NV>::run(g);
+    if (g.m == MR)
+      gemm_tile<MR, NV>(g);
+    else
+      GemmRows<MR - 1, NV>::run(g);
   }
 };
 template <int NV>

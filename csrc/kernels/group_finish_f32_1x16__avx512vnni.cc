@@ -12,7 +12,8 @@ void group_finish_f32_1x16(const group_finish_args& g) {
     if (e.row_scale) scale = e.row_scale[g.row + i] * g.x_scale;
     for (int j = 0; 16 * j < g.n; ++j) {
       const __mmask16 k = lanes16(valid16(g.n, j));
-      const __m512 y = _mm512_fmadd_ps(_mm512_loadu_ps(f + 16 * j), _mm512_set1_ps(scale), _mm512_loadu_ps(e.bias + g.col + 16 * j));
+      const __m512 y =
+          _mm512_fmadd_ps(_mm512_loadu_ps(f + 16 * j), _mm512_set1_ps(scale), _mm512_loadu_ps(e.bias + g.col + 16 * j));
       if (e.out == OutType::f32) {
         const __m512 v = _mm512_min_ps(_mm512_max_ps(y, _mm512_set1_ps(e.f_lo)), _mm512_set1_ps(e.f_hi));
         _mm512_mask_storeu_ps(reinterpret_cast<float*>(line) + 16 * j, k, v);

@@ -1,4 +1,5 @@
-// An activation as the right operand: packed into a panel on the fly, with the sums of its columns. Two layouts of B, one panel order.
+// An activation as the right operand: packed into a panel on the fly, with the sums of its columns. Two layouts of B, one panel
+// order.
 //   [k][n]: four rows are interleaved by two in-lane unpacks; a 4x4 transposition of lanes brings the columns into natural order.
 //   [n][k]: a 16x16 transposition of dwords; four consecutive k of a column are a dword already.
 #include "kernels/epilogue__avx512vnni.h"
@@ -102,8 +103,10 @@ void pack_columns(const pack_b_args& g) {
 }  // namespace
 
 void pack_b_u8s8_4x64(const pack_b_args& g) {
-  if (g.transposed) pack_columns(g);
-  else pack_rows(g);
+  if (g.transposed)
+    pack_columns(g);
+  else
+    pack_rows(g);
 }
 
 }  // namespace avx512vnni

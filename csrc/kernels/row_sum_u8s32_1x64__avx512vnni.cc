@@ -13,7 +13,9 @@ void row_sum_u8s32_1x64(const row_sum_args& g) {
       sum = _mm512_dpbusd_epi32(sum, _mm512_loadu_si512(a + k), ones);
       sum1 = _mm512_dpbusd_epi32(sum1, _mm512_loadu_si512(a + k + 64), ones);
     }
-    for (; k < g.k; k += 64) sum = _mm512_dpbusd_epi32(sum, _mm512_maskz_loadu_epi8(lanes64(g.k - k < 64 ? static_cast<int>(g.k - k) : 64), a + k), ones);
+    for (; k < g.k; k += 64)
+      sum =
+          _mm512_dpbusd_epi32(sum, _mm512_maskz_loadu_epi8(lanes64(g.k - k < 64 ? static_cast<int>(g.k - k) : 64), a + k), ones);
     g.sum[i] = _mm512_reduce_add_epi32(_mm512_add_epi32(sum, sum1));
   }
 }

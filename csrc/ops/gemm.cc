@@ -85,8 +85,8 @@ void panel_rows(const Job& j, int64_t p, const int8_t* b, int64_t m0, int64_t m1
   }
 }
 
-// In how many blocks of rows a product runs: each block's A (`bytes` a row) stays in L2 while the panels pass over it, and there are enough
-// blocks for every thread when the panels alone are too few.
+// In how many blocks of rows a product runs: each block's A (`bytes` a row) stays in L2 while the panels pass over it, and there
+// are enough blocks for every thread when the panels alone are too few.
 int64_t row_blocks(const KernelTable& t, const PackedView& w, int64_t m, int64_t bytes, int threads) {
   const int mr = t.gemm_for(w.panel_width(0)).mr;
   int64_t block = kBlockBytes / (bytes > 0 ? bytes : 1) / mr * mr;
@@ -132,15 +132,17 @@ const int8_t* panel_as_s8(const KernelTable& t, const PackedView& w, int64_t gro
   return scratch;
 }
 
-void linear(const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out, const RowParams& rows) {
+void linear(const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out,
+            const RowParams& rows) {
   linear_on(table(), w, a, m, lda, c, ldc, out, rows, threads_for(m * w.n * (w.k > 0 ? w.k : 1), kGrainMacs));
 }
 
-void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out,
-               const RowParams& rows, int threads) {
+void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc,
+               const OutputSpec& out, const RowParams& rows, int threads) {
   if (w.kind != PackedKind::linear) throw Error(Code::packed, "this weight was packed for a convolution; use pack_linear");
   if (w.group_size > 0 && out.type == OutType::s32)
-    throw Error(Code::dtype, "a weight with group_size has a scale per group, so it has no int32 output; ask for float32 or uint8");
+    throw Error(Code::dtype,
+                "a weight with group_size has a scale per group, so it has no int32 output; ask for float32 or uint8");
   if (m == 0 || w.n == 0) return;
   Epilogue e = make_epilogue(w, out, rows);
   if (w.has_w_zero_point) {
@@ -164,10 +166,12 @@ void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int6
   });
 }
 
-void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out, bool out16, const Encoding16& x) {
+void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out,
+              bool out16, const Encoding16& x) {
   if (w.kind != PackedKind::linear) throw Error(Code::packed, "this weight was packed for a convolution; use pack_linear");
   if (!w.dynamic) throw Error(Code::packed, "16-bit activations need a weight packed with the default x_scale and x_zero_point");
-  if (w.group_size > 0) throw Error(Code::packed, "16-bit activations do not combine with group_size; pack the weight per channel");
+  if (w.group_size > 0)
+    throw Error(Code::packed, "16-bit activations do not combine with group_size; pack the weight per channel");
   if (m == 0 || w.n == 0) return;
   const KernelTable& t = table();
   // Column terms of the call's own encoding. Zero points of the weight need the row sums of the 16-bit input as well.
@@ -235,7 +239,9 @@ void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, vo
             g.c = acc[half];
             kernel.fn(g);
           }
-          combine16_args q{acc[0], acc[1], g.m, columns_p, width, correction + p * kPanel, scale + p * kPanel, w.bias + p * kPanel, out.f_lo, out.f_hi, nullptr, 0};
+          combine16_args q{
+              acc[0],   acc[1],   g.m,     columns_p, width, correction + p * kPanel, scale + p * kPanel, w.bias + p * kPanel,
+              out.f_lo, out.f_hi, nullptr, 0};
           char* to = static_cast<char*>(c) + (m0 + r0) * ldc;
           const bool floats = out.type == OutType::f32;
           q.c = floats ? reinterpret_cast<float*>(to) + p * kPanel : y;
@@ -245,7 +251,8 @@ void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, vo
           } else {
             for (int r = 0; r < g.m; ++r) {
               const double row = 256.0 * sum[r0 + r] + sum[rows + r0 + r];
-              for (int j = 0; j < width; ++j) row_correction[j] = correction[p * kPanel + j] - row * double(w.w_zero_point[p * kPanel + j]);
+              for (int j = 0; j < width; ++j)
+                row_correction[j] = correction[p * kPanel + j] - row * double(w.w_zero_point[p * kPanel + j]);
               combine16_args one = q;
               one.hi += r * width;
               one.lo += r * width;
@@ -257,14 +264,16 @@ void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, vo
           }
           if (!floats)
             for (int r = 0; r < g.m; ++r)
-              t.quantize({y + r * width, to + r * ldc + p * kPanel * (out16 ? 2 : 1), columns_p, 1.0f / out.scale, out.zero_point, out.lo, out.hi, out16 ? 2 : 1});
+              t.quantize({y + r * width, to + r * ldc + p * kPanel * (out16 ? 2 : 1), columns_p, 1.0f / out.scale, out.zero_point,
+                          out.lo, out.hi, out16 ? 2 : 1});
         }
       }
     }
   });
 }
 
-void linear_dynamic(const PackedView& w, const float* x, int64_t m, ptrdiff_t ldx, float* c, ptrdiff_t ldc, bool per_row, bool symmetric, float lo, float hi) {
+void linear_dynamic(const PackedView& w, const float* x, int64_t m, ptrdiff_t ldx, float* c, ptrdiff_t ldc, bool per_row,
+                    bool symmetric, float lo, float hi) {
   static thread_local Scratch<uint8_t> quantized;
   static thread_local Scratch<float> scales;
   static thread_local Scratch<int32_t> zero_points;

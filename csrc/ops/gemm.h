@@ -31,21 +31,25 @@ Epilogue make_epilogue(const PackedView& w, const OutputSpec& out, const RowPara
 const int8_t* panel_as_s8(const KernelTable& t, const PackedView& w, int64_t group, int64_t panel, int8_t* scratch);
 
 // a: [m] rows of w.k bytes, lda bytes apart. c: [m] rows of w.n elements, ldc bytes apart.
-void linear(const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out, const RowParams& rows = {});
+void linear(const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out,
+            const RowParams& rows = {});
 
 // The same on a kernel table and a number of threads of the caller's choice, for drivers that hold them already.
-void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out,
-               const RowParams& rows, int threads);
+void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc,
+               const OutputSpec& out, const RowParams& rows, int threads);
 
-// 16-bit activations, exact: two 8-bit products and a sum in fp64. The weight is packed with the default (dynamic) input encoding; x_scale and
-// x_zero_point (0..65535) come here. c: fp32, or u8 / u16 (out16) on the grid of `out`, whose zero_point, lo, hi are then of that grid.
+// 16-bit activations, exact: two 8-bit products and a sum in fp64. The weight is packed with the default (dynamic) input
+// encoding; x_scale and x_zero_point (0..65535) come here. c: fp32, or u8 / u16 (out16) on the grid of `out`, whose zero_point,
+// lo, hi are then of that grid.
 struct Encoding16 {
   float scale;
   int32_t zero_point;
 };
-void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out, bool out16, const Encoding16& x);
+void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out,
+              bool out16, const Encoding16& x);
 
 // fp32 in, fp32 out: rows (or the whole of x) are quantized to u8 on the way.
-void linear_dynamic(const PackedView& w, const float* x, int64_t m, ptrdiff_t ldx, float* c, ptrdiff_t ldc, bool per_row, bool symmetric, float lo, float hi);
+void linear_dynamic(const PackedView& w, const float* x, int64_t m, ptrdiff_t ldx, float* c, ptrdiff_t ldc, bool per_row,
+                    bool symmetric, float lo, float hi);
 
 }  // namespace qgemm

@@ -64,7 +64,8 @@ struct Packed {
       g.panel = const_cast<int8_t*>(reinterpret_cast<const int8_t*>(v.panel(0, p)));
       g.colsum = colsum + p * kPanel;
       t.pack_b(g);
-      for (int64_t i = p * kPanel; i < p * kPanel + g.width; ++i) correction[i] = -za * (colsum[i] - static_cast<int32_t>(v.k) * zb);
+      for (int64_t i = p * kPanel; i < p * kPanel + g.width; ++i)
+        correction[i] = -za * (colsum[i] - static_cast<int32_t>(v.k) * zb);
     }
   }
 };
@@ -91,17 +92,18 @@ const uint8_t* left(const MatmulOperand& a, const uint8_t* data, int64_t m, int6
 
 void check(const MatmulOperand& x, const char* name) {
   if (!(std::isfinite(x.scale) && x.scale > 0))
-    throw Error(Code::quantization, std::string("matmul: ") + name + "_scale must be finite and > 0, got " + std::to_string(x.scale));
+    throw Error(Code::quantization,
+                std::string("matmul: ") + name + "_scale must be finite and > 0, got " + std::to_string(x.scale));
   const int lo = x.is_signed ? -128 : 0;
   if (x.zero_point < lo || x.zero_point > lo + 255)
-    throw Error(Code::quantization, std::string("matmul: ") + name + "_zero_point must lie in " + std::to_string(lo) + ".." + std::to_string(lo + 255) +
-                                        ", got " + std::to_string(x.zero_point));
+    throw Error(Code::quantization, std::string("matmul: ") + name + "_zero_point must lie in " + std::to_string(lo) + ".." +
+                                        std::to_string(lo + 255) + ", got " + std::to_string(x.zero_point));
 }
 
 }  // namespace
 
-void matmul(int64_t batch, int64_t m, int64_t n, int64_t k, const MatmulOperand& a, const MatmulOperand& b, void* c, int64_t c_batch_stride,
-            ptrdiff_t ldc, const OutputSpec& out) {
+void matmul(int64_t batch, int64_t m, int64_t n, int64_t k, const MatmulOperand& a, const MatmulOperand& b, void* c,
+            int64_t c_batch_stride, ptrdiff_t ldc, const OutputSpec& out) {
   check(a, "a");
   check(b, "b");
   auto reach = [](const MatmulOperand& x) {
@@ -109,7 +111,8 @@ void matmul(int64_t batch, int64_t m, int64_t n, int64_t k, const MatmulOperand&
     return z > 255 - z ? z : 255 - z;
   };
   if (k * reach(a) * reach(b) > std::numeric_limits<int32_t>::max())
-    throw Error(Code::overflow, "matmul: K = " + std::to_string(k) + " can overflow the int32 accumulator of two 8-bit operands; split K");
+    throw Error(Code::overflow,
+                "matmul: K = " + std::to_string(k) + " can overflow the int32 accumulator of two 8-bit operands; split K");
   if (batch == 0 || m == 0 || n == 0) return;
   const KernelTable& t = table();
   char* first = static_cast<char*>(c);

@@ -14,7 +14,7 @@ struct MatmulOperand {
 };
 
 // c: [batch][m][n], batch_stride and ldc in bytes. The right operand is packed on the fly, once a batch.
-void matmul(int64_t batch, int64_t m, int64_t n, int64_t k, const MatmulOperand& a, const MatmulOperand& b, void* c, int64_t c_batch_stride,
-            ptrdiff_t ldc, const OutputSpec& out);
+void matmul(int64_t batch, int64_t m, int64_t n, int64_t k, const MatmulOperand& a, const MatmulOperand& b, void* c,
+            int64_t c_batch_stride, ptrdiff_t ldc, const OutputSpec& out);
 
 }  // namespace qgemm

@@ -110,15 +110,19 @@ void lay_out(PackedView& v, const uint8_t* base) {
 
 void check_dims(const PackedView& v, Code code, const std::string& name) {
   auto in = [](int64_t x, int64_t lo) { return x >= lo && x < kMaxDim; };
-  if (!in(v.n, 0) || !in(v.groups, 1) || v.n % v.groups != 0) fail(code, name, "output channels must be >= 0 and a multiple of groups");
+  if (!in(v.n, 0) || !in(v.groups, 1) || v.n % v.groups != 0)
+    fail(code, name, "output channels must be >= 0 and a multiple of groups");
   if (v.kind == PackedKind::linear) {
     if (!in(v.k, 0) || v.groups != 1) fail(code, name, "input features must be >= 0 and below 2^31");
     if (v.n > 0 && v.k > kMaxBytes / (v.n + 64)) fail(code, name, "the weight is too large");
   } else {
-    if (!in(v.cin_g, 0) || !in(v.kh, 1) || !in(v.kw, 1) || v.kh > 65536 || v.kw > 65536) fail(code, name, "filter dimensions must be >= 1 and channels >= 0");
+    if (!in(v.cin_g, 0) || !in(v.kh, 1) || !in(v.kw, 1) || v.kh > 65536 || v.kw > 65536)
+      fail(code, name, "filter dimensions must be >= 1 and channels >= 0");
     const int64_t taps = v.kh * v.kw;
-    if ((v.cin_g + 3) > kMaxBytes / taps || (v.n + 64 * v.groups) > kMaxBytes / ((v.cin_g + 3) * taps)) fail(code, name, "the weight is too large");
-    if (v.kind == PackedKind::depthwise && (v.cin_g != 1 || v.n != v.groups)) fail(code, name, "depthwise needs one input channel and one output channel a group");
+    if ((v.cin_g + 3) > kMaxBytes / taps || (v.n + 64 * v.groups) > kMaxBytes / ((v.cin_g + 3) * taps))
+      fail(code, name, "the weight is too large");
+    if (v.kind == PackedKind::depthwise && (v.cin_g != 1 || v.n != v.groups))
+      fail(code, name, "depthwise needs one input channel and one output channel a group");
   }
   if (v.bits != 4 && v.bits != 8) fail(code, name, "bits must be 8 or 4, got " + std::to_string(v.bits));
   if (v.group_size < 0 || v.group_size >= kMaxDim || v.group_size % 4 != 0)
@@ -186,24 +190,30 @@ int64_t bound(const PackSpec& s, int64_t p, int64_t q) {
 
 void check_values(const PackSpec& s, const PackedView& v) {
   if (!(std::isfinite(s.x_scale) && s.x_scale > 0))
-    fail(Code::quantization, s.name, "input scale must be finite and > 0, got " + std::to_string(s.x_scale) + "; recalibrate the input's quantizer");
+    fail(Code::quantization, s.name,
+         "input scale must be finite and > 0, got " + std::to_string(s.x_scale) + "; recalibrate the input's quantizer");
   if (s.x_zero_point < 0 || s.x_zero_point > 255)
     fail(Code::quantization, s.name, "input zero_point must lie in 0..255, got " + std::to_string(s.x_zero_point));
   const int64_t want = s.group_size > 0 ? s.n * v.group_count : s.n;
   if (s.scale_count != want && !(s.scale_count == 1 && s.group_size == 0))
-    fail(Code::shape, s.name, "weight scale must have " + std::to_string(want) + (s.group_size > 0 ? "" : " elements, or 1") + ", got " + std::to_string(s.scale_count));
+    fail(Code::shape, s.name,
+         "weight scale must have " + std::to_string(want) + (s.group_size > 0 ? "" : " elements, or 1") + ", got " +
+             std::to_string(s.scale_count));
   for (int64_t i = 0; i < s.scale_count; ++i)
     if (!(std::isfinite(s.scale[i]) && s.scale[i] > 0)) {
       std::ostringstream m;
-      m << "weight scale[" << i << "] must be finite and > 0, got " << s.scale[i] << "; recalibrate or read the scale from the encodings";
+      m << "weight scale[" << i << "] must be finite and > 0, got " << s.scale[i]
+        << "; recalibrate or read the scale from the encodings";
       fail(Code::quantization, s.name, m.str());
     } else if (!std::isfinite(s.x_scale * s.scale[i])) {
       std::ostringstream m;
-      m << "input scale " << s.x_scale << " times weight scale[" << i << "] = " << s.scale[i] << " is not finite in float32; recalibrate";
+      m << "input scale " << s.x_scale << " times weight scale[" << i << "] = " << s.scale[i]
+        << " is not finite in float32; recalibrate";
       fail(Code::quantization, s.name, m.str());
     }
   if (s.group_size > 0 && s.zero_point)
-    fail(Code::quantization, s.name, "weight zero points are per channel and do not combine with group_size; use symmetric groups, or no groups");
+    fail(Code::quantization, s.name,
+         "weight zero points are per channel and do not combine with group_size; use symmetric groups, or no groups");
   if (s.bias)
     for (int64_t i = 0; i < s.n; ++i)
       if (!std::isfinite(s.bias[i])) fail(Code::quantization, s.name, "bias[" + std::to_string(i) + "] is not finite");
@@ -212,11 +222,13 @@ void check_values(const PackSpec& s, const PackedView& v) {
     for (int64_t i = 0; i < s.n; ++i)
       if (s.zero_point[i] < lo || s.zero_point[i] > hi)
         fail(Code::quantization, s.name,
-             "weight zero_point[" + std::to_string(i) + "] must lie in " + std::to_string(lo) + ".." + std::to_string(hi) + ", got " + std::to_string(s.zero_point[i]));
+             "weight zero_point[" + std::to_string(i) + "] must lie in " + std::to_string(lo) + ".." + std::to_string(hi) +
+                 ", got " + std::to_string(s.zero_point[i]));
   if (s.bits == 4)
     for (int64_t i = 0; i < s.n * v.k; ++i)
       if (s.weight[i] < lo || s.weight[i] > hi)
-        fail(Code::quantization, s.name, "4-bit weights must lie in -8..7, got " + std::to_string(s.weight[i]) + " at element " + std::to_string(i));
+        fail(Code::quantization, s.name,
+             "4-bit weights must lie in -8..7, got " + std::to_string(s.weight[i]) + " at element " + std::to_string(i));
 }
 
 // Everything of the buffer that is an array over output channels. Proves every accumulator on the way. Returns y_bound.
@@ -273,8 +285,8 @@ float fill_arrays(const PackSpec& s, const PackedView& v) {
   }
   if (worst_channel >= 0) {
     std::ostringstream m;
-    m << "output channel " << worst_channel << " can reach an accumulator of " << worst << ", which does not fit int32 (K = " << v.k
-      << "); split the layer over K, or use fewer bits for its weights or input";
+    m << "output channel " << worst_channel << " can reach an accumulator of " << worst
+      << ", which does not fit int32 (K = " << v.k << "); split the layer over K, or use fewer bits for its weights or input";
     fail(Code::overflow, s.name, m.str());
   }
   return static_cast<float>(y_bound * 1.0001);  // the fp32 roundings on the way
@@ -289,7 +301,8 @@ void fill_panel(const int8_t* weight, const PackedView& v, int64_t g, int64_t p,
   }
   const int64_t width = v.panel_width(p), columns = v.panel_columns(p), k4 = (v.kc + 3) / 4;
   const int8_t* first = weight + (g * v.cout_g + p * kPanel) * v.k;
-  if (v.k == v.kc && !v.fold_w) {  // one tap in canonical order: a row of the weight is a column of the panel. A cache line of each row at a time.
+  if (v.k == v.kc && !v.fold_w) {  // one tap in canonical order: a row of the weight is a column of the panel. A cache line of
+                                   // each row at a time.
     for (int64_t k0 = 0; k0 < v.k; k0 += 64) {
       const int64_t k1 = k0 + 64 < v.k ? k0 + 64 : v.k;
       for (int64_t c = 0; c < columns; ++c) {
@@ -369,7 +382,8 @@ void pack(const PackSpec& s, uint8_t* dst) {
       const int64_t bytes = round_up(v.panel_s8_bytes(v.panel_width(p)), 128);
       for (int64_t at = 0; at < bytes; at += 128)
         for (int64_t j = 0; j < 64; ++j)
-          stored[at / 2 + j] = static_cast<uint8_t>((wide[static_cast<size_t>(at + j)] & 15) | (wide[static_cast<size_t>(at + 64 + j)] & 15) << 4);
+          stored[at / 2 + j] =
+              static_cast<uint8_t>((wide[static_cast<size_t>(at + j)] & 15) | (wide[static_cast<size_t>(at + 64 + j)] & 15) << 4);
     }
   }
 }
@@ -380,8 +394,10 @@ PackedView view(const uint8_t* data, int64_t bytes) {
     throw Error(Code::packed, "a packed weight has a header of 256 bytes, this buffer has " + std::to_string(bytes) + remedy);
   Header h;
   std::memcpy(&h, data, sizeof(h));
-  if (std::memcmp(h.magic, kMagic, sizeof(kMagic)) != 0) throw Error(Code::packed, std::string("not a packed weight (bad magic)") + remedy);
-  if (h.check != checksum(h) || h.kind < 0 || h.kind > 2) throw Error(Code::packed, std::string("the packed weight's header is damaged") + remedy);
+  if (std::memcmp(h.magic, kMagic, sizeof(kMagic)) != 0)
+    throw Error(Code::packed, std::string("not a packed weight (bad magic)") + remedy);
+  if (h.check != checksum(h) || h.kind < 0 || h.kind > 2)
+    throw Error(Code::packed, std::string("the packed weight's header is damaged") + remedy);
   PackedView v{};
   v.kind = static_cast<PackedKind>(h.kind);
   v.bits = h.bits;
@@ -400,7 +416,8 @@ PackedView view(const uint8_t* data, int64_t bytes) {
   check_dims(v, Code::packed, "");
   lay_out(v, data);
   if (v.total_bytes != bytes)
-    throw Error(Code::packed, "the packed weight should have " + std::to_string(v.total_bytes) + " bytes, this buffer has " + std::to_string(bytes) + remedy);
+    throw Error(Code::packed, "the packed weight should have " + std::to_string(v.total_bytes) + " bytes, this buffer has " +
+                                  std::to_string(bytes) + remedy);
   return v;
 }
 

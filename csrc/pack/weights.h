@@ -1,9 +1,9 @@
-// Canonical weights -> one packed buffer that holds everything a forward needs and that no forward recomputes: panels in the order the
-// kernels read them, scales, float bias, column sums, folded zero points. docs/packing.md draws every byte.
+// Canonical weights -> one packed buffer that holds everything a forward needs and that no forward recomputes: panels in the
+// order the kernels read them, scales, float bias, column sums, folded zero points. docs/packing.md draws every byte.
 //
-// The buffer is position independent and self-describing: a header, then arrays and panels at offsets that follow from the header's
-// dimensions alone. `view()` recomputes them and compares with the buffer's length, so a cut or foreign buffer is refused, never read.
-// The layout is the same for every ISA path.
+// The buffer is position independent and self-describing: a header, then arrays and panels at offsets that follow from the
+// header's dimensions alone. `view()` recomputes them and compares with the buffer's length, so a cut or foreign buffer is
+// refused, never read. The layout is the same for every ISA path.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -18,11 +18,11 @@ constexpr int kPanelAlign = 16;  // the last panel is this many columns, or 32, 
 
 struct PackSpec {
   PackedKind kind = PackedKind::linear;
-  int64_t n = 0;              // output features or channels, all groups
-  int64_t k = 0;              // linear: input features
-  int64_t groups = 1;         // convolution groups
-  int64_t cin_g = 0;          // conv: input channels a group
-  int64_t kh = 1, kw = 1;     // conv: filter
+  int64_t n = 0;                   // output features or channels, all groups
+  int64_t k = 0;                   // linear: input features
+  int64_t groups = 1;              // convolution groups
+  int64_t cin_g = 0;               // conv: input channels a group
+  int64_t kh = 1, kw = 1;          // conv: filter
   const int8_t* weight = nullptr;  // [n][k] or [n][cin_g][kh][kw]
   const float* scale = nullptr;    // [1], [n] or [n][group_count]
   int64_t scale_count = 1;
@@ -40,35 +40,35 @@ struct PackSpec {
 // Everything that follows from the header.
 struct PackedView {
   PackedKind kind;
-  int64_t n, k;                // k: products an output sums (linear: K; conv: cin_g * kh * kw)
+  int64_t n, k;  // k: products an output sums (linear: K; conv: cin_g * kh * kw)
   int64_t groups, cout_g, cin_g, kh, kw;
-  int64_t taps, kc;            // kernel's taps and bytes a tap: (1, K), (kh*kw, cin_g), or folded (kh, kw*cin_g)
-  bool fold_w;                 // conv: filter row and channels are one tap
-  int bits;                    // of the weight values; panels of 4 bits hold nibbles (not depthwise)
+  int64_t taps, kc;                 // kernel's taps and bytes a tap: (1, K), (kh*kw, cin_g), or folded (kh, kw*cin_g)
+  bool fold_w;                      // conv: filter row and channels are one tap
+  int bits;                         // of the weight values; panels of 4 bits hold nibbles (not depthwise)
   int64_t group_size, group_count;  // 0, 1 when per channel
   float x_scale;
   int32_t x_zero_point;
   bool has_w_zero_point, dynamic;
-  float y_bound;               // no input of the packed encoding gives a float output of larger magnitude
-  int64_t n_group_padded;      // columns a convolution group takes in the arrays below
-  int64_t n_padded;            // groups * n_group_padded (depthwise: n rounded up to 64)
+  float y_bound;           // no input of the packed encoding gives a float output of larger magnitude
+  int64_t n_group_padded;  // columns a convolution group takes in the arrays below
+  int64_t n_padded;        // groups * n_group_padded (depthwise: n rounded up to 64)
   int64_t panels_per_group;
-  int64_t panel_stride;        // bytes from a full panel to the next
+  int64_t panel_stride;  // bytes from a full panel to the next
   int64_t total_bytes;
 
   // [n_padded], in panel order, zero in the padding
-  const float* w_scale;        // the weight's own scale (group_count == 1)
-  const float* scale;          // x_scale * w_scale
+  const float* w_scale;  // the weight's own scale (group_count == 1)
+  const float* scale;    // x_scale * w_scale
   const float* bias;
   const int32_t* bias_int32;
-  const int32_t* colsum;       // sum_k (w - w_zero_point)
-  const int32_t* correction;   // bias_int32 - x_zero_point * colsum
+  const int32_t* colsum;      // sum_k (w - w_zero_point)
+  const int32_t* correction;  // bias_int32 - x_zero_point * colsum
   const int32_t* w_zero_point;
   // [group_count][n_padded], group_size > 0 only
   const float* group_scale;
   const int32_t* group_colsum;
   const int32_t* group_correction;
-  const int32_t* zeros;        // [n_padded] of 0
+  const int32_t* zeros;  // [n_padded] of 0
   const uint8_t* panels;
 
   // Columns of panel p of a group: 64, or what is left rounded up to 16.
@@ -80,9 +80,9 @@ struct PackedView {
     const int64_t left = cout_g - p * kPanel;
     return left >= kPanel ? kPanel : static_cast<int>(left);
   }
-  int64_t k4() const { return taps * ((kc + 3) / 4); }                                  // groups of 4 k in a panel
-  int64_t panel_s8_bytes(int width) const { return k4() * width * 4; }                  // as the kernels read it
-  int64_t group_panel_bytes() const;                                                    // all panels of one convolution group
+  int64_t k4() const { return taps * ((kc + 3) / 4); }                  // groups of 4 k in a panel
+  int64_t panel_s8_bytes(int width) const { return k4() * width * 4; }  // as the kernels read it
+  int64_t group_panel_bytes() const;                                    // all panels of one convolution group
   const uint8_t* panel(int64_t group, int64_t p) const { return panels + group * group_panel_bytes() + p * panel_stride; }
 };
 
@@ -95,8 +95,8 @@ PackedView view(const uint8_t* data, int64_t bytes);
 // The canonical integers back: [n][k] in the order PackSpec::weight had.
 void unpack(const PackedView& v, int8_t* weight);
 
-// Position in its block of 64 of a depthwise channel c: lane-major fours become register-major, the order in which two in-lane unpacks
-// leave channels (docs/packing.md).
+// Position in its block of 64 of a depthwise channel c: lane-major fours become register-major, the order in which two in-lane
+// unpacks leave channels (docs/packing.md).
 inline int64_t depthwise_position(int64_t c) {
   const int64_t block = c / 64, r = c % 64, lane = r / 16, reg = r % 16 / 4, d = r % 4;
   return block * 64 + reg * 16 + lane * 4 + d;

@@ -18,17 +18,29 @@ namespace py = pybind11;
 template <class T>
 inline const char* dtype_name();
 template <>
-inline const char* dtype_name<uint8_t>() { return "uint8"; }
+inline const char* dtype_name<uint8_t>() {
+  return "uint8";
+}
 template <>
-inline const char* dtype_name<int8_t>() { return "int8"; }
+inline const char* dtype_name<int8_t>() {
+  return "int8";
+}
 template <>
-inline const char* dtype_name<uint16_t>() { return "uint16"; }
+inline const char* dtype_name<uint16_t>() {
+  return "uint16";
+}
 template <>
-inline const char* dtype_name<int16_t>() { return "int16"; }
+inline const char* dtype_name<int16_t>() {
+  return "int16";
+}
 template <>
-inline const char* dtype_name<int32_t>() { return "int32"; }
+inline const char* dtype_name<int32_t>() {
+  return "int32";
+}
 template <>
-inline const char* dtype_name<float>() { return "float32"; }
+inline const char* dtype_name<float>() {
+  return "float32";
+}
 
 inline std::string shape_of(const py::array& a) {
   std::string s = "(";
@@ -45,12 +57,15 @@ inline std::string dtype_of(const py::array& a) { return py::str(a.dtype()); }
 
 template <class T>
 inline void need_dtype(const py::array& a, const char* name) {
-  if (!is<T>(a)) throw Error(Code::dtype, std::string(name) + " must be " + dtype_name<T>() + ", got " + dtype_of(a) + "; convert it explicitly");
+  if (!is<T>(a))
+    throw Error(Code::dtype,
+                std::string(name) + " must be " + dtype_name<T>() + ", got " + dtype_of(a) + "; convert it explicitly");
 }
 
 inline void need_rank(const py::array& a, const char* name, int rank, const char* meaning) {
   if (a.ndim() != rank)
-    throw Error(Code::shape, std::string(name) + " must have " + std::to_string(rank) + " dimensions " + meaning + ", got shape " + shape_of(a));
+    throw Error(Code::shape, std::string(name) + " must have " + std::to_string(rank) + " dimensions " + meaning +
+                                 ", got shape " + shape_of(a));
 }
 
 inline bool is_empty(const py::array& a) { return a.size() == 0; }
@@ -94,7 +109,8 @@ inline const T* vector_of(const py::array& a, const char* name, int64_t count) {
   need_rank(a, name, 1, "");
   need_contiguous(a, name);
   if (a.shape(0) != count)
-    throw Error(Code::shape, std::string(name) + " must have " + std::to_string(count) + " elements, got " + std::to_string(a.shape(0)));
+    throw Error(Code::shape,
+                std::string(name) + " must have " + std::to_string(count) + " elements, got " + std::to_string(a.shape(0)));
   return static_cast<const T*>(a.data());
 }
 
@@ -114,7 +130,8 @@ inline PackedView view_of(const py::array& packed) {
 
 // The output's grid from its dtype and the caller's scale, zero point and bounds.
 OutputSpec output_spec(OutType type, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi);
-OutputSpec output_spec(const py::array& out, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi);
+OutputSpec output_spec(const py::array& out, double scale, int64_t zero_point, std::optional<double> lo,
+                       std::optional<double> hi);
 
 // A weight for a linear layer of K = k (`shape`: of x, for the message), of N = n, for dynamic inputs.
 void need_k(const PackedView& w, int64_t k, const std::string& shape);

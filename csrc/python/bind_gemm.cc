@@ -10,12 +10,17 @@
 
 namespace qgemm {
 
-OutputSpec output_spec(const py::array& out, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi) {
+OutputSpec output_spec(const py::array& out, double scale, int64_t zero_point, std::optional<double> lo,
+                       std::optional<double> hi) {
   OutType type = OutType::u8;
-  if (is<float>(out)) type = OutType::f32;
-  else if (is<int32_t>(out)) type = OutType::s32;
-  else if (is<int8_t>(out)) type = OutType::s8;
-  else if (!is<uint8_t>(out)) throw Error(Code::dtype, "out must be uint8, int8, int32 or float32, got " + dtype_of(out));
+  if (is<float>(out))
+    type = OutType::f32;
+  else if (is<int32_t>(out))
+    type = OutType::s32;
+  else if (is<int8_t>(out))
+    type = OutType::s8;
+  else if (!is<uint8_t>(out))
+    throw Error(Code::dtype, "out must be uint8, int8, int32 or float32, got " + dtype_of(out));
   return output_spec(type, scale, zero_point, lo, hi);
 }
 
@@ -39,14 +44,18 @@ OutputSpec output_spec(OutType type, double scale, int64_t zero_point, std::opti
   const int qmin = is_signed ? -128 : 0, qmax = qmin + 255;
   o.scale = static_cast<float>(scale);
   if (!(std::isfinite(o.scale) && o.scale > 0))
-    throw Error(Code::quantization, "out_scale must be finite and > 0 in float32, got " + std::to_string(scale) + "; recalibrate the output's quantizer");
-  if (!std::isfinite(1.0f / o.scale)) throw Error(Code::quantization, "out_scale is so small that its reciprocal is infinite; recalibrate the output's quantizer");
+    throw Error(Code::quantization, "out_scale must be finite and > 0 in float32, got " + std::to_string(scale) +
+                                        "; recalibrate the output's quantizer");
+  if (!std::isfinite(1.0f / o.scale))
+    throw Error(Code::quantization, "out_scale is so small that its reciprocal is infinite; recalibrate the output's quantizer");
   if (zero_point < qmin || zero_point > qmax)
-    throw Error(Code::quantization, "out_zero_point must lie in " + std::to_string(qmin) + ".." + std::to_string(qmax) + ", got " + std::to_string(zero_point));
+    throw Error(Code::quantization, "out_zero_point must lie in " + std::to_string(qmin) + ".." + std::to_string(qmax) +
+                                        ", got " + std::to_string(zero_point));
   auto bound = [&](std::optional<double> v, int otherwise, const char* name) {
     if (!v) return otherwise;
     if (!(*v >= qmin && *v <= qmax) || *v != std::floor(*v))
-      throw Error(Code::quantization, std::string(name) + " must be an integer in " + std::to_string(qmin) + ".." + std::to_string(qmax) + " for this output, got " + std::to_string(*v));
+      throw Error(Code::quantization, std::string(name) + " must be an integer in " + std::to_string(qmin) + ".." +
+                                          std::to_string(qmax) + " for this output, got " + std::to_string(*v));
     return static_cast<int>(*v);
   };
   o.lo = bound(lo, qmin, "lo") - qmin;
@@ -58,16 +67,20 @@ OutputSpec output_spec(OutType type, double scale, int64_t zero_point, std::opti
 
 void need_k(const PackedView& w, int64_t k, const std::string& shape) {
   if (w.kind != PackedKind::linear) throw Error(Code::packed, "this weight was packed for a convolution; use pack_linear");
-  if (k != w.k) throw Error(Code::shape, "x has K = " + std::to_string(k) + shape + " but the weight has K = " + std::to_string(w.k));
+  if (k != w.k)
+    throw Error(Code::shape, "x has K = " + std::to_string(k) + shape + " but the weight has K = " + std::to_string(w.k));
 }
 
 void need_linear(const PackedView& w, int64_t k, int64_t n) {
   need_k(w, k, "");
-  if (w.n != n) throw Error(Code::shape, "out_features is " + std::to_string(n) + " but the weight has N = " + std::to_string(w.n));
+  if (w.n != n)
+    throw Error(Code::shape, "out_features is " + std::to_string(n) + " but the weight has N = " + std::to_string(w.n));
 }
 
 void need_dynamic(const PackedView& w) {
-  if (!w.dynamic) throw Error(Code::packed, "this weight was packed for a static input encoding; pack it with the default x_scale and x_zero_point");
+  if (!w.dynamic)
+    throw Error(Code::packed,
+                "this weight was packed for a static input encoding; pack it with the default x_scale and x_zero_point");
 }
 
 py::array_t<uint8_t> aligned_bytes(int64_t count) {
@@ -89,7 +102,8 @@ py::array_t<uint8_t> pack_spec(const PackSpec& s) {
 }
 
 void common(PackSpec& s, const py::array& scale, const std::optional<py::array>& zero_point, const std::optional<py::array>& bias,
-            const std::optional<py::array>& bias_int32, int bits, double x_scale, int64_t x_zero_point, bool dynamic, const std::string& name) {
+            const std::optional<py::array>& bias_int32, int bits, double x_scale, int64_t x_zero_point, bool dynamic,
+            const std::string& name) {
   need_dtype<float>(scale, "scale");
   need_contiguous(scale, "scale");
   s.scale = static_cast<const float*>(scale.data());
@@ -100,13 +114,15 @@ void common(PackSpec& s, const py::array& scale, const std::optional<py::array>&
   s.bits = bits;
   s.x_scale = static_cast<float>(x_scale);
   if (x_zero_point < 0 || x_zero_point > 255)
-    throw Error(Code::quantization, (name.empty() ? "" : "layer '" + name + "': ") + "input zero_point must lie in 0..255, got " + std::to_string(x_zero_point));
+    throw Error(Code::quantization, (name.empty() ? "" : "layer '" + name + "': ") + "input zero_point must lie in 0..255, got " +
+                                        std::to_string(x_zero_point));
   s.x_zero_point = static_cast<int32_t>(x_zero_point);
   s.dynamic = dynamic;
   s.name = name;
 }
 
-// A weight with encoding (1.0, 0), the defaults, serves dynamic inputs of any zero point; a real input's zero point is proven alone.
+// A weight with encoding (1.0, 0), the defaults, serves dynamic inputs of any zero point; a real input's zero point is proven
+// alone.
 bool is_dynamic(double x_scale, int64_t x_zero_point) { return x_scale == 1.0 && x_zero_point == 0; }
 
 py::dict info(const py::array& packed) {
@@ -150,7 +166,8 @@ void need_matrices(const py::array& x, const py::array& out, const PackedView& w
   need_rank(out, "out", 2, "[M, N]");
   need_k(w, x.shape(1), " (shape " + shape_of(x) + ")");
   if (out.shape(0) != x.shape(0) || out.shape(1) != w.n)
-    throw Error(Code::shape, "out must have shape (" + std::to_string(x.shape(0)) + ", " + std::to_string(w.n) + "), got " + shape_of(out));
+    throw Error(Code::shape,
+                "out must have shape (" + std::to_string(x.shape(0)) + ", " + std::to_string(w.n) + "), got " + shape_of(out));
   need_rows(x, "x");
   need_rows(out, "out");
   need_writeable(out, "out");
@@ -164,29 +181,38 @@ MatmulOperand operand(const py::array& x, const char* name, bool transposed, dou
   if (x.ndim() < 2) throw Error(Code::shape, std::string(name) + " must have at least 2 dimensions, got shape " + shape_of(x));
   need_contiguous(x, name);
   const int64_t rows = x.shape(x.ndim() - 2), columns = x.shape(x.ndim() - 1);
-  if (zero_point < -128 || zero_point > 255) throw Error(Code::quantization, std::string(name) + "_zero_point is off the grid: " + std::to_string(zero_point));
-  return {static_cast<const uint8_t*>(x.data()), rows * columns, columns, transposed, is_signed, static_cast<float>(scale), static_cast<int32_t>(zero_point)};
+  if (zero_point < -128 || zero_point > 255)
+    throw Error(Code::quantization, std::string(name) + "_zero_point is off the grid: " + std::to_string(zero_point));
+  return {static_cast<const uint8_t*>(x.data()), rows * columns, columns, transposed, is_signed, static_cast<float>(scale),
+          static_cast<int32_t>(zero_point)};
 }
 
-void bind_matmul(const py::array& a, const py::array& b, py::array& out, double a_scale, int64_t a_zero_point, double b_scale, int64_t b_zero_point,
-                 double out_scale, int64_t out_zero_point, std::optional<double> lo, std::optional<double> hi, bool transpose_a, bool transpose_b) {
-  const MatmulOperand x = operand(a, "a", transpose_a, a_scale, a_zero_point), y = operand(b, "b", transpose_b, b_scale, b_zero_point);
+void bind_matmul(const py::array& a, const py::array& b, py::array& out, double a_scale, int64_t a_zero_point, double b_scale,
+                 int64_t b_zero_point, double out_scale, int64_t out_zero_point, std::optional<double> lo,
+                 std::optional<double> hi, bool transpose_a, bool transpose_b) {
+  const MatmulOperand x = operand(a, "a", transpose_a, a_scale, a_zero_point),
+                      y = operand(b, "b", transpose_b, b_scale, b_zero_point);
   const OutputSpec o = output_spec(out, out_scale, out_zero_point, lo, hi);
   need_contiguous(out, "out");
   need_writeable(out, "out");
   need_apart(out, a, "a");
   need_apart(out, b, "b");
   const py::ssize_t d = a.ndim();
-  if (b.ndim() != d || out.ndim() != d) throw Error(Code::shape, "a, b and out must have the same rank, got " + shape_of(a) + ", " + shape_of(b) + ", " + shape_of(out));
+  if (b.ndim() != d || out.ndim() != d)
+    throw Error(Code::shape,
+                "a, b and out must have the same rank, got " + shape_of(a) + ", " + shape_of(b) + ", " + shape_of(out));
   int64_t batch = 1;
   for (py::ssize_t i = 0; i + 2 < d; ++i) {
     if (b.shape(i) != a.shape(i) || out.shape(i) != a.shape(i))
-      throw Error(Code::shape, "leading dimensions must agree, got " + shape_of(a) + ", " + shape_of(b) + ", " + shape_of(out) + "; broadcast them first");
+      throw Error(Code::shape, "leading dimensions must agree, got " + shape_of(a) + ", " + shape_of(b) + ", " + shape_of(out) +
+                                   "; broadcast them first");
     batch *= a.shape(i);
   }
   const int64_t m = a.shape(transpose_a ? d - 1 : d - 2), k = a.shape(transpose_a ? d - 2 : d - 1);
   const int64_t n = b.shape(transpose_b ? d - 2 : d - 1), kb = b.shape(transpose_b ? d - 1 : d - 2);
-  if (k != kb) throw Error(Code::shape, "a has K = " + std::to_string(k) + " " + shape_of(a) + " but b has K = " + std::to_string(kb) + " " + shape_of(b));
+  if (k != kb)
+    throw Error(Code::shape, "a has K = " + std::to_string(k) + " " + shape_of(a) + " but b has K = " + std::to_string(kb) + " " +
+                                 shape_of(b));
   if (out.shape(d - 2) != m || out.shape(d - 1) != n)
     throw Error(Code::shape, "out must end in (" + std::to_string(m) + ", " + std::to_string(n) + "), got " + shape_of(out));
   void* c = out.mutable_data();
@@ -202,7 +228,8 @@ void bind_gemm(py::module_& m) {
   m.def(
       "pack_linear",
       [](const py::array& weight, const py::array& scale, std::optional<py::array> zero_point, std::optional<py::array> bias,
-         std::optional<py::array> bias_int32, int bits, int64_t group_size, double x_scale, int64_t x_zero_point, const std::string& name) {
+         std::optional<py::array> bias_int32, int bits, int64_t group_size, double x_scale, int64_t x_zero_point,
+         const std::string& name) {
         need_dtype<int8_t>(weight, "weight");
         need_rank(weight, "weight", 2, "[N, K]");
         need_contiguous(weight, "weight");
@@ -215,12 +242,13 @@ void bind_gemm(py::module_& m) {
         common(s, scale, zero_point, bias, bias_int32, bits, x_scale, x_zero_point, is_dynamic(x_scale, x_zero_point), name);
         return pack_spec(s);
       },
-      "weight"_a, "scale"_a, "zero_point"_a = py::none(), "bias"_a = py::none(), "bias_int32"_a = py::none(), "bits"_a = 8, "group_size"_a = 0,
-      "x_scale"_a = 1.0, "x_zero_point"_a = 0, "name"_a = "");
+      "weight"_a, "scale"_a, "zero_point"_a = py::none(), "bias"_a = py::none(), "bias_int32"_a = py::none(), "bits"_a = 8,
+      "group_size"_a = 0, "x_scale"_a = 1.0, "x_zero_point"_a = 0, "name"_a = "");
   m.def(
       "pack_conv2d",
       [](const py::array& weight, const py::array& scale, std::optional<py::array> zero_point, std::optional<py::array> bias,
-         std::optional<py::array> bias_int32, int64_t groups, int bits, double x_scale, int64_t x_zero_point, const std::string& name) {
+         std::optional<py::array> bias_int32, int64_t groups, int bits, double x_scale, int64_t x_zero_point,
+         const std::string& name) {
         need_dtype<int8_t>(weight, "weight");
         need_rank(weight, "weight", 4, "[Cout, Cin/groups, KH, KW]");
         need_contiguous(weight, "weight");
@@ -235,17 +263,18 @@ void bind_gemm(py::module_& m) {
         common(s, scale, zero_point, bias, bias_int32, bits, x_scale, x_zero_point, is_dynamic(x_scale, x_zero_point), name);
         return pack_spec(s);
       },
-      "weight"_a, "scale"_a, "zero_point"_a = py::none(), "bias"_a = py::none(), "bias_int32"_a = py::none(), "groups"_a = 1, "bits"_a = 8,
-      "x_scale"_a = 1.0, "x_zero_point"_a = 0, "name"_a = "");
+      "weight"_a, "scale"_a, "zero_point"_a = py::none(), "bias"_a = py::none(), "bias_int32"_a = py::none(), "groups"_a = 1,
+      "bits"_a = 8, "x_scale"_a = 1.0, "x_zero_point"_a = 0, "name"_a = "");
   m.def("packed_info", &info, "packed"_a);
   m.def("unpack_weight", &unpack_weight, "packed"_a);
   m.def(
       "linear",
-      [](const py::array& x, const py::array& packed, py::array& out, double out_scale, int64_t out_zero_point, std::optional<double> lo,
-         std::optional<double> hi) {
+      [](const py::array& x, const py::array& packed, py::array& out, double out_scale, int64_t out_zero_point,
+         std::optional<double> lo, std::optional<double> hi) {
         const PackedView w = view_of(packed);
         const bool is_signed = is<int8_t>(x);
-        if (!is_signed && !is<uint8_t>(x)) throw Error(Code::dtype, "x must be uint8 or int8, got " + dtype_of(x) + "; quantize it first, or use linear_dynamic");
+        if (!is_signed && !is<uint8_t>(x))
+          throw Error(Code::dtype, "x must be uint8 or int8, got " + dtype_of(x) + "; quantize it first, or use linear_dynamic");
         need_matrices(x, out, w);
         const OutputSpec o = output_spec(out, out_scale, out_zero_point, lo, hi);
         const auto* a = static_cast<const uint8_t*>(x.data());
@@ -267,14 +296,16 @@ void bind_gemm(py::module_& m) {
       "x"_a, "packed"_a, "out"_a, "out_scale"_a = 1.0, "out_zero_point"_a = 0, "lo"_a = py::none(), "hi"_a = py::none());
   m.def(
       "linear16",
-      [](const py::array& x, const py::array& packed, py::array& out, double x_scale, int64_t x_zero_point, double out_scale, int64_t out_zero_point,
-         std::optional<double> lo, std::optional<double> hi) {
+      [](const py::array& x, const py::array& packed, py::array& out, double x_scale, int64_t x_zero_point, double out_scale,
+         int64_t out_zero_point, std::optional<double> lo, std::optional<double> hi) {
         const PackedView w = view_of(packed);
         need_dtype<uint16_t>(x, "x");
         need_matrices(x, out, w);
         const float xs = static_cast<float>(x_scale);
-        if (!(std::isfinite(xs) && xs > 0)) throw Error(Code::quantization, "x_scale must be finite and > 0, got " + std::to_string(x_scale));
-        if (x_zero_point < 0 || x_zero_point > 65535) throw Error(Code::quantization, "x_zero_point must lie in 0..65535, got " + std::to_string(x_zero_point));
+        if (!(std::isfinite(xs) && xs > 0))
+          throw Error(Code::quantization, "x_scale must be finite and > 0, got " + std::to_string(x_scale));
+        if (x_zero_point < 0 || x_zero_point > 65535)
+          throw Error(Code::quantization, "x_zero_point must lie in 0..65535, got " + std::to_string(x_zero_point));
         const bool out16 = is<uint16_t>(out);
         OutputSpec o;
         if (out16) {
@@ -283,10 +314,12 @@ void bind_gemm(py::module_& m) {
           o.type = OutType::u8;  // bytes, twice as wide: out16 says so
           o.scale = static_cast<float>(out_scale);
           if (!(std::isfinite(o.scale) && o.scale > 0 && std::isfinite(1.0f / o.scale)))
-            throw Error(Code::quantization, "out_scale must be finite and > 0 in float32, got " + std::to_string(out_scale) + "; recalibrate the output's quantizer");
+            throw Error(Code::quantization, "out_scale must be finite and > 0 in float32, got " + std::to_string(out_scale) +
+                                                "; recalibrate the output's quantizer");
           const auto on_grid = [&](double v, const char* name) {
             if (!(v >= 0 && v <= 65535) || v != std::floor(v))
-              throw Error(Code::quantization, std::string(name) + " must be an integer in 0..65535 for a uint16 output, got " + std::to_string(v));
+              throw Error(Code::quantization,
+                          std::string(name) + " must be an integer in 0..65535 for a uint16 output, got " + std::to_string(v));
             return static_cast<int32_t>(v);
           };
           o.zero_point = on_grid(static_cast<double>(out_zero_point), "out_zero_point");
@@ -294,7 +327,8 @@ void bind_gemm(py::module_& m) {
           o.hi = on_grid(hi.value_or(65535), "hi");
           if (o.lo > o.hi) throw Error(Code::quantization, "lo must not exceed hi");
         } else {
-          if (!is<float>(out) && !is<uint8_t>(out)) throw Error(Code::dtype, "out must be float32, uint8 or uint16, got " + dtype_of(out));
+          if (!is<float>(out) && !is<uint8_t>(out))
+            throw Error(Code::dtype, "out must be float32, uint8 or uint16, got " + dtype_of(out));
           o = output_spec(out, out_scale, out_zero_point, lo, hi);
         }
         const auto* a = static_cast<const uint16_t*>(x.data());
@@ -304,12 +338,15 @@ void bind_gemm(py::module_& m) {
         py::gil_scoped_release release;
         linear16(w, a, rows, lda, c, ldc, o, out16, {xs, static_cast<int32_t>(x_zero_point)});
       },
-      "x"_a, "packed"_a, "out"_a, "x_scale"_a, "x_zero_point"_a, "out_scale"_a = 1.0, "out_zero_point"_a = 0, "lo"_a = py::none(), "hi"_a = py::none());
-  m.def("matmul", &bind_matmul, "a"_a, "b"_a, "out"_a, "a_scale"_a, "a_zero_point"_a, "b_scale"_a, "b_zero_point"_a, "out_scale"_a = 1.0,
-        "out_zero_point"_a = 0, "lo"_a = py::none(), "hi"_a = py::none(), "transpose_a"_a = false, "transpose_b"_a = false);
+      "x"_a, "packed"_a, "out"_a, "x_scale"_a, "x_zero_point"_a, "out_scale"_a = 1.0, "out_zero_point"_a = 0, "lo"_a = py::none(),
+      "hi"_a = py::none());
+  m.def("matmul", &bind_matmul, "a"_a, "b"_a, "out"_a, "a_scale"_a, "a_zero_point"_a, "b_scale"_a, "b_zero_point"_a,
+        "out_scale"_a = 1.0, "out_zero_point"_a = 0, "lo"_a = py::none(), "hi"_a = py::none(), "transpose_a"_a = false,
+        "transpose_b"_a = false);
   m.def(
       "linear_dynamic",
-      [](const py::array& x, const py::array& packed, py::array& out, bool per_row, bool symmetric, std::optional<double> lo, std::optional<double> hi) {
+      [](const py::array& x, const py::array& packed, py::array& out, bool per_row, bool symmetric, std::optional<double> lo,
+         std::optional<double> hi) {
         const PackedView w = view_of(packed);
         need_dtype<float>(x, "x");
         need_dtype<float>(out, "out");

@@ -1,5 +1,5 @@
-// Linear layers on PyTorch tensors, through the DLPack C exchange API: no numpy view, no Python call on the way. What is not plain (another
-// type, dtype, device or layout) answers None, and the caller takes the general road.
+// Linear layers on PyTorch tensors, through the DLPack C exchange API: no numpy view, no Python call on the way. What is not
+// plain (another type, dtype, device or layout) answers None, and the caller takes the general road.
 #include <limits>
 
 #include "bind.h"
@@ -34,7 +34,9 @@ bool plain(PyObject* object, uint8_t code, uint8_t bits, dlpack::Tensor& t) {
     PyErr_Clear();
     return false;
   }
-  if (t.device.type != dlpack::kCpu || t.dtype.code != code || t.dtype.bits != bits || t.dtype.lanes != 1 || t.ndim < 1 || t.ndim > 8) return false;
+  if (t.device.type != dlpack::kCpu || t.dtype.code != code || t.dtype.bits != bits || t.dtype.lanes != 1 || t.ndim < 1 ||
+      t.ndim > 8)
+    return false;
   if (t.strides) {
     int64_t expected = 1;
     for (int32_t i = t.ndim; i-- > 0;) {
@@ -99,19 +101,20 @@ py::object tensor_linear_dynamic(const py::object& x, const py::object& packed, 
   return compute(o, [&] {
     need_dynamic(o.weight);
     const float infinity = std::numeric_limits<float>::infinity();
-    linear_dynamic(o.weight, reinterpret_cast<const float*>(address(o.x)), o.rows, o.weight.k, reinterpret_cast<float*>(address(o.out->tensor)), n * 4,
-                   per_row, symmetric, -infinity, infinity);
+    linear_dynamic(o.weight, reinterpret_cast<const float*>(address(o.x)), o.rows, o.weight.k,
+                   reinterpret_cast<float*>(address(o.out->tensor)), n * 4, per_row, symmetric, -infinity, infinity);
   });
 }
 
-py::object tensor_linear(const py::object& x, const py::object& packed, int64_t n, int type, double out_scale, int64_t out_zero_point,
-                         std::optional<double> lo, std::optional<double> hi) {
+py::object tensor_linear(const py::object& x, const py::object& packed, int64_t n, int type, double out_scale,
+                         int64_t out_zero_point, std::optional<double> lo, std::optional<double> hi) {
   const OutputSpec spec = output_spec(static_cast<OutType>(type), out_scale, out_zero_point, lo, hi);
   const dlpack::DataType types[] = {{dlpack::kUInt, 8, 1}, {dlpack::kInt, 8, 1}, {dlpack::kInt, 32, 1}, {dlpack::kFloat, 32, 1}};
   Operands o;
   if (!prepare(x.ptr(), packed.ptr(), n, dlpack::kUInt, 8, types[type], o)) return py::none();
   return compute(o, [&] {
-    linear(o.weight, reinterpret_cast<const uint8_t*>(address(o.x)), o.rows, o.weight.k, address(o.out->tensor), n * static_cast<ptrdiff_t>(out_size(spec.type)), spec);
+    linear(o.weight, reinterpret_cast<const uint8_t*>(address(o.x)), o.rows, o.weight.k, address(o.out->tensor),
+           n * static_cast<ptrdiff_t>(out_size(spec.type)), spec);
   });
 }
 

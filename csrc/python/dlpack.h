@@ -1,5 +1,6 @@
-// The DLPack C exchange API, as far as qgemm uses it: how another extension hands over tensors without Python calls and without linking to
-// it (DLPack 1.x; PyTorch >= 2.10 publishes it as torch.Tensor.__dlpack_c_exchange_api__). Declarations of the standard's ABI.
+// The DLPack C exchange API, as far as qgemm uses it: how another extension hands over tensors without Python calls and without
+// linking to it (DLPack 1.x; PyTorch >= 2.10 publishes it as torch.Tensor.__dlpack_c_exchange_api__). Declarations of the
+// standard's ABI.
 #pragma once
 #include <cstdint>
 
@@ -47,7 +48,8 @@ struct ExchangeHeader {
 
 struct ExchangeApi {
   ExchangeHeader header;
-  int (*allocate)(Tensor* prototype, ManagedTensor** out, void* context, void (*set_error)(void* context, const char* kind, const char* message));
+  int (*allocate)(Tensor* prototype, ManagedTensor** out, void* context,
+                  void (*set_error)(void* context, const char* kind, const char* message));
   int (*managed_from_object)(void* object, ManagedTensor** out);
   int (*managed_to_object)(ManagedTensor* tensor, void** object);
   int (*tensor_from_object)(void* object, Tensor* out);
