@@ -161,13 +161,13 @@ def _validate(args) -> int:
     from .validation import validate
 
     program = _load(args)
-    fixed = (_input(args, program).shape or (None,))[0]  # None: any batch size
+    session = _session(args.file, threads=1, optimize=False)
+    name, batch = session.get_inputs()[0].name, session.get_inputs()[0].shape[:1]
+    fixed = batch[0] if batch and isinstance(batch[0], int) else None  # onnxruntime runs the file's batch size only
     x = _inputs(args, program, max(1, args.samples // (fixed or 1)) * (fixed or 1))
     size = fixed or len(x)
     batches = [x[i : i + size] for i in range(0, len(x), size)]
     program(batches[-1])  # a wrong shape, or a last batch that is too short, is refused in qgemm's words
-    session = _session(args.file, threads=1, optimize=False)
-    name = session.get_inputs()[0].name
 
     def reference(batch):
         """Of any size: a file with a fixed batch gets whole batches, the samples repeated to fill them."""
