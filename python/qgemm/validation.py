@@ -267,8 +267,10 @@ def _reordered(run: Callable[[tuple], list[np.ndarray]], batch: tuple, want: lis
     n = batch[0].shape[0] if batch[0].ndim else 0
     if n > _REORDERED and all(y.ndim and y.shape[0] == n for y in want):
         batch, want = next(_resplit(batch, _REORDERED)), [y[:_REORDERED] for y in want]
-    with torch.backends.mkldnn.flags(enabled=False):
-        return run(batch), want
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TF32 acceleration")  # said of Intel GPUs whenever oneDNN is switched
+        with torch.backends.mkldnn.flags(enabled=False):
+            return run(batch), want
 
 
 @contextlib.contextmanager

@@ -128,6 +128,10 @@ def test_every_road_gives_the_same_bytes(everything):
         if "sim.export" not in road:  # the deprecated exporter fixes the batch size
             assert fast(x[:3]).shape == (3, 10), road
     np.testing.assert_array_equal(reference(data[0].numpy()), want)
+    # A program that was read from files is compared with the simulation as well as one made from it: names play no part.
+    for road in ("sim.export 0.6.1", "2.1.0", "_torch.encodings"):
+        r = qgemm.validate(made[road], sim, data)
+        assert len(r.layers) == 9 and not r.unmapped and all(layer.max_lsb <= 1 for layer in r.layers), (road, r)
 
 
 def blockwise(how):

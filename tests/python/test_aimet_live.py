@@ -188,3 +188,21 @@ def test_torch_encodings_of_a_conv1d_network(tmp_path):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert torch.equal(fast(x), qgemm.from_aimet(sim, x)(x))
     assert fast(x[:1]).shape == (1, 11)
+
+
+def test_encodings_are_read_with_numpy_alone():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\n"
+        "for m in ('torch', 'onnx', 'aimet_torch', 'tqdm'): sys.modules[m] = None\n"
+        "import qgemm, qgemm.aimet\n"
+        "enc = qgemm.aimet.read_encodings({'version': '2.0.0', 'encodings': [{'name': 'x', 'output_dtype': 'uint8', 'y_scale': 0.5}]})\n"
+        "assert enc['x'].qparams.scale == 0.5\n"
+        "try: qgemm.from_aimet(None, None)\n"
+        "except qgemm.errors.MissingDependencyError as e: assert 'qgemm[torch]' in str(e)\n"
+        "else: raise AssertionError\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

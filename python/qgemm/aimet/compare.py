@@ -24,7 +24,9 @@ from ..graph.ir import QParams
 from ..validation import MOVES, Layer, arrays, steps_apart
 from .recording import Recorder, Sighting
 
-_NEAR = 0.2  # relative L2 distance up to which two tensors are taken for the same one
+# Relative L2 distance up to which a tensor of the simulation is taken for the one a step computed: on the same grid, and in float,
+# where the tensor before a quantizer must not be taken for the one behind it.
+_NEAR, _NEAR_FLOAT = 0.2, 1e-3
 _SAMPLE = 8192  # elements by which tensors are compared
 
 _HIDDEN = "it is computed inside a function of the simulation, out of hooks' sight"
@@ -183,8 +185,8 @@ class LayerComparison:
                 return "it only moves values, inside a function of the simulation"
         elif best is None:
             return f"the simulation shows no tensor {'on its grid' if grid is not None else f'of its shape {value.shape}'}: {_HIDDEN}"
-        elif best_error > _NEAR:
-            away = f"the nearest, at '{best.key.layer}', is {best_error:.2f} away in relative norm"
+        elif best_error > (_NEAR_FLOAT if grid is None else _NEAR):
+            away = f"the nearest, at '{best.key.layer}', is {best_error:.2g} away in relative norm"
             return f"no tensor of the simulation resembles it ({away}): {_HIDDEN}"
         return best
 
