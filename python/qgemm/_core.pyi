@@ -150,9 +150,9 @@ def linear_dynamic(
     hi: float | None = None,
 ) -> None: ...
 
-# ---- PyTorch tensors, through the DLPack C exchange API ------------------------------------------------------------------------------------
-# use_tensors_of(torch.Tensor) takes the API that the type publishes; False when it has none. The others answer None for what is not plain: a
-# subclass, another dtype or device, not C-contiguous, no API. packed: a uint8 tensor. type: 0 uint8, 1 int8, 2 int32, 3 float32.
+# ---- PyTorch tensors, through the DLPack C exchange API ----------------------------------------------------------------
+# use_tensors_of(torch.Tensor) takes the API that the type publishes; False when it has none. The others answer None for what is not
+# plain: a subclass, another dtype or device, not C-contiguous, no API. packed: a uint8 tensor. type: 0 uint8, 1 int8, 2 int32, 3 float32.
 def use_tensors_of(type: type) -> bool: ...
 def tensor_linear_dynamic(x: Any, packed: Any, n: int, per_row: bool, symmetric: bool) -> Any | None: ...
 def tensor_linear(
