@@ -17,6 +17,20 @@ QGEMM_INLINE __m512i broadcast4(const uint8_t* a) {
   return _mm512_set1_epi32(v);
 }
 
+// n bytes of a row, all of them in the common case.
+QGEMM_INLINE void store32(char* p, __m256i v, int n) {
+  if (n == 32)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
+  else
+    _mm256_mask_storeu_epi8(p, static_cast<__mmask32>(lanes64(n)), v);
+}
+QGEMM_INLINE void store16(char* p, __m128i v, int n) {
+  if (n == 16)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v);
+  else
+    _mm_mask_storeu_epi8(p, lanes16(n), v);
+}
+
 // The tile to u8/s8, every row with the same terms. Columns outside, rows inside: scale and bias are loaded once a column, and
 // what is constant sits in registers, where the stores to C (which may alias anything) cannot force it to be loaded again. Four
 // registers of results, of one row or of several, go through two in-lane packs and one permute into 64 bytes. kBounded: no input
@@ -39,7 +53,6 @@ QGEMM_INLINE void store_tile_bytes(const Epilogue& e, __m512i (*acc)[NV], int co
     }
   }
   constexpr int kRows = NV == 1 ? 4 : NV == 2 ? 2 : 1;  // rows in 64 bytes
-  constexpr int kWidth = 16 * NV;
   char* line = static_cast<char*>(c);
 #pragma GCC unroll 16
   for (int i = 0; i < MR; i += kRows) {
@@ -50,33 +63,62 @@ QGEMM_INLINE void store_tile_bytes(const Epilogue& e, __m512i (*acc)[NV], int co
     const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero_point);
     const __m512i clamped = _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(low, high), lo), hi);
     const __m512i b = _mm512_permutexvar_epi32(order, _mm512_xor_si512(clamped, flip));
-    if (NV >= 3) {
+    if constexpr (NV >= 3) {
       if (n == 64)
         _mm512_storeu_si512(line, b);
       else
         _mm512_mask_storeu_epi8(line, lanes64(n), b);
       line += ldc;
+    } else if constexpr (NV == 2) {
+      store32(line, _mm512_castsi512_si256(b), n);
+      if (i + 1 < MR) store32(line + ldc, _mm512_extracti64x4_epi64(b, 1), n);
+      line += 2 * ldc;
     } else {
-#pragma GCC unroll 4
-      for (int r = 0; r < kRows && i + r < MR; ++r, line += ldc) {
-        if (NV == 2) {
-          const __m256i half = r ? _mm512_extracti64x4_epi64(b, 1) : _mm512_castsi512_si256(b);
-          if (n == kWidth)
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(line), half);
-          else
-            _mm256_mask_storeu_epi8(line, static_cast<__mmask32>(lanes64(n)), half);
-        } else {
-          const __m128i quarter = r == 0   ? _mm512_castsi512_si128(b)
-                                  : r == 1 ? _mm512_extracti32x4_epi32(b, 1)
-                                  : r == 2 ? _mm512_extracti32x4_epi32(b, 2)
-                                           : _mm512_extracti32x4_epi32(b, 3);
-          if (n == kWidth)
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(line), quarter);
-          else
-            _mm_mask_storeu_epi8(line, lanes16(n), quarter);
-        }
-      }
+      store16(line, _mm512_castsi512_si128(b), n);
+      if (i + 1 < MR) store16(line + ldc, _mm512_extracti32x4_epi32(b, 1), n);
+      if (i + 2 < MR) store16(line + 2 * ldc, _mm512_extracti32x4_epi32(b, 2), n);
+      if (i + 3 < MR) store16(line + 3 * ldc, _mm512_extracti32x4_epi32(b, 3), n);
+      line += 4 * ldc;
     }
+  }
+}
+
+// The tile to fp32. kRows: each row has its own zero point and scale (dynamic quantization).
+template <int MR, int NV, bool kRows>
+QGEMM_INLINE void store_tile_floats(const Epilogue& e, __m512i (*acc)[NV], int row, int col, int n, void* c, ptrdiff_t ldc) {
+  const __m512 f_lo = _mm512_set1_ps(e.f_lo), f_hi = _mm512_set1_ps(e.f_hi);
+  const int32_t* zero_point = e.row_zero_point + row;
+  const float* row_scale = e.row_scale + row;
+#pragma GCC unroll 4
+  for (int j = 0; j < NV; ++j) {
+    const __m512 scale = _mm512_loadu_ps(e.scale + col + 16 * j), bias = _mm512_loadu_ps(e.bias + col + 16 * j);
+    const __m512i colsum = kRows ? _mm512_loadu_si512(e.colsum + col + 16 * j) : _mm512_setzero_si512();
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+      __m512 s = scale;
+      if (kRows) {
+        acc[i][j] = _mm512_sub_epi32(acc[i][j], _mm512_mullo_epi32(_mm512_set1_epi32(zero_point[i]), colsum));
+        s = _mm512_mul_ps(scale, _mm512_set1_ps(row_scale[i]));
+      }
+      const __m512 y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][j]), s, bias);
+      acc[i][j] = _mm512_castps_si512(_mm512_min_ps(_mm512_max_ps(y, f_lo), f_hi));
+    }
+  }
+  char* line = static_cast<char*>(c);
+  if (n == 16 * NV) {
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i, line += ldc)
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) _mm512_storeu_si512(line + 64 * j, acc[i][j]);
+    return;
+  }
+  // Valid columns of the last register; the registers before it are full (a panel is as narrow as its columns allow).
+  const __mmask16 k = lanes16(n - 16 * (NV - 1));
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i, line += ldc) {
+#pragma GCC unroll 4
+    for (int j = 0; j + 1 < NV; ++j) _mm512_storeu_si512(line + 64 * j, acc[i][j]);
+    _mm512_mask_storeu_epi32(line + 64 * (NV - 1), k, acc[i][NV - 1]);
   }
 }
 
@@ -134,16 +176,17 @@ static void gemm_tile(const gemm_args& g) {
     }
   }
   const Epilogue& e = *g.ep;
+  const bool narrow = g.n > 16 * (NV - 1);  // no empty register: what the drivers always give
   const bool same_rows = !e.row_zero_point && !e.row_sum && !e.row_scale;
   if (same_rows && (e.out == OutType::u8 || e.out == OutType::s8)) {
     if (e.bounded)
       store_tile_bytes<MR, NV, true>(e, acc, g.col, g.n, g.c, g.ldc);
     else
       store_tile_bytes<MR, NV, false>(e, acc, g.col, g.n, g.c, g.ldc);
-  } else if (e.out == OutType::f32) {
-    char* c = static_cast<char*>(g.c);
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) store_floats<NV>(e, acc[i], g.row + i, g.col, g.n, c + i * g.ldc);
+  } else if (same_rows && e.out == OutType::f32 && narrow) {
+    store_tile_floats<MR, NV, false>(e, acc, g.row, g.col, g.n, g.c, g.ldc);
+  } else if (e.row_zero_point && e.row_scale && !e.row_sum && e.out == OutType::f32 && narrow) {
+    store_tile_floats<MR, NV, true>(e, acc, g.row, g.col, g.n, g.c, g.ldc);
   } else {
     int32_t spilled[MR * NV * 16];
 #pragma GCC unroll 16
