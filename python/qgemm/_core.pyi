@@ -63,7 +63,6 @@ def unpack_int4(packed: NDArray[np.uint8], length: int, signed: bool) -> NDArray
 # weight int8 [N, K] (values of s4 for bits=4); scale float32 [1], [N], or [N, ceil(K/group_size)] with group_size > 0.
 # zero_point: int32 [N] or None (0). bias float32 [N] or None. bias_int32: int32 [N] or None, joins the accumulator.
 # x_scale, x_zero_point: the static u8 input's encoding; leave 1.0, 0 for the dynamic ops.
-# x_max: 255, or the largest (q) the input can take, for the overflow proof.
 # name: for error messages.
 def pack_linear(
     weight: NDArray[np.int8],
