@@ -1,0 +1,146 @@
+// Products of two activations, and linear layers with 16-bit activations: the definition, every path, 1 and 2 threads.
+#include "ops/matmul.h"
+
+#include "driver_case.h"
+
+namespace qgemm {
+namespace test {
+namespace {
+
+// A random 8-bit operand of [batch][rows][columns], stored transposed or not, between guard pages.
+struct Operand {
+  Guarded memory{1 << 20};
+  MatmulOperand at{};
+  int64_t rows = 0, columns = 0;
+
+  void make(Rng& rng, int64_t batch, int64_t r, int64_t c) {
+    rows = r;
+    columns = c;
+    at.transposed = rng.chance(50);
+    at.is_signed = rng.chance(40);
+    at.ld = (at.transposed ? r : c) + rng.pick<int64_t>({0, 0, 3});
+    const int64_t lines = at.transposed ? c : r, width = at.transposed ? r : c;
+    at.batch_stride = lines * at.ld + rng.pick<int64_t>({0, 5});
+    at.scale = rng.pick({0.5f, 0.02f});
+    at.zero_point = static_cast<int32_t>(at.is_signed ? rng.between(-128, 127) : rng.between(0, 255));
+    const int64_t bytes = batch > 0 && lines > 0 ? (batch - 1) * at.batch_stride + (lines - 1) * at.ld + width : 0;
+    uint8_t* p = memory.place<uint8_t>(static_cast<size_t>(bytes), rng.chance(50) ? Side::start : Side::end);
+    fill(rng, any_mood(rng), p, bytes);
+    at.data = p;
+  }
+  // (q - zero_point) of element (i, j).
+  int64_t centred(int64_t b, int64_t i, int64_t j) const {
+    const uint8_t byte = at.data[b * at.batch_stride + (at.transposed ? j * at.ld + i : i * at.ld + j)];
+    return (at.is_signed ? static_cast<int64_t>(static_cast<int8_t>(byte)) : static_cast<int64_t>(byte)) - at.zero_point;
+  }
+};
+
+class MatmulCase {
+ public:
+  bool run(Rng& rng, int64_t batch, int64_t m, int64_t n, int64_t k) {
+    a_.make(rng, batch, m, k);
+    b_.make(rng, batch, k, n);
+    const OutputSpec out = any_output(rng, 16384.0 * a_.at.scale * b_.at.scale * std::sqrt(double(k) + 1), true);
+    const int64_t size = static_cast<int64_t>(out_size(out.type)), ldc = n * size;
+    now_testing("matmul batch=%d m=%d n=%d k=%d transposed=%d,%d signed=%d,%d out=%d", int(batch), int(m), int(n), int(k),
+                a_.at.transposed, b_.at.transposed, a_.at.is_signed, b_.at.is_signed, int(out.type));
+    std::vector<uint8_t> want(static_cast<size_t>(batch * m * n * size));
+    uint8_t* c = want.data();
+    for (int64_t g = 0; g < batch; ++g)
+      for (int64_t i = 0; i < m; ++i)
+        for (int64_t j = 0; j < n; ++j, c += size) {
+          int64_t acc = 0;
+          for (int64_t x = 0; x < k; ++x) acc += a_.centred(g, i, x) * b_.centred(g, x, j);
+          store_exact(out, acc, a_.at.scale * b_.at.scale, 0.0f, c);
+        }
+    return same_everywhere(got_, want, batch * m, ldc, ldc, Side::end,
+                           [&](void* p) { matmul(batch, m, n, k, a_.at, b_.at, p, m * ldc, ldc, out); });
+  }
+
+ private:
+  Operand a_, b_;
+  Output got_{1 << 20};
+};
+
+TEST(Matmul, EveryPathGivesTheDefinedBytes) {
+  Rng rng(500);
+  MatmulCase c;
+  for (int i = 0; i < cases(6000); ++i) {
+    const int64_t m = rng.pick<int64_t>({0, 1, 2, 3, 5, 6, 7, 11, 13}),
+                  n = rng.pick<int64_t>({0, 1, 15, 16, 17, 33, 48, 63, 64, 65});
+    if (!c.run(rng, rng.between(0, 3), m, n, rng.pick<int64_t>({0, 1, 2, 3, 4, 5, 7, 31, 64, 65}))) return;
+  }
+}
+
+TEST(Matmul, ThreadsShareTheWork) {
+  Rng rng(501);
+  MatmulCase c;
+  for (int i = 0; i < cases(40); ++i)
+    if (!c.run(rng, i % 2 ? 1 : 4, rng.between(100, 120), rng.between(100, 140), rng.between(90, 110))) return;
+}
+
+TEST(Linear16, EveryPathGivesTheDefinedBytes) {
+  Rng rng(502);
+  Guarded x_memory(1 << 20), packed(1 << 20);
+  Output got(1 << 20);
+  for (int i = 0; i < cases(6000); ++i) {
+    const bool large = i % 150 == 0;  // for two threads
+    const int64_t m = large ? rng.between(60, 70) : rng.pick<int64_t>({0, 1, 2, 5, 6, 7, 13});
+    const int64_t n = large ? rng.between(120, 140) : rng.pick<int64_t>({0, 1, 15, 16, 17, 48, 63, 65});
+    const int64_t k = large ? rng.between(130, 150) : rng.pick<int64_t>({0, 1, 2, 3, 4, 5, 31, 64, 131});
+    Layer layer;
+    layer.spec.kind = PackedKind::linear;
+    layer.spec.k = k;
+    layer.spec.dynamic = true;
+    layer.spec.bits = rng.chance(70) ? 8 : 4;
+    layer.fill_values(rng, n, k, rng.chance(25), n);
+    layer.spec.bias_int32 = nullptr;
+    const PackedView view = layer.pack_into(packed);
+    const Encoding16 input{1e-4f, static_cast<int32_t>(rng.pick<int64_t>({0, 32768, 65535, rng.between(0, 65535)}))};
+    const int64_t lda = k + rng.pick<int64_t>({0, 3}), elements = m > 0 ? (m - 1) * lda + k : 0;
+    uint16_t* x = x_memory.place<uint16_t>(static_cast<size_t>(elements), rng.chance(50) ? Side::start : Side::end);
+    fill(rng, any_mood(rng), reinterpret_cast<uint8_t*>(x), 2 * elements);
+    OutputSpec out = any_output(rng, 100, false);
+    const bool out16 = rng.chance(30);
+    if (out16) {
+      out.type = OutType::u8;
+      out.zero_point = static_cast<int32_t>(rng.between(0, 65535));
+      out.lo = 0;
+      out.hi = 65535;
+    } else if (out.type == OutType::s8) {
+      out.type = OutType::u8;
+    }
+    if (out.type == OutType::u8) {
+      out.f_lo = -INFINITY;
+      out.f_hi = INFINITY;
+    }
+    const int64_t size = out16 ? 2 : static_cast<int64_t>(out_size(out.type));
+    now_testing("linear16 m=%d n=%d k=%d bits=%d zero_points=%d out=%d out16=%d", int(m), int(n), int(k), layer.spec.bits,
+                !layer.zero_point.empty(), int(out.type), out16);
+    std::vector<uint8_t> want(static_cast<size_t>(m * n * size));
+    for (int64_t r = 0; r < m; ++r)
+      for (int64_t c = 0; c < n; ++c) {
+        const int64_t zw = layer.zero_point.empty() ? 0 : layer.zero_point[static_cast<size_t>(c)];
+        int64_t acc = 0;
+        for (int64_t j = 0; j < k; ++j)
+          acc += (x[r * lda + j] - int64_t(input.zero_point)) * (layer.weight[static_cast<size_t>(c * k + j)] - zw);
+        const float bias = layer.bias.empty() ? 0.0f : layer.bias[static_cast<size_t>(c)];
+        const float y = std::fmaf(static_cast<float>(acc), input.scale * layer.scale[static_cast<size_t>(c)], bias);
+        uint8_t* at = want.data() + (r * n + c) * size;
+        if (out16) {
+          const double q = std::nearbyint(static_cast<double>(y * (1.0f / out.scale))) + out.zero_point;
+          const uint16_t bits = static_cast<uint16_t>(q < 0 ? 0 : q > 65535 ? 65535 : q);
+          std::memcpy(at, &bits, 2);
+        } else {
+          store_float(out, y, at);
+        }
+      }
+    if (!same_everywhere(got, want, m, n * size, n * size, Side::end,
+                         [&](void* c) { linear16(view, x, m, lda, c, n * size, out, out16, input); }))
+      return;
+  }
+}
+
+}  // namespace
+}  // namespace test
+}  // namespace qgemm
