@@ -141,6 +141,9 @@ void need_dynamic(const PackedView& w);
 // A 1-D uint8 array whose data is 64-byte aligned.
 py::array_t<uint8_t> aligned_bytes(int64_t count);
 
+// Sets the Python error of qgemm.errors that an engine error stands for.
+void raise(const Error& e);
+
 void bind_gemm(py::module_& m);
 void bind_ops(py::module_& m);
 void bind_tensor(py::module_& m);

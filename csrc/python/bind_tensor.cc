@@ -95,9 +95,43 @@ py::object compute(Operands& o, F&& f) {
   return finish(o);
 }
 
-py::object tensor_linear_dynamic(const py::object& x, const py::object& packed, int64_t n, bool per_row, bool symmetric) {
+// Two functions of the C calling convention: pybind11's argument loading costs as much as the rest of a tiny product.
+// Arguments are positional; errors are raised as the rest of the module raises them.
+
+struct Arguments {
+  PyObject* const* values;
+  Py_ssize_t count;
+
+  void expect(Py_ssize_t n) const {
+    if (count != n) throw py::type_error("expected " + std::to_string(n) + " positional arguments, got " + std::to_string(count));
+  }
+  int64_t integer(int i) const {
+    const int64_t v = PyLong_AsLongLong(values[i]);
+    if (v == -1 && PyErr_Occurred()) throw py::error_already_set();
+    return v;
+  }
+  double number(int i) const {
+    const double v = PyFloat_AsDouble(values[i]);
+    if (v == -1.0 && PyErr_Occurred()) throw py::error_already_set();
+    return v;
+  }
+  bool truth(int i) const {
+    const int v = PyObject_IsTrue(values[i]);
+    if (v < 0) throw py::error_already_set();
+    return v != 0;
+  }
+  std::optional<double> number_or_none(int i) const {
+    return values[i] == Py_None ? std::nullopt : std::optional<double>(number(i));
+  }
+};
+
+// (x, packed, n, per_row, symmetric)
+py::object tensor_linear_dynamic(const Arguments& a) {
+  a.expect(5);
+  const int64_t n = a.integer(2);
+  const bool per_row = a.truth(3), symmetric = a.truth(4);
   Operands o;
-  if (!prepare(x.ptr(), packed.ptr(), n, dlpack::kFloat, 32, {dlpack::kFloat, 32, 1}, o)) return py::none();
+  if (!prepare(a.values[0], a.values[1], n, dlpack::kFloat, 32, {dlpack::kFloat, 32, 1}, o)) return py::none();
   return compute(o, [&] {
     need_dynamic(o.weight);
     const float infinity = std::numeric_limits<float>::infinity();
@@ -106,25 +140,52 @@ py::object tensor_linear_dynamic(const py::object& x, const py::object& packed, 
   });
 }
 
-py::object tensor_linear(const py::object& x, const py::object& packed, int64_t n, int type, double out_scale,
-                         int64_t out_zero_point, std::optional<double> lo, std::optional<double> hi) {
-  const OutputSpec spec = output_spec(static_cast<OutType>(type), out_scale, out_zero_point, lo, hi);
+// (x, packed, n, type, out_scale, out_zero_point, lo, hi)
+py::object tensor_linear(const Arguments& a) {
+  a.expect(8);
+  const int64_t n = a.integer(2), type = a.integer(3);
+  if (type < 0 || type > 3) throw Error(Code::dtype, "type must be 0 (uint8), 1 (int8), 2 (int32) or 3 (float32)");
+  const OutputSpec spec =
+      output_spec(static_cast<OutType>(type), a.number(4), a.integer(5), a.number_or_none(6), a.number_or_none(7));
   const dlpack::DataType types[] = {{dlpack::kUInt, 8, 1}, {dlpack::kInt, 8, 1}, {dlpack::kInt, 32, 1}, {dlpack::kFloat, 32, 1}};
   Operands o;
-  if (!prepare(x.ptr(), packed.ptr(), n, dlpack::kUInt, 8, types[type], o)) return py::none();
+  if (!prepare(a.values[0], a.values[1], n, dlpack::kUInt, 8, types[type], o)) return py::none();
   return compute(o, [&] {
     linear(o.weight, reinterpret_cast<const uint8_t*>(address(o.x)), o.rows, o.weight.k, address(o.out->tensor),
            n * static_cast<ptrdiff_t>(out_size(spec.type)), spec);
   });
 }
 
+template <py::object (*function)(const Arguments&)>
+PyObject* fast(PyObject*, PyObject* const* values, Py_ssize_t count) {
+  try {
+    return function({values, count}).release().ptr();
+  } catch (const Error& e) {
+    raise(e);
+  } catch (py::error_already_set& e) {
+    e.restore();
+  } catch (const py::builtin_exception& e) {
+    e.set_error();
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::exception& e) {
+    PyErr_SetString(PyExc_RuntimeError, e.what());
+  }
+  return nullptr;
+}
+
+PyMethodDef g_fast[] = {
+    {"tensor_linear_dynamic", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(fast<tensor_linear_dynamic>)),
+     METH_FASTCALL, nullptr},
+    {"tensor_linear", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(fast<tensor_linear>)), METH_FASTCALL, nullptr},
+    {nullptr, nullptr, 0, nullptr}};
+
 }  // namespace
 
 void bind_tensor(py::module_& m) {
   using namespace py::literals;
   m.def("use_tensors_of", &use_tensors_of, "type"_a);
-  m.def("tensor_linear_dynamic", &tensor_linear_dynamic, "x"_a, "packed"_a, "n"_a, "per_row"_a, "symmetric"_a);
-  m.def("tensor_linear", &tensor_linear, "x"_a, "packed"_a, "n"_a, "type"_a, "out_scale"_a, "out_zero_point"_a, "lo"_a, "hi"_a);
+  if (PyModule_AddFunctions(m.ptr(), g_fast) != 0) throw py::error_already_set();
 }
 
 }  // namespace qgemm

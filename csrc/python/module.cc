@@ -30,6 +30,15 @@ const char* class_of(Code code) {
   return "QgemmError";
 }
 
+}  // namespace
+
+void raise(const Error& e) {
+  const py::object type = py::module_::import("qgemm.errors").attr(class_of(e.code()));
+  PyErr_SetString(type.ptr(), e.what());
+}
+
+namespace {
+
 py::dict features() {
   const CpuFeatures& f = cpu_features();
   py::dict d;
@@ -105,8 +114,7 @@ PYBIND11_MODULE(_core, m) {
     try {
       if (p) std::rethrow_exception(p);
     } catch (const Error& e) {
-      const py::object type = py::module_::import("qgemm.errors").attr(class_of(e.code()));
-      PyErr_SetString(type.ptr(), e.what());
+      raise(e);
     }
   });
   m.def("cpu_features", &features);

@@ -202,8 +202,9 @@ _core.use_tensors_of(torch.Tensor)
 
 
 def _linear(x, packed, out_features, dtype, out_scale=1.0, out_zero_point=0, lo=None, hi=None):
-    if dtype in _TYPES and not x.is_neg():
-        out = _core.tensor_linear(x, packed, out_features, _TYPES[dtype], out_scale, out_zero_point, lo, hi)
+    code = _TYPES.get(dtype)
+    if code is not None:
+        out = _core.tensor_linear(x, packed, out_features, code, out_scale, out_zero_point, lo, hi)
         if out is not None:
             return out
     a = _array(x.contiguous())
@@ -243,8 +244,8 @@ def _unobserved():
 
 def linear(x, packed, out_features, dtype, out_scale=1.0, out_zero_point=0, lo=None, hi=None):
     """``torch.ops.qgemm.linear`` with the least overhead: uint8 ``x`` [..., K] times a packed weight -> ``dtype`` [..., N]."""
-    if not _is_compiling() and dtype in _TYPES and _unobserved() and not x.is_neg():
-        out = _core.tensor_linear(x, packed, out_features, _TYPES[dtype], out_scale, out_zero_point, lo, hi)
+    if not _is_compiling() and _unobserved() and (code := _TYPES.get(dtype)) is not None:
+        out = _core.tensor_linear(x, packed, out_features, code, out_scale, out_zero_point, lo, hi)
         if out is not None:
             return out
     return _linear_op(x, packed, out_features, dtype, out_scale, out_zero_point, lo, hi)
