@@ -63,7 +63,7 @@ def test_json_has_conditions_rows_and_summary(report):
         assert {r["contender"] for r in row["results"]} == present_ and not row["failed"]
         assert row["threads"] == 1 and row["peak_gops"] is None and row["uses"][0].startswith("tiny: case")
         for r in row["results"]:
-            assert r["samples"] == 2 and r["inner"] >= 1 and isinstance(r["noisy"], bool)
+            assert 1 <= r["samples"] <= 2 and r["inner"] >= 1 and isinstance(r["noisy"], bool)
             assert 0 < r["seconds"]["min"] <= r["seconds"]["median"] and r["seconds"]["iqr"] >= 0
             operations = 2 * row["m"] * row["k"] * row["n"]
             assert r["gops"] == pytest.approx(operations / r["seconds"]["median"] * 1e-9)
