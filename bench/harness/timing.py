@@ -97,7 +97,7 @@ def interleave(
         cost[name] = each * (inner + max(1, inner // 2))
     # Where the time does not suffice for all rounds, contenders far slower than the rest sit out every second one.
     stride = dict.fromkeys(calls, 1)
-    if calls and repeats * sum(cost.values()) > seconds:
+    if calls and repeats > min_rounds and repeats * sum(cost.values()) > seconds:
         usual = 3 * statistics.median(cost.values())
         stride = {name: 2 if c > usual else 1 for name, c in cost.items()}
     names = list(calls)
