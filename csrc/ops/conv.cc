@@ -1,6 +1,7 @@
 #include "ops/conv.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <string>
 
@@ -349,6 +350,9 @@ void conv2d(const PackedView& w, const Window& window, const uint8_t* x, void* o
     for (int64_t n = 0; n < w.n_padded; ++n) {
       correction[n] = static_cast<int32_t>(w.bias_int32[n] - static_cast<int64_t>(encoding->zero_point) * w.colsum[n]);
       scale[n] = static_cast<float>(static_cast<double>(encoding->scale) * static_cast<double>(w.w_scale[n]));
+      if (!std::isfinite(scale[n]))
+        throw Error(Code::quantization,
+                    "conv2d: x_scale times a weight scale is not finite in float32; recalibrate x's quantizer");
     }
     j.e.correction = correction;
     j.e.scale = scale;

@@ -1,5 +1,9 @@
 #include "ops/gemm.h"
 
+#include <cmath>
+#include <limits>
+#include <string>
+
 #include "cpu/error.h"
 #include "ops/quantize.h"
 #include "ops/threads.h"
@@ -145,6 +149,9 @@ void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int6
                 "a weight with group_size has a scale per group, so it has no int32 output; ask for float32 or uint8");
   if (m == 0 || w.n == 0) return;
   Epilogue e = make_epilogue(w, out, rows);
+  if (m > std::numeric_limits<int32_t>::max() && (rows.scale || rows.zero_point || w.has_w_zero_point))
+    throw Error(Code::shape,
+                "M = " + std::to_string(m) + " rows with terms of their own are more than 2^31 - 1; call it in parts");
   if (w.has_w_zero_point) {
     static thread_local Scratch<int32_t> sums;
     int32_t* s = sums.get(m);
@@ -172,6 +179,10 @@ void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, vo
   if (!w.dynamic) throw Error(Code::packed, "16-bit activations need a weight packed with the default x_scale and x_zero_point");
   if (w.group_size > 0)
     throw Error(Code::packed, "16-bit activations do not combine with group_size; pack the weight per channel");
+  // Packing proves the sums of centred weights. Those of the stored ones wrap, which is harmless in int32 but not in fp64.
+  if (w.has_w_zero_point && w.k > std::numeric_limits<int32_t>::max() / (255 * 128))
+    throw Error(Code::overflow, "K = " + std::to_string(w.k) +
+                                    " is too large for 16-bit activations and a weight with zero points; split the layer over K");
   if (m == 0 || w.n == 0) return;
   const KernelTable& t = table();
   // Column terms of the call's own encoding. Zero points of the weight need the row sums of the 16-bit input as well.
@@ -184,6 +195,8 @@ void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, vo
   for (int64_t n = 0; n < w.n_padded; ++n) {
     correction[n] = double(w.bias_int32[n]) - double(x.zero_point) * double(w.colsum[n]);
     scale[n] = static_cast<float>(double(x.scale) * double(w.w_scale[n]));
+    if (!std::isfinite(scale[n]))
+      throw Error(Code::quantization, "x_scale times a weight scale is not finite in float32; recalibrate x's quantizer");
     zeros[n] = 0;
   }
   const int64_t panels = w.panels_per_group;

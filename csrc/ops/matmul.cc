@@ -106,6 +106,8 @@ void matmul(int64_t batch, int64_t m, int64_t n, int64_t k, const MatmulOperand&
             int64_t c_batch_stride, ptrdiff_t ldc, const OutputSpec& out) {
   check(a, "a");
   check(b, "b");
+  if (!std::isfinite(a.scale * b.scale))
+    throw Error(Code::quantization, "matmul: a_scale times b_scale is not finite in float32; recalibrate their quantizers");
   auto reach = [](const MatmulOperand& x) {
     const int64_t z = x.is_signed ? x.zero_point + 128 : x.zero_point;
     return z > 255 - z ? z : 255 - z;

@@ -1,5 +1,6 @@
 #include "ops/pool.h"
 
+#include <algorithm>
 #include <string>
 
 #include "cpu/error.h"
@@ -24,6 +25,9 @@ int32_t gather(const Window& w, const uint8_t* x, int64_t oy, int64_t ox, const 
   return n;
 }
 
+// Most pixels of the image that a window can hold, however far it reaches into the padding.
+int64_t most_taps(const Window& w) { return std::min(w.kh, w.h) * std::min(w.kw, w.w); }
+
 // Positions of a window of k starting at `first` that lie in [0, limit).
 int64_t inside(int64_t first, int64_t k, int64_t dilation, int64_t limit) {
   int64_t n = 0;
@@ -40,10 +44,10 @@ void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out) {
   const int64_t oh = w.out_h(), ow = w.out_w(), rows = w.batch * oh, image = w.h * w.w * w.c;
   if (rows * ow * w.c == 0) return;
   const KernelTable& t = table();
-  parallel_shares(rows, threads_for(rows * ow * w.c * w.kh * w.kw, 4 * kGrainBytes), [&](int64_t begin, int64_t end) {
+  parallel_shares(rows, threads_for(rows * ow * w.c * most_taps(w), 4 * kGrainBytes), [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
     max_pool_args g{};
-    const uint8_t** taps = pointers.get(w.kh * w.kw);
+    const uint8_t** taps = pointers.get(most_taps(w));
     g.a = taps;
     g.channels = static_cast<int32_t>(w.c);
     for (int64_t r = begin; r < end; ++r)
@@ -63,10 +67,10 @@ void avg_pool2d(const Window& w, const uint8_t* x, const Encoding8& ex, bool cou
                                     " can exceed the int32 accumulator; pool in two steps");
   const KernelTable& t = table();
   const int64_t padded_c = (w.c + 15) / 16 * 16, element = static_cast<int64_t>(out_size(out.type));
-  parallel_shares(rows, threads_for(rows * ow * w.c * w.kh * w.kw, 4 * kGrainBytes), [&](int64_t begin, int64_t end) {
+  parallel_shares(rows, threads_for(rows * ow * w.c * most_taps(w), 4 * kGrainBytes), [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
     static thread_local Scratch<int32_t> words;
-    const uint8_t** taps = pointers.get(w.kh * w.kw);
+    const uint8_t** taps = pointers.get(most_taps(w));
     int32_t* sum = words.get(4 * padded_c);
     int32_t* correction = sum + padded_c;
     float* scale = reinterpret_cast<float*>(sum + 2 * padded_c);

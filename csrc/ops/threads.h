@@ -5,14 +5,21 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <exception>
 #include <new>
+
+#include "cpu/threads.h"
 
 namespace qgemm {
 
+// Tests raise it, so that shapes of every size are shared among threads: a thread is worth `grain / grain_divisor` units.
+inline int64_t grain_divisor = 1;
+
 // Threads for `work` units when a thread is worth `grain` of them. Obeys omp_set_num_threads (so torch.set_num_threads) and
-// OMP_NUM_THREADS; one inside another parallel region.
+// OMP_NUM_THREADS.
 inline int threads_for(int64_t work, int64_t grain) {
-  if (work < 2 * grain || omp_in_parallel()) return 1;
+  grain = grain > grain_divisor ? grain / grain_divisor : 1;
+  if (work < 2 * grain || !may_share()) return 1;
   const int64_t most = omp_get_max_threads(), worth = work / grain;
   return static_cast<int>(worth < most ? worth : most);
 }
@@ -21,19 +28,27 @@ inline int threads_for(int64_t work, int64_t grain) {
 constexpr int64_t kGrainMacs = int64_t(1) << 19;
 constexpr int64_t kGrainBytes = int64_t(1) << 16;
 
-// f(begin, end) on `threads` contiguous shares of [0, n).
+// f(begin, end) on `threads` contiguous shares of [0, n). What f throws on any of them is thrown once all have ended: an
+// exception that left a parallel region would end the process.
 template <class F>
 void parallel_shares(int64_t n, int threads, F&& f) {
   if (threads <= 1 || n <= 1) {
     if (n > 0) f(int64_t(0), n);
     return;
   }
+  std::exception_ptr thrown;
 #pragma omp parallel num_threads(threads)
   {
     const int64_t t = omp_get_thread_num(), count = omp_get_num_threads();
     const int64_t begin = n * t / count, end = n * (t + 1) / count;
-    if (begin < end) f(begin, end);
+    try {
+      if (begin < end) f(begin, end);
+    } catch (...) {
+#pragma omp critical(qgemm_share_threw)
+      thrown = std::current_exception();
+    }
   }
+  if (thrown) std::rethrow_exception(thrown);
 }
 
 // A 64-byte aligned buffer that only grows. Make it thread_local: after the first call of a shape nothing is allocated.

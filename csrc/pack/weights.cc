@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu/error.h"
+#include "cpu/threads.h"
 
 namespace qgemm {
 namespace {
@@ -239,7 +240,7 @@ float fill_arrays(const PackSpec& s, const PackedView& v) {
   };
   int64_t worst_channel = -1, worst = 0;  // the first channel that overflows
   double y_bound = 0;
-#pragma omp parallel for schedule(static) reduction(max : y_bound) if (v.n * v.k > (1 << 18) && !omp_in_parallel())
+#pragma omp parallel for schedule(static) reduction(max : y_bound) if (v.n * v.k > (1 << 18) && may_share())
   for (int64_t n = 0; n < v.n; ++n) {
     const int64_t col = column(v, n);
     const int32_t zw = s.zero_point ? s.zero_point[n] : 0;
@@ -366,9 +367,12 @@ void pack(const PackSpec& s, uint8_t* dst) {
 
   const int64_t panels = v.kind == PackedKind::depthwise ? v.panels_per_group : v.groups * v.panels_per_group;
   const bool nibbles = v.bits == 4 && v.kind != PackedKind::depthwise;
-#pragma omp parallel if (v.n * v.k > (1 << 18) && !omp_in_parallel())
+  const bool shared = v.n * v.k > (1 << 18) && may_share();
+  const size_t wide_bytes = nibbles ? static_cast<size_t>(round_up(v.panel_s8_bytes(kPanel), 128)) : 0;
+  std::vector<int8_t> wide_all(wide_bytes * static_cast<size_t>(shared ? omp_get_max_threads() : 1));
+#pragma omp parallel if (shared)
   {
-    std::vector<int8_t> wide(nibbles ? static_cast<size_t>(round_up(v.panel_s8_bytes(kPanel), 128)) : 0);
+    int8_t* wide = wide_all.data() + static_cast<size_t>(omp_get_thread_num()) * wide_bytes;
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < panels; ++i) {
       const int64_t g = i / v.panels_per_group, p = i % v.panels_per_group;
@@ -377,13 +381,12 @@ void pack(const PackSpec& s, uint8_t* dst) {
         fill_panel(s.weight, v, g, p, reinterpret_cast<int8_t*>(stored));
         continue;
       }
-      std::fill(wide.begin(), wide.end(), int8_t(0));
-      fill_panel(s.weight, v, g, p, wide.data());
+      std::memset(wide, 0, wide_bytes);
+      fill_panel(s.weight, v, g, p, wide);
       const int64_t bytes = round_up(v.panel_s8_bytes(v.panel_width(p)), 128);
       for (int64_t at = 0; at < bytes; at += 128)
         for (int64_t j = 0; j < 64; ++j)
-          stored[at / 2 + j] =
-              static_cast<uint8_t>((wide[static_cast<size_t>(at + j)] & 15) | (wide[static_cast<size_t>(at + 64 + j)] & 15) << 4);
+          stored[at / 2 + j] = static_cast<uint8_t>((wide[at + j] & 15) | (wide[at + 64 + j] & 15) << 4);
     }
   }
 }

@@ -70,7 +70,16 @@ inline void need_rank(const py::array& a, const char* name, int rank, const char
 
 inline bool is_empty(const py::array& a) { return a.size() == 0; }
 
+// Addresses and strides that are multiples of the element's size: what C++ assumes of a float* and a numpy view need not have.
+inline void need_aligned(const py::array& a, const char* name) {
+  if (!(a.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_))
+    throw Error(
+        Code::layout,
+        std::string(name) + " is not aligned to its elements; pass a copy of it, such as numpy.require(x, requirements='A')");
+}
+
 inline void need_contiguous(const py::array& a, const char* name) {
+  need_aligned(a, name);
   if (!(a.flags() & py::array::c_style) && !is_empty(a))
     throw Error(Code::layout, std::string(name) + " must be C-contiguous; pass numpy.ascontiguousarray of it");
 }
@@ -78,6 +87,7 @@ inline void need_contiguous(const py::array& a, const char* name) {
 // Rows of a matrix may be strided, elements of a row may not.
 inline void need_rows(const py::array& a, const char* name) {
   if (is_empty(a)) return;
+  need_aligned(a, name);
   if (a.shape(1) > 1 && a.strides(1) != a.itemsize())
     throw Error(Code::layout, std::string(name) + ": the last axis must be contiguous; pass numpy.ascontiguousarray of it");
   if (a.shape(0) > 1 && a.strides(0) < a.shape(1) * a.itemsize())

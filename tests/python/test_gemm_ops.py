@@ -421,3 +421,11 @@ def test_explain_names_the_active_path(isa):
     assert f"{isa}: available  <- active" in text
     selected = {r["op"] for r in _core.kernels() if r["selected"]}
     assert selected == {r["op"] for r in _core.kernels()}
+
+
+@pytest.mark.parametrize(("offset", "row_bytes"), [(1, 32), (0, 34)])
+def test_elements_off_their_alignment_are_refused(offset, row_bytes):
+    packed = _core.pack_linear(np.ones((3, 8), np.int8), np.ones(1, np.float32))
+    x = np.ndarray((4, 8), np.float32, np.zeros(160, np.uint8), offset, (row_bytes, 4))
+    with pytest.raises(errors.LayoutError, match="x is not aligned"):
+        _core.linear_dynamic(x, packed, np.empty((4, 3), np.float32))

@@ -73,6 +73,8 @@ def test_matmul_errors():
         _core.matmul(a.astype(np.int32), b, out, 1, 0, 1, 0)
     with pytest.raises(errors.QuantizationError, match="b_scale"):
         _core.matmul(a, b, out, 1, 0, float("nan"), 0)
+    with pytest.raises(errors.QuantizationError, match="not finite"):
+        _core.matmul(a, b, out, 1e30, 0, 1e30, 0)
     with pytest.raises(errors.QuantizationError, match="a_zero_point"):
         _core.matmul(a, b, out, 1, -1, 1, 0)
     with pytest.raises(errors.LayoutError, match="contiguous"):
@@ -115,6 +117,12 @@ def test_linear16_errors():
         _core.linear16(x.astype(np.uint8), packed, out, 1.0, 0)
     with pytest.raises(errors.QuantizationError, match="x_zero_point"):
         _core.linear16(x, packed, out, 1.0, 65536)
+    with pytest.raises(errors.QuantizationError, match="not finite"):
+        _core.linear16(x, _core.pack_linear(np.ones((3, 4), np.int8), np.full(3, 1e30, np.float32)), out, 1e30, 0)
+    # Centred weights of 0, whose stored values overflow int32.
+    zeros = _core.pack_linear(np.full((1, 70000), 127, np.int8), np.ones(1, np.float32), zero_point=np.full(1, 127, np.int32))
+    with pytest.raises(errors.AccumulatorOverflowError, match="K = 70000"):
+        _core.linear16(np.full((1, 70000), 65535, np.uint16), zeros, np.empty((1, 1), np.float32), 1.0, 0)
     with pytest.raises(errors.PackedWeightError, match="default x_scale"):
         _core.linear16(x, _core.pack_linear(np.ones((3, 4), np.int8), np.ones(3, np.float32), x_scale=0.5, x_zero_point=3), out, 1.0, 0)
 

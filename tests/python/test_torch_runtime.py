@@ -47,6 +47,27 @@ def test_threads_follow_torch():
     assert out == "1 2"
 
 
+def test_a_forked_child_computes():
+    # libgomp's threads do not survive a fork: the child must not wait for them.
+    out = run(
+        "import os, signal, warnings, numpy as np, torch\n"
+        "from qgemm import _core\n"
+        "warnings.simplefilter('ignore')\n"
+        "torch.set_num_threads(2)\n"
+        "def compute():\n"
+        "    packed = _core.pack_linear(np.arange(1 << 20).astype(np.int8).reshape(1024, 1024), np.ones(1, np.float32))\n"
+        "    y = np.empty((256, 1024), np.float32)\n"
+        "    _core.linear_dynamic(np.linspace(-1, 1, 1 << 18, dtype=np.float32).reshape(256, 1024), packed, y)\n"
+        "    return y.tobytes()\n"
+        "want = compute()\n"
+        "if not (child := os.fork()):\n"
+        "    signal.alarm(60)\n"
+        "    os._exit(0 if compute() == want else 3)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    assert out == "0"
+
+
 class Doubled(torch.utils.data.Dataset):
     """Runs a quantized layer in the worker, which was forked after the parent had used its threads."""
 
