@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .errors import DTypeError
 from .program import Program
 
 
@@ -64,4 +65,6 @@ class Report(Sequence):
 
 def report(program: Program) -> Report:
     """Every step of ``program``: scheme, kernel, bytes of packed weights, and the reason where it computes in float."""
+    if not isinstance(program, Program):
+        raise DTypeError(f"qgemm.report takes a qgemm.Program, got {type(program).__name__}; pass what from_aimet or load returned")
     return Report([Row(s.name, s.op, s.scheme, s.kernel, s.weight_bytes, s.reason, s.module, s.inputs, s.outputs) for s in program.steps])

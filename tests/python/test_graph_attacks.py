@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 import qgemm
 from onnx_nets import Builder
-from qgemm.errors import ModelFormatError, QgemmError
+from qgemm.errors import DTypeError, ModelFormatError, QgemmError
 
 
 def victim():
@@ -137,6 +137,23 @@ def test_messages_name_the_tensor(change, message):
     change(b)
     with pytest.raises(QgemmError, match=message):
         qgemm.load(b.model("y"))(np.zeros((1, 5), np.float32))
+
+
+def test_a_constant_larger_than_memory():
+    b = Builder()
+    b.input("x", ["n", 4])
+    b.const("shape", np.array([1 << 20, 1 << 22], np.int64))
+    b.add("ConstantOfShape", ["shape"], "zeros", name="zeros")
+    b.add("ReduceSum", ["zeros"], "sum", keepdims=0)
+    b.add("Add", ["x", "sum"], "y")
+    with pytest.raises(ModelFormatError, match="'zeros'"):
+        qgemm.load(b.model("y"))
+
+
+@pytest.mark.parametrize("model", [None, 3, {}])
+def test_what_is_no_model(model):
+    with pytest.raises(DTypeError, match=type(model).__name__):
+        qgemm.load(model)
 
 
 def test_scales_in_blocks_that_do_not_fit():

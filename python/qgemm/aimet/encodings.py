@@ -384,7 +384,7 @@ def _load_json(path: str | os.PathLike) -> Any:
     except UnicodeDecodeError:
         raise EncodingError(f"{source}: not a text file; give the .encodings file (JSON), not the model") from None
     except (ValueError, RecursionError) as err:
-        end = isinstance(err, json.JSONDecodeError) and err.pos >= len(err.doc.rstrip())
+        end = isinstance(err, json.JSONDecodeError) and (err.pos >= len(err.doc.rstrip()) or err.msg.startswith("Unterminated string"))
         what = "the file is cut off" if end and text.strip() else "the file is empty" if not text.strip() else "not JSON"
         raise EncodingError(f"{source}: {what} ({err}); copy or export the encodings again") from None
 

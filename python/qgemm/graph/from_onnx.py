@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelFormatError, QgemmError, UnsupportedOpError, require
+from ..errors import DTypeError, ModelFormatError, QgemmError, UnsupportedOpError, require
 from .guard import DAMAGE
 from .ir import Graph, Node, Tensor
 
@@ -36,7 +36,8 @@ _SAME_AS_STANDARD = {
 def import_onnx(model) -> Graph:
     """Read an ONNX model: a path, the bytes of a file, or an ``onnx.ModelProto``.
 
-    Raises ModelFormatError when it is not ONNX, is cut, fails the ONNX checker, misses its external data or has a cycle.
+    Raises DTypeError for anything else, and ModelFormatError when it is not ONNX, is cut, fails the ONNX checker, misses its external
+    data or has a cycle.
     """
     onnx = require("onnx", "reading an ONNX file")
     proto, label = _load(onnx, model)
@@ -71,6 +72,8 @@ def _load(onnx, model):
         proto, label = _parse(onnx, bytes(model), "the model"), "the model"
         _reject_external(onnx, proto, label)
         return proto, label
+    if not isinstance(model, (str, os.PathLike)):
+        raise DTypeError(f"a model must be a path, the bytes of a file or an onnx.ModelProto, got {type(model).__name__}")
     path = os.fspath(model)
     label = f"'{os.path.basename(path)}'"
     try:

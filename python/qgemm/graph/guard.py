@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from ..errors import ModelFormatError, QgemmError
 from .ir import Graph, Node
 
-DAMAGE = (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError)
+# MemoryError: a few bytes of a file can ask for a constant of any size.
+DAMAGE = (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError, MemoryError)
 
 
 @contextmanager
