@@ -1,5 +1,5 @@
 // Linear layers on PyTorch tensors, through the DLPack C exchange API: no numpy view, no Python call on the way. What is not
-// plain (another type, dtype, device or layout) answers None, and the caller takes the general road.
+// plain (another type, dtype, device, layout or alignment) answers None, and the caller takes the general road.
 #include <limits>
 
 #include "bind.h"
@@ -27,15 +27,18 @@ bool use_tensors_of(const py::type& type) {
   return true;
 }
 
-// The plain tensor behind an object: of exactly the type, on the CPU, of this dtype, C-contiguous.
-bool plain(PyObject* object, uint8_t code, uint8_t bits, dlpack::Tensor& t) {
+char* address(const dlpack::Tensor& t) { return static_cast<char*>(t.data) + t.byte_offset; }
+
+// The plain tensor behind an object: of exactly the type, on the CPU, of this dtype, C-contiguous, at a multiple of `align`
+// bytes.
+bool plain(PyObject* object, uint8_t code, uint8_t bits, uintptr_t align, dlpack::Tensor& t) {
   if (!g_api || Py_TYPE(object) != g_type) return false;
   if (g_api->tensor_from_object(object, &t) != 0) {
     PyErr_Clear();
     return false;
   }
   if (t.device.type != dlpack::kCpu || t.dtype.code != code || t.dtype.bits != bits || t.dtype.lanes != 1 || t.ndim < 1 ||
-      t.ndim > 8)
+      t.ndim > 8 || reinterpret_cast<uintptr_t>(address(t)) % align != 0)
     return false;
   if (t.strides) {
     int64_t expected = 1;
@@ -46,8 +49,6 @@ bool plain(PyObject* object, uint8_t code, uint8_t bits, dlpack::Tensor& t) {
   }
   return true;
 }
-
-char* address(const dlpack::Tensor& t) { return static_cast<char*>(t.data) + t.byte_offset; }
 
 void set_error(void*, const char* kind, const char* message) {
   const py::gil_scoped_acquire gil;
@@ -63,7 +64,8 @@ struct Operands {
 
 // Operands and a fresh output of x's shape with the last dimension replaced. False: not plain.
 bool prepare(PyObject* x, PyObject* packed, int64_t n, uint8_t x_code, uint8_t x_bits, dlpack::DataType out_type, Operands& o) {
-  if (!plain(x, x_code, x_bits, o.x) || !plain(packed, dlpack::kUInt, 8, o.packed) || o.packed.ndim != 1) return false;
+  if (!plain(x, x_code, x_bits, x_bits / 8, o.x) || !plain(packed, dlpack::kUInt, 8, 8, o.packed) || o.packed.ndim != 1)
+    return false;
   o.weight = view(reinterpret_cast<const uint8_t*>(address(o.packed)), o.packed.shape[0]);
   const int64_t k = o.x.shape[o.x.ndim - 1];
   need_linear(o.weight, k, n);
