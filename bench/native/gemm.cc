@@ -10,11 +10,8 @@
 #include <vector>
 
 #include "cpu/features.h"
+#include "loops.h"
 #include "ops/threads.h"
-
-namespace qgemm_bench {
-int64_t vnni_peak_round(int64_t rounds);
-}
 
 namespace {
 
