@@ -76,16 +76,6 @@ QGEMM_INLINE void accumulate_from(const uint8_t* const* a, int taps, ptrdiff_t o
   }
 }
 
-// Lane i of register j goes to lane j of register i: natural channel order.
-QGEMM_INLINE void transpose_lanes(__m512i* v) {
-  const __m512i a = _mm512_shuffle_i32x4(v[0], v[1], 0x44), b = _mm512_shuffle_i32x4(v[0], v[1], 0xee);
-  const __m512i c = _mm512_shuffle_i32x4(v[2], v[3], 0x44), d = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
-  v[0] = _mm512_shuffle_i32x4(a, c, 0x88);
-  v[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
-  v[2] = _mm512_shuffle_i32x4(b, d, 0x88);
-  v[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
-}
-
 struct Out {
   const float *scale, *bias;
   __m512 inv_scale, top, f_lo, f_hi;

@@ -13,6 +13,16 @@ namespace avx512vnni {
 QGEMM_INLINE __mmask16 lanes16(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 QGEMM_INLINE __mmask64 lanes64(int n) { return n >= 64 ? ~0ull : ((1ull << n) - 1ull); }
 
+// Lane i of register j goes to lane j of register i: natural channel order.
+QGEMM_INLINE void transpose_lanes(__m512i* v) {
+  const __m512i a = _mm512_shuffle_i32x4(v[0], v[1], 0x44), b = _mm512_shuffle_i32x4(v[0], v[1], 0xee);
+  const __m512i c = _mm512_shuffle_i32x4(v[2], v[3], 0x44), d = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
+  v[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+  v[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
+  v[2] = _mm512_shuffle_i32x4(b, d, 0x88);
+  v[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
+}
+
 // The terms of an accumulator that differ from row to row. `acc` already holds the correction: kernels start from it, not from
 // zero.
 QGEMM_INLINE __m512i correct(const Epilogue& e, __m512i acc, int row, int col) {

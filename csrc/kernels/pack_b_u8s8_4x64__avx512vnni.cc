@@ -13,15 +13,6 @@ QGEMM_INLINE __m512i load_flipped(const uint8_t* p, __mmask64 k, __m512i flip) {
   return _mm512_maskz_mov_epi8(k, _mm512_xor_si512(_mm512_maskz_loadu_epi8(k, p), flip));
 }
 
-QGEMM_INLINE void transpose_lanes(__m512i* v) {
-  const __m512i a = _mm512_shuffle_i32x4(v[0], v[1], 0x44), b = _mm512_shuffle_i32x4(v[0], v[1], 0xee);
-  const __m512i c = _mm512_shuffle_i32x4(v[2], v[3], 0x44), d = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
-  v[0] = _mm512_shuffle_i32x4(a, c, 0x88);
-  v[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
-  v[2] = _mm512_shuffle_i32x4(b, d, 0x88);
-  v[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
-}
-
 void pack_rows(const pack_b_args& g) {
   const __m512i flip = _mm512_set1_epi8(static_cast<char>(g.flip)), ones = _mm512_set1_epi8(1);
   const __mmask64 columns = lanes64(g.n);

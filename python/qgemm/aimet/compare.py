@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from ..comparison import MOVES, Layer, arrays, steps_apart
 from ..errors import ShapeError
 from ..graph.ir import QParams
-from ..validation import MOVES, Layer, arrays, steps_apart
 from .recording import Recorder, Sighting
 
 # Relative L2 distance up to which a tensor of the simulation is taken for the one a step computed: on the same grid, and in float,
