@@ -221,6 +221,35 @@ void bind_matmul(const py::array& a, const py::array& b, py::array& out, double 
   matmul(batch, m, n, k, x, y, c, m * ldc, ldc, o);
 }
 
+// Rows that are quantized already, each with an encoding of its own.
+void bind_linear_rows(const py::array& q, const py::array& scale, const py::array& zero_point, const py::array& packed,
+                      py::array& out, std::optional<double> lo, std::optional<double> hi) {
+  const PackedView w = view_of(packed);
+  need_dtype<uint8_t>(q, "q");
+  need_dtype<float>(out, "out");
+  need_matrices(q, out, w);
+  need_dynamic(w);
+  const int64_t rows = q.shape(0);
+  const float* s = vector_of<float>(scale, "scale", rows);
+  const int32_t* z = vector_of<int32_t>(zero_point, "zero_point", rows);
+  need_apart(out, scale, "scale");
+  need_apart(out, zero_point, "zero_point");
+  for (int64_t i = 0; i < rows; ++i) {
+    if (!(std::isfinite(s[i]) && s[i] > 0))
+      throw Error(Code::quantization,
+                  "scale of row " + std::to_string(i) + " must be finite and > 0, got " + std::to_string(s[i]));
+    if (z[i] < 0 || z[i] > 255)
+      throw Error(Code::quantization,
+                  "zero_point of row " + std::to_string(i) + " must lie in 0..255, got " + std::to_string(z[i]));
+  }
+  const OutputSpec o = output_spec(out, 1.0, 0, lo, hi);
+  const auto* a = static_cast<const uint8_t*>(q.data());
+  void* c = out.mutable_data();
+  const ptrdiff_t lda = q.strides(0), ldc = out.strides(0);
+  py::gil_scoped_release release;
+  linear(w, a, rows, lda, c, ldc, o, {z, s});
+}
+
 }  // namespace
 
 void bind_gemm(py::module_& m) {
@@ -361,6 +390,8 @@ void bind_gemm(py::module_& m) {
         linear_dynamic(w, a, rows, ldx, c, ldc, per_row, symmetric, o.f_lo, o.f_hi);
       },
       "x"_a, "packed"_a, "out"_a, "per_row"_a = true, "symmetric"_a = false, "lo"_a = py::none(), "hi"_a = py::none());
+  m.def("linear_rows", &bind_linear_rows, "q"_a, "scale"_a, "zero_point"_a, "packed"_a, "out"_a, "lo"_a = py::none(),
+        "hi"_a = py::none());
 }
 
 }  // namespace qgemm

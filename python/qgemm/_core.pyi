@@ -149,6 +149,18 @@ def linear_dynamic(
     hi: float | None = None,
 ) -> None: ...
 
+# Rows quantized before (quantize_dynamic): q uint8 [M, K], scale float32 [M], zero_point int32 [M] -> out float32 [M, N]. With the scale
+# and zero point of linear_dynamic, its bits. packed with the default encoding. q and out may have a row stride.
+def linear_rows(
+    q: NDArray[np.uint8],
+    scale: NDArray[np.float32],
+    zero_point: NDArray[np.int32],
+    packed: NDArray[np.uint8],
+    out: NDArray[np.float32],
+    lo: float | None = None,
+    hi: float | None = None,
+) -> None: ...
+
 # ---- PyTorch tensors, through the DLPack C exchange API ----------------------------------------------------------------
 # use_tensors_of(torch.Tensor) takes the API that the type publishes; False when it has none. The others answer None for what is not
 # plain: a subclass, another dtype or device, not C-contiguous, no API. packed: a uint8 tensor. type: 0 uint8, 1 int8, 2 int32, 3 float32.

@@ -1,0 +1,73 @@
+"""``torch.ops.qgemm.*``: the engine's operations as PyTorch operators. Importing this module registers them.
+
+    q = torch.ops.qgemm.quantize(x, scale, zero_point, 0, 255, torch.uint8)
+    y = torch.ops.qgemm.linear(q, packed, out_features, torch.float32)
+
+================== ======================================================================= =========================================
+quantize           float32 of any shape; scale float32 and zero_point int32, [1] or [C]    uint8, int8, uint16 or int16, same shape
+dequantize         8- or 16-bit integers of any shape; scale and zero_point as above       float32, same shape
+quantize_dynamic   float32 [..., K]                                                        uint8 [..., K], scale, zero_point: [...] or [1]
+linear             uint8 [..., K], packed                                                  dtype [..., N]
+linear_dynamic     float32 [..., K], packed                                                float32 [..., N]
+linear_quantized   uint8 [..., K], scale, zero_point as from quantize_dynamic; packed      float32 [..., N]
+linear16           uint16 [..., K], packed                                                 float32, uint8 or uint16 [..., N]
+matmul             uint8 or int8 [..., M, K] and [..., K, N]                               dtype [..., M, N]
+conv2d             uint8 [B, C, H, W], packed                                              dtype [B, Cout, HO, WO], channels_last
+conv2d_dynamic     float32 [B, C, H, W], packed; one encoding for the whole tensor         float32 [B, Cout, HO, WO]
+conv1d, _dynamic   the same with [B, C, L]
+max_pool2d         uint8 [B, C, H, W]                                                      uint8, channels_last
+avg_pool2d         uint8 [B, C, H, W]                                                      dtype, channels_last
+add                two uint8 of one shape                                                  uint8, that shape
+lut                uint8 of any shape, table uint8 [256]                                   uint8, same shape
+================== ======================================================================= =========================================
+
+``dtype``: uint8 or int8 (requantized with out_scale and out_zero_point), float32, or int32 (the accumulator). ``lo`` and ``hi`` bound the
+output, on its own grid: ReLU is ``lo = out_zero_point`` for integers, ``lo = 0`` for floats. ``padding``: (top, left, bottom, right), or
+(left, right) for conv1d. ``packed``: a 1-D uint8 tensor from ``qgemm._core.pack_linear`` or ``pack_conv2d``; the sizes that a shape
+function needs (out_features, out_channels, kernel_size) are given beside it. docs/numerics.md has the arithmetic.
+
+quantize_dynamic and linear_quantized are the halves of linear_dynamic, with its bits, for several layers that read one input.
+linear16 and matmul are exact: 64-bit sums of 16-bit activations, and the product of two activations, each on its own grid (one scale and
+zero point). The leading dimensions of matmul's operands broadcast as those of torch.matmul.
+
+Every operator is one node under ``torch.compile`` and ``torch.export`` and traces with dynamic sizes.
+
+Layout. Logical shapes are PyTorch's. Convolutions and pools compute in NHWC: a ``channels_last`` input is used where it lies, any other
+is first copied to that layout. Elementwise operators keep the layout of their first input. Matrices of matmul may be transposed in
+memory (``k.transpose(-1, -2)`` of a contiguous ``k``). Other non-contiguous inputs are copied.
+
+Gradients. The operators take tensors that require grad, and their results do not require grad, as with ``torch.argmax``.
+
+Errors, all of :mod:`qgemm.errors`: DTypeError, ShapeError, LayoutError (sparse, mkldnn and torch-quantized tensors), DeviceError (not on
+the CPU; meta tensors give meta results), QuantizationError (scales, zero points and bounds with no meaning; NaN or infinity met by a
+dynamic operator), PackedWeightError.
+"""
+
+from __future__ import annotations
+
+from ..errors import require
+
+require("torch", "qgemm.ops")
+
+from ._conv import avg_pool2d, conv1d, conv1d_dynamic, conv2d, conv2d_dynamic, max_pool2d  # noqa: E402
+from ._elementwise import add, dequantize, lut, quantize, quantize_dynamic  # noqa: E402
+from ._linear import linear, linear16, linear_dynamic, linear_quantized, matmul  # noqa: E402
+
+__all__ = [
+    "add",
+    "avg_pool2d",
+    "conv1d",
+    "conv1d_dynamic",
+    "conv2d",
+    "conv2d_dynamic",
+    "dequantize",
+    "linear",
+    "linear16",
+    "linear_dynamic",
+    "linear_quantized",
+    "lut",
+    "matmul",
+    "max_pool2d",
+    "quantize",
+    "quantize_dynamic",
+]
