@@ -65,6 +65,7 @@ def quantize_(model: Any, config: DynamicConfig, filter: Filter | None = None) -
     """
     torch = require("torch", "qgemm.quantize_")
     from . import nn as qnn
+    from .nn._layer import QuantizedLayer
 
     require_config(config, "qgemm.quantize_")
     if not isinstance(model, torch.nn.Module):
@@ -101,7 +102,7 @@ def quantize_(model: Any, config: DynamicConfig, filter: Filter | None = None) -
     if stay:
         listed = "\n".join(f"  {name}: {reason}" for name, reason in stay.items())
         warnings.warn(f"qgemm.quantize_ left {len(stay)} of the model's layers float:\n{listed}", UserWarning, stacklevel=2)
-    elif not made and filter is None and not any(isinstance(m, tuple(layer_of.values())) for m in model.modules()):
+    elif not made and filter is None and not any(isinstance(m, QuantizedLayer) for m in model.modules()):
         warnings.warn("qgemm.quantize_ found no nn.Linear, nn.Conv1d or nn.Conv2d in the model", UserWarning, stacklevel=2)
     return made.get(id(model), model)
 

@@ -1,4 +1,5 @@
-"""Drop-in quantized layers: :class:`Linear`, :class:`Conv1d`, :class:`Conv2d`, each made by ``.from_float(module, config)``.
+"""Drop-in quantized layers: :class:`Linear`, :class:`Conv1d`, :class:`Conv2d`, each made by ``.from_float(module, config)``, and
+:class:`SharedInputLinear` for several Linear layers that read one input.
 
 A layer's ``state_dict`` holds canonical integers and scales; the layout that the kernels read is derived from it when a layer is made,
 loaded, copied or unpickled, for the CPU at hand.
@@ -11,6 +12,6 @@ from ..errors import require
 require("torch", "qgemm.nn")
 
 from .conv import Conv1d, Conv2d  # noqa: E402
-from .linear import Linear  # noqa: E402
+from .linear import Linear, SharedInputLinear  # noqa: E402
 
-__all__ = ["Conv1d", "Conv2d", "Linear"]
+__all__ = ["Conv1d", "Conv2d", "Linear", "SharedInputLinear"]

@@ -30,7 +30,7 @@ def _from_stored(stored: np.ndarray, bits: int, shape: tuple[int, ...]) -> np.nd
 
 
 class QuantizedLayer(torch.nn.Module):
-    """Base of :class:`Linear`, :class:`Conv1d` and :class:`Conv2d`.
+    """Base of :class:`Linear`, :class:`SharedInputLinear`, :class:`Conv1d` and :class:`Conv2d`.
 
     Buffers, all part of ``state_dict`` but the last:
 
