@@ -381,7 +381,7 @@ void pack(const PackSpec& s, uint8_t* dst) {
         fill_panel(s.weight, v, g, p, reinterpret_cast<int8_t*>(stored));
         continue;
       }
-      std::memset(wide, 0, wide_bytes);
+      std::fill(wide, wide + wide_bytes, int8_t(0));
       fill_panel(s.weight, v, g, p, wide);
       const int64_t bytes = round_up(v.panel_s8_bytes(v.panel_width(p)), 128);
       for (int64_t at = 0; at < bytes; at += 128)
