@@ -5,6 +5,7 @@
     y = fast(x)                                                   # torch in, torch out; numpy in, numpy out
     qgemm.validate(fast, sim, batches); print(qgemm.report(fast))
 
+    fast = qgemm.quantize(model, calibration=batches)             # a float torch model, static W8A8
     qgemm.quantize_(model, qgemm.W8A8Dynamic())                   # drop-in Linear/Conv, in place
     qgemm.nn.Linear.from_float(linear, qgemm.W8A8Dynamic())       # one layer
     torch.ops.qgemm.*                                             # registered by `import qgemm.ops`
@@ -22,9 +23,12 @@ from ._core import __version__
 _LAZY = {
     "from_aimet": "aimet",
     "load": "io",
+    "from_torch": "io",
+    "quantize": "calibrate",
     "validate": "validation",
     "report": "reporting",
     "quantize_": "quantization",
+    "W8A8": "config",
     "W8A8Dynamic": "config",
     "W4A8Dynamic": "config",
     "Program": "program",

@@ -70,6 +70,32 @@ class W4A8Dynamic:
             )
 
 
+@dataclass(frozen=True)
+class W8A8:
+    """Static quantization by calibration (:func:`qgemm.quantize`): int8 or int4 weights, uint8 activations, scales fixed in advance.
+
+    observer: how the range of an activation follows from what calibration saw: "minmax", all of it, as AIMET's default does; "mse",
+        the part of it that leaves the least squared error (``qgemm.calibrate.observers`` defines both).
+    per_channel: one weight scale an output channel; False takes one for the whole weight.
+    weight_bits: 8 or 4, for the weights of linear layers and convolutions.
+
+    Raises :class:`~qgemm.errors.ConfigError` for any other value.
+    """
+
+    observer: str = "minmax"
+    per_channel: bool = True
+    weight_bits: int = 8
+
+    def __post_init__(self) -> None:
+        from .calibrate.observers import OBSERVERS
+
+        _require_bool(self, "per_channel")
+        if not isinstance(self.observer, str) or self.observer not in OBSERVERS:
+            raise ConfigError(f"W8A8.observer is {self.observer!r}: it must be one of {', '.join(map(repr, OBSERVERS))}")
+        if isinstance(self.weight_bits, bool) or self.weight_bits not in (4, 8):
+            raise ConfigError(f"W8A8.weight_bits is {self.weight_bits!r}: it must be 8 or 4")
+
+
 DynamicConfig = W8A8Dynamic | W4A8Dynamic
 
 
@@ -77,5 +103,7 @@ def require_config(config: object, who: str) -> DynamicConfig:
     """``config`` itself, or :class:`~qgemm.errors.ConfigError` naming what ``who`` takes."""
     if not isinstance(config, (W8A8Dynamic, W4A8Dynamic)):
         hint = "; an instance is meant: add parentheses" if isinstance(config, type) else ""
+        if isinstance(config, W8A8):
+            hint = "; a static config needs calibration data: qgemm.quantize(model, calibration=batches, config=...)"
         raise ConfigError(f"{who} takes qgemm.W8A8Dynamic(...) or qgemm.W4A8Dynamic(...), not {config!r}{hint}")
     return config

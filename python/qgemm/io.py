@@ -1,9 +1,10 @@
-"""Files -> Program."""
+"""Files and float torch models -> Program."""
 
 from __future__ import annotations
 
 from .errors import ConfigError
 from .graph.from_onnx import import_onnx
+from .graph.from_torch import import_torch
 from .graph.passes import run_all
 from .program import Program
 
@@ -26,3 +27,14 @@ def load(path, encodings=None, on_unsupported: str = "float") -> Program:
 
         apply_encodings(graph, read_encodings(encodings))
     return Program(run_all(graph), on_unsupported)
+
+
+def from_torch(model, example_inputs) -> Program:
+    """Run a float torch model as a program, in float32: what :func:`qgemm.quantize` starts from, and the reference to compare it with.
+
+    model: an ``nn.Module`` in evaluation mode, on the CPU; it is not changed. example_inputs: a tensor (or array), or a tuple of them,
+    as ``forward`` takes; axis 0 is the batch and may later have any size where torch can trace it so.
+
+    Raises DTypeError, ConfigError for a model in training mode, DeviceError, UnsupportedOpError, MissingDependencyError.
+    """
+    return Program(run_all(import_torch(model, example_inputs)))

@@ -6,6 +6,7 @@ from ...errors import ModelFormatError, QgemmError
 from ..guard import DAMAGE, check_grids
 from ..ir import Graph
 from .batch import free_batch
+from .batchnorm import fold_batchnorm
 from .cleanup import drop_dead, drop_identities
 from .constants import fold_constants
 from .fuse_relu import fuse_relu
@@ -22,6 +23,7 @@ ORDER = (
     drop_identities,
     normalize_signs,
     form_linear,
+    fold_batchnorm,
     mean_to_pool,
     propagate_grids,
     fuse_relu,

@@ -1,0 +1,71 @@
+"""BatchNormalization behind Conv, ConvTranspose or Linear goes into their float weight and bias.
+
+``gamma * (w*x + b - mean) / sqrt(var + eps) + beta`` is a layer with weight ``w * k`` and bias ``(b - mean) * k + beta``, where
+``k = gamma / sqrt(var + eps)``, one value an output channel, all in float32. Only where nothing is rounded in between and the weight
+is not yet on a grid: a quantized weight keeps the numbers it was given.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ir import Graph, Node, Tensor
+from .util import fresh, only_reader, rank, remove
+
+_LAYERS = {"Conv", "ConvTranspose", "Linear"}
+
+
+def fold_batchnorm(graph: Graph) -> None:
+    readers, gone = graph.consumers(), []
+    makers = graph.producers()
+    for bn in graph.nodes:
+        if bn.op != "BatchNormalization" or bn.attrs.get("training_mode") or any(bn.outputs[1:]):
+            continue
+        layer = makers.get(bn.inputs[0])
+        if layer is None or layer.op not in _LAYERS or only_reader(graph, readers, bn.inputs[0]) is not bn:
+            continue
+        if graph.tensors[bn.inputs[0]].qparams is None and _foldable(graph, layer, bn):
+            _fold(graph, layer, bn)
+            gone.append(bn)
+            makers[bn.outputs[0]] = layer
+    remove(graph, gone)
+
+
+def _foldable(graph: Graph, layer: Node, bn: Node) -> bool:
+    if layer.op == "Linear" and rank(graph, layer.outputs[0]) != 2:  # BatchNormalization counts channels on axis 1
+        return False
+    floats = [graph.tensors[i] for i in (*layer.inputs[1:], *bn.inputs[1:]) if i]
+    return "lo" not in layer.attrs and "hi" not in layer.attrs and all(_plain(t) for t in floats)
+
+
+def _plain(t: Tensor) -> bool:
+    return t.is_const and t.qparams is None and t.data.dtype == np.float32
+
+
+def _fold(graph: Graph, layer: Node, bn: Node) -> None:
+    gamma, beta, mean, var = (graph.tensors[i].data for i in bn.inputs[1:5])
+    k = gamma / np.sqrt(var + np.float32(bn.attrs.get("epsilon", 1e-5)))
+    w = graph.tensors[layer.inputs[1]].data
+    if layer.op == "ConvTranspose":  # [C_in, C_out / groups, ...]
+        groups = layer.attrs.get("group", 1)
+        per = w.reshape(groups, w.shape[0] // groups, w.shape[1], -1) * k.reshape(groups, 1, -1, 1)
+        folded = per.reshape(w.shape)
+    else:
+        folded = w * k.reshape(-1, *[1] * (w.ndim - 1))
+    has_bias = len(layer.inputs) > 2 and layer.inputs[2]
+    bias = (graph.tensors[layer.inputs[2]].data if has_bias else np.float32(0)) - mean
+    layer.inputs = [
+        layer.inputs[0],
+        _store(graph, layer.inputs[1], folded),
+        _store(graph, layer.inputs[2] if has_bias else f"{layer.inputs[1]}.bias", bias * k + beta),
+    ]
+    layer.outputs = list(bn.outputs)
+
+
+def _store(graph: Graph, name: str, data: np.ndarray) -> str:
+    """Under its old name when this layer alone reads it, so that people find the weight they know."""
+    if name not in graph.tensors or sum(name in n.inputs for n in graph.nodes) > 1:
+        name = fresh(graph, name)
+    data = np.ascontiguousarray(data, np.float32)
+    graph.tensors[name] = Tensor(name, data.shape, "float32", None, data)
+    return name
