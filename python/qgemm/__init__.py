@@ -4,6 +4,7 @@
     fast = qgemm.load("net.onnx", encodings="net.encodings")      # what AIMET exported
     y = fast(x)                                                   # torch in, torch out; numpy in, numpy out
     qgemm.validate(fast, sim, batches); print(qgemm.report(fast))
+    qgemm.save(fast, "net.qgemm"); fast = qgemm.load("net.qgemm") # one file, the same bits on any CPU
 
     fast = qgemm.quantize(model, calibration=batches)             # a float torch model, static W8A8
     qgemm.quantize_(model, qgemm.W8A8Dynamic())                   # drop-in Linear/Conv, in place
@@ -23,6 +24,7 @@ from ._core import __version__
 _LAZY = {
     "from_aimet": "aimet",
     "load": "io",
+    "save": "files",
     "from_torch": "io",
     "quantize": "calibrate",
     "validate": "validation",

@@ -19,7 +19,7 @@ import numpy as np
 from . import __version__, _core
 from .errors import ConfigError, ModelFormatError, QgemmError, ShapeError, require
 
-_OPTIONAL = ("numpy", "torch", "onnx", "onnxruntime", "aimet-torch", "tqdm", "matplotlib")
+_OPTIONAL = ("numpy", "torch", "onnx", "safetensors", "onnxruntime", "aimet-torch", "tqdm", "matplotlib")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         return p
 
     def model(p):
-        p.add_argument("file", metavar="FILE", help="a model: QDQ ONNX, or ONNX with --encodings")
+        p.add_argument("file", metavar="FILE", help="a model: .qgemm, QDQ ONNX, or ONNX with --encodings")
         p.add_argument("--encodings", metavar="FILE", help="the AIMET encodings (JSON) that belong to an ONNX without Q/DQ nodes")
         p.add_argument("--on-unsupported", choices=("float", "raise"), default="float", help="what to do with an operator without integers")
 

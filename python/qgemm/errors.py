@@ -66,6 +66,7 @@ class MissingDependencyError(QgemmError, ImportError):
 _EXTRAS = {
     "torch": "torch",
     "onnx": "onnx",
+    "safetensors": "onnx",
     "onnxscript": "quantize",
     "aimet_torch": "aimet",
     "matplotlib": "plot",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .errors import ConfigError
+from .files import holds_program, read_program
 from .graph.from_onnx import import_onnx
 from .graph.from_torch import import_torch
 from .graph.passes import run_all
@@ -12,15 +13,19 @@ from .program import Program
 def load(path, encodings=None, on_unsupported: str = "float") -> Program:
     """Load a quantized network for execution.
 
-    path: a QDQ ONNX file (AIMET's ``aimet_torch.onnx.export``, or anybody's), or a plain ONNX file together with the JSON
-    ``encodings`` that AIMET wrote beside it (0.6.1, 1.0.0, 2.0.0, 2.1.0: a path or the parsed dict). Bytes and an
-    ``onnx.ModelProto`` work too. on_unsupported: "float" runs layers without 8-bit encodings in float32 (``qgemm.report`` says
+    path: what :func:`qgemm.save` wrote; a QDQ ONNX file (AIMET's ``aimet_torch.onnx.export``, or anybody's); or a plain ONNX file
+    together with the JSON ``encodings`` that AIMET wrote beside it (0.6.1, 1.0.0, 2.0.0, 2.1.0: a path or the parsed dict). Bytes of
+    ONNX and an ``onnx.ModelProto`` work too. on_unsupported: "float" runs layers without 8-bit encodings in float32 (``qgemm.report`` says
     which and why); "raise" refuses them.
 
     Raises ModelFormatError, EncodingError, UnsupportedOpError, QuantizationError, MissingDependencyError.
     """
     if on_unsupported not in ("float", "raise"):
         raise ConfigError(f'on_unsupported must be "float" or "raise", got {on_unsupported!r}')
+    if holds_program(path):
+        if encodings is not None:
+            raise ConfigError("a .qgemm file has its encodings inside: leave out encodings")
+        return read_program(path, on_unsupported)
     graph = import_onnx(path)
     if encodings is not None:
         from .aimet import apply_encodings, read_encodings

@@ -22,7 +22,7 @@ def _spread(values: np.ndarray, qp: QParams, ndim: int) -> np.ndarray:
 
 
 def _blocks(values: np.ndarray, qp: QParams, shape: tuple[int, ...]) -> np.ndarray:
-    v = np.repeat(values, qp.block_size, axis=qp.axis)
+    v = np.repeat(values, min(qp.block_size, shape[qp.axis]), axis=qp.axis)  # one block may be declared larger than the axis
     return v.take(range(shape[qp.axis]), axis=qp.axis) if v.shape[qp.axis] != shape[qp.axis] else v
 
 
