@@ -4,6 +4,7 @@
 #include "bind.h"
 #include "cpu/dispatch.h"
 #include "cpu/features.h"
+#include "cpu/threads.h"
 
 namespace qgemm {
 namespace {
@@ -125,7 +126,7 @@ PYBIND11_MODULE(_core, m) {
       "force_isa", [](std::optional<std::string> name) { force_isa(name ? name->c_str() : nullptr); }, "name"_a);
   m.def("kernels", &kernel_list);
   m.def("explain", &explain);
-  m.def("max_threads", [] { return omp_get_max_threads(); });
+  m.def("max_threads", [] { return may_share() ? omp_get_max_threads() : 1; });
   bind_gemm(m);
   bind_ops(m);
   bind_tensor(m);

@@ -188,6 +188,9 @@ def conv2d(
     x_zero_point: int | None = None,
 ) -> None: ...
 
+# x [B, R, C] uint8, int8, int32 or float32 -> out [B, C, R] of the same type. NCHW to NHWC: R = channels, C = H * W; and back.
+def transpose(x: NDArray[Any], out: NDArray[Any]) -> None: ...
+
 # ---- elementwise, tables, pooling ---------------------------------------------------------------------------------------
 # a, b, out uint8 of one shape. y = a_scale*(a - a_zp) + b_scale*(b - b_zp), each product and the sum rounded to fp32; requantized.
 def add(
