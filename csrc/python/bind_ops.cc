@@ -6,6 +6,7 @@
 #include "bind.h"
 #include "ops/conv.h"
 #include "ops/eltwise.h"
+#include "ops/layout.h"
 #include "ops/pool.h"
 #include "ops/quantize.h"
 
@@ -316,12 +317,33 @@ void bind_windows(py::module_& m) {
       "out_scale"_a = 1.0, "out_zero_point"_a = 0, "lo"_a = py::none(), "hi"_a = py::none());
 }
 
+void bind_transpose(const py::array& x, py::array& out) {
+  need_rank(x, "x", 3, "[B, R, C]");
+  need_rank(out, "out", 3, "[B, C, R]");
+  if (!is<uint8_t>(x) && !is<int8_t>(x) && !is<float>(x) && !is<int32_t>(x))
+    throw Error(Code::dtype, "x must be uint8, int8, int32 or float32, got " + dtype_of(x));
+  if (!out.dtype().equal(x.dtype()))
+    throw Error(Code::dtype, "out must have the type of x, " + dtype_of(x) + ", got " + dtype_of(out));
+  if (out.shape(0) != x.shape(0) || out.shape(1) != x.shape(2) || out.shape(2) != x.shape(1))
+    throw Error(Code::shape, "out must have shape (" + std::to_string(x.shape(0)) + ", " + std::to_string(x.shape(2)) + ", " +
+                                 std::to_string(x.shape(1)) + "), got " + shape_of(out));
+  need_contiguous(x, "x");
+  need_output(out, x, "x");
+  const void* from = x.data();
+  void* to = out.mutable_data();
+  const size_t size = static_cast<size_t>(x.itemsize());
+  py::gil_scoped_release release;
+  transpose(from, x.shape(0), x.shape(1), x.shape(2), size, to);
+}
+
 }  // namespace
 
 void bind_ops(py::module_& m) {
   bind_quantize(m);
   bind_eltwise(m);
   bind_windows(m);
+  using namespace py::literals;
+  m.def("transpose", &bind_transpose, "x"_a, "out"_a);
 }
 
 }  // namespace qgemm

@@ -57,6 +57,9 @@ def quantize_(model: Any, config: DynamicConfig, filter: Filter | None = None) -
     filter: called as ``filter(name, module)`` for each layer that can be quantized; False leaves it float. A layer that is used in
         several places is asked about once, by its first name.
 
+    Convolutions are fastest in ``channels_last``: ``model.to(memory_format=torch.channels_last)``, before or after. See
+    :class:`qgemm.nn.Conv2d`.
+
     A layer used in several places stays one layer; layers with tied weights share their integers. Layers with weights that must stay
     float (subclasses of Linear, transposed convolutions, recurrent layers, ``nn.MultiheadAttention``) are named with the reason in one
     ``UserWarning``. ``nn.TransformerEncoderLayer`` is kept off its fused fast path, which would read the float weights of its layers.

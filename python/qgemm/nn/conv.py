@@ -22,6 +22,14 @@ def _per_dim(value: int | Sequence[int], n: int, what: str, least: int) -> tuple
     return values
 
 
+def _is_channels_last(t: torch.Tensor) -> bool:
+    """Whether the strides say channels_last and nothing else, as PyTorch decides it for a convolution's weight."""
+    if t.dim() != 4:
+        return False
+    _, c, h, w = t.shape
+    return c * h * w > 1 and t.stride()[1:] == (1, w * c, c)
+
+
 class _Conv(QuantizedLayer):
     _packer = staticmethod(_core.pack_conv2d)
     _spatial: int
@@ -59,6 +67,7 @@ class _Conv(QuantizedLayer):
         self.padding = padding
         self.padding_mode = padding_mode
         before, after = self._explicit_padding(padding, who)
+        self.channels_last = False
         self._window_padding = before + after if padding_mode == "zeros" else (0,) * (2 * n)
         # torch.nn.functional.pad goes from the last dimension to the first.
         self._border = [p for d in reversed(range(n)) for p in (before[d], after[d])] if padding_mode != "zeros" else None
@@ -104,7 +113,19 @@ class _Conv(QuantizedLayer):
                 config,
             )
         new._take_float(module, name, input_scale, input_zero_point)
+        new.channels_last = _is_channels_last(module.weight)
         return new
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        if (
+            self._spatial == 2
+        ):  # ``.to(memory_format=...)`` reaches a module only as a function on its tensors, tried here on one of each order
+            plain, last = torch.empty(1, 2, 2, 2), torch.empty(1, 2, 2, 2, memory_format=torch.channels_last)
+            became = _is_channels_last(fn(plain)), _is_channels_last(fn(last))
+            if became[0] == became[1]:
+                self.channels_last = became[0]
+        return self
 
     def _packer_shape(self) -> tuple[int, ...]:
         n, c = self.weight_shape[:2]
@@ -126,7 +147,7 @@ class _Conv(QuantizedLayer):
         return y if batched else y.squeeze(0)
 
     def _batched_forward(self, x: torch.Tensor) -> torch.Tensor:
-        channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        channels_last = self.channels_last or _is_channels_last(x)
         if self._border is not None:
             x = torch.nn.functional.pad(x, self._border, mode=self.padding_mode)
         buffers = self._buffers
@@ -147,15 +168,21 @@ class _Conv(QuantizedLayer):
             s += f", groups={self.groups}"
         if self.padding_mode != "zeros":
             s += f", padding_mode={self.padding_mode}"
+        if self.channels_last:
+            s += ", channels_last"
         return f"{s}, bias={self.bias is not None}, {self._scheme_repr('per tensor')}"
 
 
 class Conv2d(_Conv):
     """``torch.nn.Conv2d`` with integer weights; the input is quantized on the way in, the product is int32, the output float32.
 
-    x: float32 [B, C, H, W] or [C, H, W]. All of the input shares one dynamic scale and zero point. A ``channels_last`` input is used
-    where it lies and gives a ``channels_last`` output; a contiguous one is rearranged on the way in and out, which costs time:
-    ``model.to(memory_format=torch.channels_last)`` has no effect on integer layers, ``x.to(memory_format=torch.channels_last)`` has.
+    x: float32 [B, C, H, W] or [C, H, W]. All of the input shares one dynamic scale and zero point.
+
+    Memory format follows PyTorch's rule for convolutions: the output is ``channels_last`` when the input is, or when the layer is,
+    which it is when its float layer's weight was or after ``model.to(memory_format=torch.channels_last)``. The kernels compute in that
+    order: a contiguous input is rearranged on the way in, and the output back when neither says channels_last. A model that is
+    channels_last rearranges its first input only, and is faster; then ``.view`` over channels and pixels together needs to be
+    ``.flatten`` or ``.reshape``, as in any channels_last model.
 
     ``padding`` as in torch ('same' and 'valid' too); a ``padding_mode`` other than zeros pads the float input first.
     """

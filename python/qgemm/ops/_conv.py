@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -40,9 +42,25 @@ def _image(x, op, spatial):
 
 def _nhwc(x):
     """A [B, C, H, W] or [B, C, L] tensor as a C-contiguous [B, H, W, C] array (H = 1 for the latter)."""
-    if x.dim() == 4:
-        return array(x.contiguous(memory_format=NHWC)).transpose(0, 2, 3, 1)
-    return array(x.transpose(1, 2).contiguous())[:, None]
+    b, c, *spatial = x.shape
+    lengthened = spatial if len(spatial) == 2 else (1, *spatial)
+    last = x.movedim(1, -1)
+    if last.is_contiguous() or not x.is_contiguous() or x.element_size() not in (1, 4):
+        return array(last.contiguous()).reshape(b, *lengthened, c)
+    a = array(x)  # the engine changes the order several times faster than a strided copy
+    out = np.empty((b, *lengthened, c), a.dtype)
+    _core.transpose(a.reshape(b, c, math.prod(spatial)), out.reshape(b, math.prod(spatial), c))
+    return out
+
+
+def _nchw(y):
+    """A fresh output with the channels innermost in memory as a contiguous tensor of the same shape."""
+    if y.is_contiguous():  # one pixel or one channel: only the strides of dimensions of 1 differ
+        return y.flatten().view(y.shape)
+    out = torch.empty(y.shape, dtype=y.dtype)
+    b, c, *spatial = y.shape
+    _core.transpose(_out_nhwc(y).reshape(b, math.prod(spatial), c), array(out).reshape(b, c, math.prod(spatial)))
+    return out
 
 
 def _empty_nhwc(shape, dtype, device="cpu"):
@@ -115,7 +133,7 @@ def _conv_dynamic(spatial, op):
         out = _empty_nhwc((x.shape[0], out_channels, *sizes), torch.float32)
         window = _as_2d(stride, padding, dilation)
         _core.conv2d(_nhwc(q), array(packed), _out_nhwc(out), *window, 1.0, 0, lo, hi, scale.item(), zero_point.item())
-        return out if channels_last else out.contiguous()
+        return out if channels_last else _nchw(out)
 
     return conv
 
