@@ -71,7 +71,6 @@ _EXTRAS = {
     "aimet_torch": "aimet",
     "matplotlib": "plot",
     "tqdm": "demo",
-    "PIL": "demo",
 }
 
 

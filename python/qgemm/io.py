@@ -20,8 +20,6 @@ def load(path, encodings=None, on_unsupported: str = "float") -> Program:
 
     Raises ModelFormatError, EncodingError, UnsupportedOpError, QuantizationError, MissingDependencyError.
     """
-    if on_unsupported not in ("float", "raise"):
-        raise ConfigError(f'on_unsupported must be "float" or "raise", got {on_unsupported!r}')
     if holds_program(path):
         if encodings is not None:
             raise ConfigError("a .qgemm file has its encodings inside: leave out encodings")

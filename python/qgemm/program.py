@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from .errors import DeviceError, DTypeError, ModelFormatError, QgemmError, ShapeError
+from .errors import ConfigError, DeviceError, DTypeError, ModelFormatError, QgemmError, ShapeError
 from .graph.grids import real
 from .graph.guard import DAMAGE
 from .graph.ir import Graph, Tensor
@@ -27,6 +27,8 @@ class Program:
     """
 
     def __init__(self, graph: Graph, on_unsupported: str = "float"):
+        if on_unsupported not in ("float", "raise"):
+            raise ConfigError(f'on_unsupported must be "float" or "raise", got {on_unsupported!r}')
         self.graph = graph
         self.on_unsupported = on_unsupported
         self.steps: list[Step] = lower(graph, on_unsupported)

@@ -6,6 +6,9 @@ import tempfile
 from pathlib import Path
 
 from ..errors import DTypeError, EncodingError, UnsupportedOpError, require
+from ..graph.from_onnx import import_onnx
+from ..graph.passes import run_all
+from ..program import Program
 from .export import as_inputs, as_modules, check_on_cpu, evaluating, first_line, names_and_axes, quiet
 
 
@@ -38,7 +41,6 @@ def from_aimet(sim, example_inputs, on_unsupported: str = "float"):
     if not is_simulation(sim):
         hint = "; pass the simulation itself, not its .model" if isinstance(sim, torch.nn.Module) else ""
         raise DTypeError(f"from_aimet takes an aimet_torch QuantizationSimModel, got {type(sim).__name__}{hint}")
-    from ..io import load
 
     inputs = as_inputs(example_inputs)
     check_on_cpu(sim.model, "from_aimet")
@@ -74,6 +76,6 @@ def from_aimet(sim, example_inputs, on_unsupported: str = "float"):
                 f"AIMET cannot export this simulation to ONNX with QuantizeLinear nodes ({type(e).__name__}: {first_line(e)}); "
                 "export with sim.onnx.export(...) and use qgemm.load(model, encodings=...)"
             ) from e
-        program = load(path, on_unsupported=on_unsupported)
+        program = Program(run_all(import_onnx(path)), on_unsupported)
     program.source = "aimet"
     return program

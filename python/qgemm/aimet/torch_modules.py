@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import EncodingError, UnsupportedOpError, require
+from ..graph.from_onnx import import_onnx
 from ..graph.ir import QParams, Tensor
+from ..graph.passes import run_all
+from ..program import Program
 from .apply import _storage, _to_signed, _Weight
 from .encodings import Encodings, read_encodings
 from .export import as_inputs, as_modules, check_on_cpu, evaluating, first_line, names_and_axes, quiet
@@ -83,7 +86,6 @@ def from_torch_encodings(model, source, example_inputs, on_unsupported: str = "f
     """
     torch = require("torch", "qgemm.aimet.from_torch_encodings")
     onnx = require("onnx", "qgemm.aimet.from_torch_encodings")
-    from ..io import load
 
     encodings = _read(model, source)
     check_on_cpu(model, "from_torch_encodings")
@@ -112,7 +114,7 @@ def from_torch_encodings(model, source, example_inputs, on_unsupported: str = "f
         proto = onnx.load(path)
         _insert_qdq(onnx, proto, model, encodings)
         onnx.save(proto, path)
-        program = load(path, on_unsupported=on_unsupported)
+        program = Program(run_all(import_onnx(path)), on_unsupported)
     program.source = "torch"
     return program
 
