@@ -23,14 +23,24 @@ inline V load(const void* p) {
   return v;
 }
 
+// Element I of a and b laid end to end, for every I.
+template <int... I, class V>
+inline V shuffle(V a, V b) {
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, I...);
+#else  // GCC has the other name from version 12 on only
+  return __builtin_shuffle(a, b, V{I...});
+#endif
+}
+
 // Four rounds of interleaving row i with row i + 8 turn 16 rows of 16 bytes into their columns.
 void tile(const uint8_t* x, int64_t ldx, uint8_t* y, int64_t ldy) {
   bytes16 a[kTile], b[kTile];
   for (int i = 0; i < kTile; ++i) a[i] = load<bytes16>(x + i * ldx);
   auto round = [](const bytes16* from, bytes16* to) {
     for (int i = 0; i < kTile / 2; ++i) {
-      to[2 * i] = __builtin_shufflevector(from[i], from[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-      to[2 * i + 1] = __builtin_shufflevector(from[i], from[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+      to[2 * i] = shuffle<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(from[i], from[i + 8]);
+      to[2 * i + 1] = shuffle<8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31>(from[i], from[i + 8]);
     }
   };
   round(a, b);
@@ -46,10 +56,10 @@ void tile(const uint32_t* x, int64_t ldx, uint32_t* y, int64_t ldy) {
       const uint32_t* from = x + i * ldx + j;
       const words4 r0 = load<words4>(from), r1 = load<words4>(from + ldx), r2 = load<words4>(from + 2 * ldx),
                    r3 = load<words4>(from + 3 * ldx);
-      const words4 a = __builtin_shufflevector(r0, r1, 0, 4, 1, 5), b = __builtin_shufflevector(r2, r3, 0, 4, 1, 5),
-                   c = __builtin_shufflevector(r0, r1, 2, 6, 3, 7), d = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
-      const words4 columns[4] = {__builtin_shufflevector(a, b, 0, 1, 4, 5), __builtin_shufflevector(a, b, 2, 3, 6, 7),
-                                 __builtin_shufflevector(c, d, 0, 1, 4, 5), __builtin_shufflevector(c, d, 2, 3, 6, 7)};
+      const words4 a = shuffle<0, 4, 1, 5>(r0, r1), b = shuffle<0, 4, 1, 5>(r2, r3), c = shuffle<2, 6, 3, 7>(r0, r1),
+                   d = shuffle<2, 6, 3, 7>(r2, r3);
+      const words4 columns[4] = {shuffle<0, 1, 4, 5>(a, b), shuffle<2, 3, 6, 7>(a, b), shuffle<0, 1, 4, 5>(c, d),
+                                 shuffle<2, 3, 6, 7>(c, d)};
       for (int k = 0; k < 4; ++k) std::memcpy(y + (j + k) * ldy + i, &columns[k], sizeof columns[k]);
     }
 }

@@ -1,6 +1,7 @@
 // The elementwise and pooling drivers: the definition, every path, 1 and 2 threads.
 #include "driver_case.h"
 #include "ops/eltwise.h"
+#include "ops/layout.h"
 #include "ops/pool.h"
 #include "ops/quantize.h"
 
@@ -51,6 +52,30 @@ TEST(Ops, Lut) {
     std::vector<uint8_t> want(static_cast<size_t>(n));
     for (int64_t j = 0; j < n; ++j) want[static_cast<size_t>(j)] = table[x[j]];
     if (!same_everywhere(got, want, 1, n, n, Side::end, [&](void* c) { lut(x, table, static_cast<uint8_t*>(c), n); })) return;
+  }
+}
+
+TEST(Ops, Transpose) {
+  Rng rng(405);
+  Guarded x_memory(1 << 20);
+  Output got(1 << 20);
+  for (int i = 0; i < cases(600); ++i) {
+    const bool large = i % 20 == 0;  // enough for two threads
+    const int64_t size = rng.pick({1, 4}), batch = rng.between(large ? 1 : 0, 3),
+                  rows = rng.between(large ? 150 : 0, large ? 170 : 70), columns = rng.between(large ? 290 : 0, large ? 310 : 70),
+                  n = batch * rows * columns * size;
+    uint8_t* x = x_memory.place<uint8_t>(static_cast<size_t>(n), Side::end);
+    fill(rng, Mood::uniform, x, n);
+    now_testing("transpose batch=%d rows=%d columns=%d size=%d", int(batch), int(rows), int(columns), int(size));
+    std::vector<uint8_t> want(static_cast<size_t>(n));
+    for (int64_t b = 0; b < batch; ++b)
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < columns; ++c)
+          for (int64_t e = 0; e < size; ++e)
+            want[static_cast<size_t>(((b * columns + c) * rows + r) * size + e)] = x[((b * rows + r) * columns + c) * size + e];
+    if (!same_everywhere(got, want, 1, n, n, rng.pick({Side::start, Side::end}),
+                         [&](void* y) { transpose(x, batch, rows, columns, static_cast<size_t>(size), y); }))
+      return;
   }
 }
 
