@@ -218,6 +218,7 @@ def mm(a=A, b=B, sa=1.0, za=0, sb=1.0, zb=0, dtype=F32, *rest):
 BAD = {
     "K": (ShapeError, "K = 8.*K = 7", lambda: mm(b=B[:7])),
     "a vector": (ShapeError, "2 dimensions", lambda: mm(A[0])),
+    "b a vector": (ShapeError, "2 dimensions", lambda: mm(b=B[:, 0])),
     "leading dimensions": (ShapeError, "broadcast", lambda: mm(A.expand(3, 4, 8), B.expand(2, 8, 5))),
     "floats": (DTypeError, "a must be uint8 or int8", lambda: mm(A.float())),
     "bfloat16": (DTypeError, "bfloat16", lambda: mm(b=B.bfloat16())),

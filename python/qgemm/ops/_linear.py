@@ -155,6 +155,23 @@ def _operand(t):
     return array(t.contiguous()), False
 
 
+def _broadcast(a, b, dtype):
+    """Operands of the same leading dimensions, those dimensions, and an output of as many elements as their product."""
+    leading, (m, n) = _product_shape(a, b)
+    out = a.new_empty((*leading, m, n), dtype=dtype)
+    # Matrices that meet the same b (the last leading dimensions, where b has 1 or none) are one taller matrix: b is read and packed once.
+    shared = 0
+    while shared < len(leading) and (shared >= b.dim() - 2 or b.shape[-3 - shared] == 1):
+        shared += 1
+    own = leading[: len(leading) - shared]
+    a = a.expand(*leading, *a.shape[-2:])
+    if shared:
+        a = a.reshape(*own, math.prod(leading[len(own) :]) * m, a.shape[-1])
+        b = b.reshape(*b.shape[: max(0, b.dim() - 2 - shared)], *b.shape[-2:])
+    b = b.expand(*own, *b.shape[-2:])
+    return a, b, own, out
+
+
 def _matmul(
     a,
     b,
@@ -168,23 +185,16 @@ def _matmul(
     lo=None,
     hi=None,
 ):
-    leading, (m, n) = _product_shape(a, b)
-    out = a.new_empty((*leading, m, n), dtype=dtype)
-    # Matrices that meet the same b (the last leading dimensions, where b has 1 or none) are one taller matrix: b is read and packed once.
-    shared = 0
-    while shared < len(leading) and (shared >= b.dim() - 2 or b.shape[-3 - shared] == 1):
-        shared += 1
-    own = leading[: len(leading) - shared]
-    a = a.expand(*leading, *a.shape[-2:])
-    if shared:
-        a = a.reshape(*own, math.prod(leading[len(own) :]) * m, a.shape[-1])
-        b = b.reshape(*b.shape[: max(0, b.dim() - 2 - shared)], *b.shape[-2:])
-    b = b.expand(*own, *b.shape[-2:])
+    if a.dim() == b.dim() >= 2 and a.shape[:-2] == b.shape[:-2] and a.shape[-1] == b.shape[-2]:
+        own = a.shape[:-2]
+        out = a.new_empty((*own, a.shape[-2], b.shape[-1]), dtype=dtype)
+    else:
+        a, b, own, out = _broadcast(a, b, dtype)
     (a_array, transpose_a), (b_array, transpose_b) = _operand(a), _operand(b)
     _core.matmul(
         a_array,
         b_array,
-        array(out).reshape(*own, a.shape[-2], n),
+        array(out).reshape(*own, a.shape[-2], b.shape[-1]),
         a_scale,
         a_zero_point,
         b_scale,
