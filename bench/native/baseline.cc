@@ -159,7 +159,7 @@ void bf16(benchmark::State& state) {
 }
 
 void shapes(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"M", "N", "K", "threads"})->UseManualTime();
+  b->ArgNames({"M", "N", "K", "threads"})->UseRealTime();
   for (int64_t threads : {1, 2}) {
     b->Args({1024, 1024, 1024, threads});
     b->Args({512, 512, 512, threads});
@@ -173,7 +173,7 @@ void shapes(benchmark::internal::Benchmark* b) {
 }
 BENCHMARK(f32)->Apply(shapes);
 #if QGEMM_X86
-BENCHMARK(f32_avx2)->ArgNames({"M", "N", "K", "threads"})->UseManualTime()->Args({1024, 1024, 1024, 1});
+BENCHMARK(f32_avx2)->ArgNames({"M", "N", "K", "threads"})->UseRealTime()->Args({1024, 1024, 1024, 1});
 #endif
 BENCHMARK(bf16)->Apply(shapes);
 

@@ -36,7 +36,7 @@ void dynamic(benchmark::State& state) {
 }
 
 void shapes(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"M", "N", "K", "threads"})->UseManualTime();
+  b->ArgNames({"M", "N", "K", "threads"})->UseRealTime();
   for (int64_t threads : {1, 2})
     for (int64_t m : {1, 4, 16, 128}) {
       b->Args({m, 768, 768, threads});

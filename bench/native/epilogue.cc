@@ -48,7 +48,7 @@ void epilogue(benchmark::State& state) {
 }
 BENCHMARK(epilogue)
     ->ArgNames({"M", "N", "K"})
-    ->UseManualTime()
+    ->UseRealTime()
     ->Args({3136, 256, 64})
     ->Args({3136, 64, 64})
     ->Args({196, 1024, 256})

@@ -56,8 +56,14 @@ void overhead(benchmark::State& state, qgemm::OutType type) {
 }
 
 void shapes(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"M", "N", "K"})->UseManualTime();
-  b->Args({1, 10, 10})->Args({4, 16, 16})->Args({1, 64, 64})->Args({7, 129, 333})->Args({64, 64, 64});
+  b->ArgNames({"M", "N", "K"})->UseRealTime();
+  b->Args({1, 10, 10})
+      ->Args({4, 16, 16})
+      ->Args({1, 64, 64})
+      ->Args({1, 10, 1024})
+      ->Args({2, 16, 1024})
+      ->Args({7, 129, 333})
+      ->Args({64, 64, 64});
 }
 BENCHMARK_CAPTURE(overhead, u8, qgemm::OutType::u8)->Apply(shapes);
 BENCHMARK_CAPTURE(overhead, f32, qgemm::OutType::f32)->Apply(shapes);

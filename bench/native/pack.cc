@@ -37,7 +37,7 @@ void pack(benchmark::State& state) {
 }
 BENCHMARK(pack)
     ->ArgNames({"N", "K", "bits", "threads", "group"})
-    ->UseManualTime()
+    ->UseRealTime()
     ->Unit(benchmark::kMillisecond)
     ->Args({4096, 4096, 8, 1, 0})
     ->Args({4096, 4096, 8, 2, 0})

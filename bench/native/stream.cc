@@ -1,8 +1,8 @@
 // Reading memory, and the product of few rows, which is nothing but reading weights:
 //   read    GB/s of plain loops over a footprint that L1, L2, L3 or only DRAM holds, for one thread and two
-//   gemv    qgemm::linear with M = 1..8 rows over weights in L2, L3, DRAM: GB/s of weights, the best plain loop over the same
-//   weights
-//           (`stream_GBs`), taking turns with it, and the share reached (`percent`)
+//   gemv    qgemm::linear with M = 1..8 rows over weights in L2, L3, DRAM: GB/s of weights; the best plain loop over the same
+//           weights, taking turns with it (`stream_GBs`); the share of it (`percent`); and the share of the lower of two limits,
+//           that loop and vpdpbusd's peak (`of_limit`), since from a few rows on multiplying takes longer than reading
 #include <string>
 
 #include "cpu/features.h"
@@ -15,6 +15,10 @@ namespace {
 using qgemm_bench::Layer;
 using qgemm_bench::Reader;
 using qgemm_bench::Turns;
+
+#if QGEMM_X86
+constexpr int64_t kPeakRounds = 2000;
+#endif
 
 qgemm_bench::Readers best_readers() {
 #if QGEMM_X86
@@ -51,7 +55,7 @@ void read(benchmark::State& state, bool avx512) {
 
 // Footprints of L1, L2, L3 and DRAM on today's servers; two threads only where a parallel region does not outlast the reading.
 void footprints(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"KiB", "variant", "threads"})->UseManualTime();
+  b->ArgNames({"KiB", "variant", "threads"})->UseRealTime();
   for (int64_t kib : {16, 512, 8192, 262144})
     for (int64_t threads : {1, 2})
       for (int64_t variant = 0; variant < 5; ++variant)
@@ -76,7 +80,16 @@ void gemv(benchmark::State& state, qgemm::OutType type) {
   const qgemm_bench::Readers readers = best_readers();
   for (int i = 1; i < readers.count; ++i)
     turns.add([&, i] { read_shares(readers.first[i], layer.next().panels, bytes, threads); });
+  double compute = 1e30;  // GB/s of weights at which vpdpbusd would be the limit
+#if QGEMM_X86
+  size_t peak = 0;
+  int64_t done = 0;
+  if (qgemm::cpu_features().avx512vnni) peak = turns.add([&] { done = qgemm_bench::vnni_peak_round(kPeakRounds); });
+#endif
   turns.run(state);
+#if QGEMM_X86
+  if (peak) compute = double(done) / turns.best(peak) * threads / double(2 * m) * 1e-9;
+#endif
   double stream = 0;
   for (size_t i = 1; i < static_cast<size_t>(readers.count); ++i) {
     const double rate = static_cast<double>(bytes) / turns.best(i) * 1e-9;
@@ -84,13 +97,15 @@ void gemv(benchmark::State& state, qgemm::OutType type) {
   }
   const double rate = static_cast<double>(bytes) / turns.best(own) * 1e-9;
   state.counters["GBs"] = rate;
+  state.counters["GOPS"] = rate * double(2 * m);
   if (stream == 0) return;
   state.counters["stream_GBs"] = stream;
   state.counters["percent"] = 100 * rate / stream;
+  state.counters["of_limit"] = 100 * rate / (stream < compute ? stream : compute);
 }
 
 void products(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"M", "N", "K", "copies", "threads"})->UseManualTime();
+  b->ArgNames({"M", "N", "K", "copies", "threads"})->UseRealTime();
   // 512 KiB (L2 of one core), 1 MiB (of two), 4 and 16 MiB (L3), 16 x 16 MiB (DRAM).
   for (int64_t m : {1, 2, 3, 4, 6, 8})
     for (int64_t threads : {1, 2}) {

@@ -122,6 +122,11 @@ QGEMM_INLINE void store_tile_floats(const Epilogue& e, __m512i (*acc)[NV], int r
   }
 }
 
+// Tiles of few registers have too few chains: K is then cut in 2 or 4 parts that are summed side by side, each with accumulators
+// of its own. Consecutive steps in turn would do for the chains, but a load instruction must go on walking line by line: skipping
+// lines, it defeats the hardware prefetcher, which costs a quarter of the rate over weights in L3.
+constexpr int k_parts(int chains) { return chains <= 2 ? 4 : chains <= 4 ? 2 : 1; }
+
 template <int MR, int NV>
 static void gemm_tile(const gemm_args& g) {
   __m512i acc[MR][NV];
@@ -131,6 +136,14 @@ static void gemm_tile(const gemm_args& g) {
 #pragma GCC unroll 16
     for (int i = 1; i < MR; ++i) acc[i][j] = acc[0][j];
   }
+  constexpr int kParts = k_parts(MR * NV);
+  __m512i later[kParts][MR][NV];  // accumulators of the parts after the first
+#pragma GCC unroll 4
+  for (int p = 1; p < kParts; ++p)
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) later[p][i][j] = _mm512_setzero_si512();
 
   const int8_t* b = g.b;
   const uint8_t* const* rows = g.a;
@@ -140,8 +153,34 @@ static void gemm_tile(const gemm_args& g) {
     const uint8_t* a[MR];
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) a[i] = rows[i] + whole;
+    ptrdiff_t k = -whole;
+    if constexpr (kParts > 1) {
+      const ptrdiff_t part = whole / (4 * kParts) * 4;
 #pragma GCC unroll 1
-    for (ptrdiff_t k = -whole; k < 0; k += 4) {
+      for (const ptrdiff_t end = k + part; k < end; k += 4) {
+#pragma GCC unroll 4
+        for (int p = 0; p < kParts; ++p) {
+          __m512i bv[NV];
+#pragma GCC unroll 4
+          for (int j = 0; j < NV; ++j) {
+            bv[j] = _mm512_loadu_si512(b + p * part * (16 * NV) + 64 * j);
+            __asm__("" : "+v"(bv[j]));  // in a register: as an operand from memory it would be loaded again for each row
+          }
+          __m512i(&sum)[MR][NV] = p == 0 ? acc : later[p];
+#pragma GCC unroll 16
+          for (int i = 0; i < MR; ++i) {
+            const __m512i av = broadcast4(a[i] + k + p * part);
+#pragma GCC unroll 4
+            for (int j = 0; j < NV; ++j) sum[i][j] = _mm512_dpbusd_epi32(sum[i][j], av, bv[j]);
+          }
+        }
+        b += 64 * NV;
+      }
+      b += (kParts - 1) * part * (16 * NV);
+      k += (kParts - 1) * part;
+    }
+#pragma GCC unroll 1
+    for (; k < 0; k += 4) {
       __m512i bv[NV];
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) bv[j] = _mm512_loadu_si512(b + 64 * j);
@@ -175,6 +214,12 @@ static void gemm_tile(const gemm_args& g) {
       }
     }
   }
+#pragma GCC unroll 4
+  for (int p = 1; p < kParts; ++p)
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_add_epi32(acc[i][j], later[p][i][j]);
   const Epilogue& e = *g.ep;
   const bool narrow = g.n > 16 * (NV - 1);  // no empty register: what the drivers always give
   const bool same_rows = !e.row_zero_point && !e.row_sum && !e.row_scale;
