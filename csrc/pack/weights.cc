@@ -212,8 +212,6 @@ void check_values(const PackSpec& s, const PackedView& v) {
         << " is not finite in float32; recalibrate";
       fail(Code::quantization, s.name, m.str());
     }
-  if (s.group_size > 0 && s.bias_int32 && v.k == 0)
-    fail(Code::shape, s.name, "an int32 bias joins the first group, and a weight with K = 0 has none; give the bias as float32");
   if (s.group_size > 0 && s.zero_point)
     fail(Code::quantization, s.name,
          "weight zero points are per channel and do not combine with group_size; use symmetric groups, or no groups");
