@@ -12,9 +12,9 @@
 namespace qgemm_bench {
 namespace {
 
-constexpr int64_t kBlockK = 2048;    // bytes of a row: a panel's share then stays in L2
-constexpr int64_t kBlockTiles = 16;  // tiles of rows that stay in L2 as well
-constexpr int64_t kPeakRounds = 2000;
+constexpr int64_t kBlockK = 2048;       // bytes of a row: a panel's share then stays in L2
+constexpr int64_t kBlockTiles = 16;     // tiles of rows that stay in L2 as well
+constexpr int64_t kPeakRounds = 40000;  // longer than it takes to start threads
 
 // Elements of `size` bytes (4: float; 2: bfloat16, K even).
 class Baseline {
@@ -42,7 +42,7 @@ class Baseline {
     qgemm::parallel_shares(blocks * panels_, threads, [=](int64_t begin, int64_t end) {
       for (int64_t k = 0; k < row_; k += kBlockK)
         for (int64_t i = begin; i < end; ++i) {
-          const int64_t m0 = i / panels_ * tall, m1 = m0 + tall < m ? m0 + tall : m;
+          const int64_t m0 = m * (i / panels_) / blocks, m1 = m * (i / panels_ + 1) / blocks;
           panel(a, lda, b, c, i % panels_, m0, m1, k);
         }
     });
@@ -57,17 +57,19 @@ class Baseline {
     t.bytes = row_ - k < kBlockK ? row_ - k : kBlockK;
     t.lda = lda;
     t.first = k == 0;
-    for (int64_t r = m0; r < m1; r += kernel_.rows) {
+    const int64_t tiles = (m1 - m0 + kernel_.rows - 1) / kernel_.rows;
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t r = m0 + (m1 - m0) * i / tiles;
       t.a = a + r * lda + k;
-      t.rows = static_cast<int>(m1 - r < kernel_.rows ? m1 - r : kernel_.rows);
+      t.rows = static_cast<int>(m0 + (m1 - m0) * (i + 1) / tiles - r);
       float* to = c + r * n_ + p * columns;
       const bool whole = valid == columns;
       t.c = whole ? to : edge;
       t.ldc = whole ? n_ : columns;
-      for (int i = 0; !whole && !t.first && i < t.rows; ++i)
-        std::memcpy(edge + i * columns, to + i * n_, static_cast<size_t>(valid) * 4);
+      for (int x = 0; !whole && !t.first && x < t.rows; ++x)
+        std::memcpy(edge + x * columns, to + x * n_, static_cast<size_t>(valid) * 4);
       kernel_.tile(t);
-      for (int i = 0; !whole && i < t.rows; ++i) std::memcpy(to + i * n_, edge + i * columns, static_cast<size_t>(valid) * 4);
+      for (int x = 0; !whole && x < t.rows; ++x) std::memcpy(to + x * n_, edge + x * columns, static_cast<size_t>(valid) * 4);
     }
   }
 
