@@ -128,6 +128,7 @@ class QuantizedLayer(torch.nn.Module):
         return self.weight_shape
 
     def _packer_arguments(self) -> dict[str, Any]:
+        """What the packer takes beside weights, scales and bias. Abstract: each kind of layer has its own."""
         raise NotImplementedError
 
     def _pack(self, buffers: dict[str, torch.Tensor], name: str = "") -> torch.Tensor:
