@@ -142,6 +142,8 @@ class _Weight:
         """(reshape function, channel axis, block axis, block size) for each way that block values can lie on the weight."""
         ndim, shape, size = self.w.ndim, self.w.shape, self.enc.block_size
         if values.ndim > 1:  # nested: the file's own axes
+            if self.enc.axis is None or not size:
+                return
             ba = self._axis(self.enc.axis)
             per_axis = [shape[i] // size if i == ba else shape[i] for i in range(ndim)]
             if values.ndim != ndim or shape[ba] % size or any(v not in (1, p) for v, p in zip(values.shape, per_axis, strict=True)):
