@@ -151,7 +151,7 @@ class _Entry:
 
     def integer(self, key: str, low: int, high: int) -> int:
         v = self.get(key)
-        if isinstance(v, bool) or not isinstance(v, (int, float)) or not np.isfinite(v) or int(v) != v:
+        if isinstance(v, bool) or not isinstance(v, (int, float)) or (isinstance(v, float) and not v.is_integer()):
             self.fail(f"'{key}' must be an integer, got {v!r}")
         if not low <= v <= high:
             self.fail(f"'{key}' must lie in {low}..{high}, got {v}")
