@@ -111,6 +111,7 @@ KernelTable build(Isa isa) {
   QGEMM_PICK(dequantize);
   QGEMM_PICK(minmax);
   QGEMM_PICK(add);
+  QGEMM_PICK(mul);
   QGEMM_PICK(lut);
   QGEMM_PICK(max_pool);
   QGEMM_PICK(sum_pool);

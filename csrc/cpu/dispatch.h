@@ -50,6 +50,7 @@ struct KernelTable {
   KernelFn<dequantize_args> dequantize;
   KernelFn<minmax_args> minmax;
   KernelFn<add_args> add;
+  KernelFn<mul_args> mul;
   KernelFn<lut_args> lut;
   KernelFn<max_pool_args> max_pool;
   KernelFn<sum_pool_args> sum_pool;

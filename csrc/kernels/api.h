@@ -114,20 +114,27 @@ struct minmax_args {
   bool* finite;
 };
 
-// q = clamp(rint(fl(fl(sa*(a-za)) + fl(sb*(b-zb))) * inv_scale) + zero_point, lo, hi); `out` may be `a` or `b` itself.
-struct add_args {
+// Two u8 operands to a third grid, over `rows` rows of n elements. Operands and output have each their own distance between rows;
+// an operand's may be 0, and then one row serves all (a term or a factor a channel). `out` may be `a` or `b` itself.
+//   xa = fl(sa * (a - za)), xb = fl(sb * (b - zb));   q = clamp(rint(fl(fl(xa op xb) * inv_scale)) + zero_point, lo, hi)
+struct binary_args {
   const uint8_t *a, *b;
   uint8_t* out;
-  ptrdiff_t n;
+  ptrdiff_t rows, n;
+  ptrdiff_t lda, ldb, ldo;  // bytes
   float a_scale, b_scale, inv_scale;
   int32_t a_zero_point, b_zero_point, zero_point, lo, hi;
 };
+struct add_args : binary_args {};
+struct mul_args : binary_args {};
 
+// out[r][i] = table[x[r][i]]; `out` may be `x` itself.
 struct lut_args {
   const uint8_t* x;
   const uint8_t* table;  // [256]
   uint8_t* out;
   ptrdiff_t n;
+  ptrdiff_t rows = 1, ldx = 0, ldo = 0;  // bytes from row to row
 };
 
 // Elementwise maximum over `taps` pixel pointers, `channels` bytes each; 0 where there are no taps.

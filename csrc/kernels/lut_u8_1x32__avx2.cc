@@ -22,12 +22,16 @@ QGEMM_INLINE __m256i look_up(const uint8_t* table, __m256i x) {
 }  // namespace
 
 void lut_u8_1x32(const lut_args& g) {
-  ptrdiff_t i = 0;
-  for (; i + 32 <= g.n; i += 32) {
-    const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(g.x + i));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(g.out + i), look_up(g.table, x));
+  for (ptrdiff_t r = 0; r < g.rows; ++r) {
+    const uint8_t* x = g.x + r * g.ldx;
+    uint8_t* out = g.out + r * g.ldo;
+    ptrdiff_t i = 0;
+    for (; i + 32 <= g.n; i += 32) {
+      const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), look_up(g.table, v));
+    }
+    for (; i < g.n; ++i) out[i] = g.table[x[i]];
   }
-  for (; i < g.n; ++i) g.out[i] = g.table[g.x[i]];
 }
 
 }  // namespace avx2

@@ -29,11 +29,15 @@ void lut_u8_1x64(const lut_args& g) {
   __m512i table[4];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) table[i] = _mm512_loadu_si512(g.table + 64 * i);
-  ptrdiff_t i = 0;
-  for (; i + 64 <= g.n; i += 64) _mm512_storeu_si512(g.out + i, look_up(table, _mm512_loadu_si512(g.x + i)));
-  if (i < g.n) {
-    const __mmask64 m = lanes64(static_cast<int>(g.n - i));
-    _mm512_mask_storeu_epi8(g.out + i, m, look_up(table, _mm512_maskz_loadu_epi8(m, g.x + i)));
+  for (ptrdiff_t r = 0; r < g.rows; ++r) {
+    const uint8_t* x = g.x + r * g.ldx;
+    uint8_t* out = g.out + r * g.ldo;
+    ptrdiff_t i = 0;
+    for (; i + 64 <= g.n; i += 64) _mm512_storeu_si512(out + i, look_up(table, _mm512_loadu_si512(x + i)));
+    if (i < g.n) {
+      const __mmask64 m = lanes64(static_cast<int>(g.n - i));
+      _mm512_mask_storeu_epi8(out + i, m, look_up(table, _mm512_maskz_loadu_epi8(m, x + i)));
+    }
   }
 }
 

@@ -25,6 +25,14 @@ struct Job {
   int64_t oh, ow, size;
   uint8_t zero_point;      // of x: the value of padding
   const uint8_t* padding;  // a row of it: enough bytes for one tap (depthwise: for a whole input row)
+  int64_t ldc;             // bytes from an output pixel to the next
+  const OutputSpec& spec;
+  const PostOp* post;  // null: nothing follows
+
+  // What follows on output pixels [first, first + count), channels [col, col + n).
+  void finish(int64_t first, int64_t count, int64_t col, int64_t n) const {
+    if (post) apply_post(t, *post, spec, c + first * ldc + col * size, ldc, first, count, col, n);
+  }
 };
 
 // Output pixels [first, first + rows) of convolution group `group`, as the tiles' pointers. Tiles are of even height: 16 rows on
@@ -118,8 +126,8 @@ void panel_tiles(const Job& j, const Epilogue& e, int64_t group, int64_t p, cons
                  gemm_args& g) {
   const int width = j.w.panel_width(p);
   const GemmKernel& kernel = j.t.gemm_for(width);
-  const int64_t row_bytes = j.w.n * j.size;
-  char* c = j.c + first * row_bytes + (group * j.w.cout_g + p * kPanel) * j.size;
+  const int64_t row_bytes = j.ldc, column = group * j.w.cout_g + p * kPanel;
+  char* c = j.c + first * row_bytes + column * j.size;
   g.width = width;
   g.n = j.w.panel_columns(p);
   g.col = static_cast<int32_t>(group * j.w.n_group_padded + p * kPanel);
@@ -127,13 +135,18 @@ void panel_tiles(const Job& j, const Epilogue& e, int64_t group, int64_t p, cons
   g.ep = &e;
   g.ldc = row_bytes;
   g.a = table.pointers;
+  int64_t finished = 0;
   for (int64_t i = 0; i < table.tiles; ++i) {
-    const int64_t r0 = table.tile_begin(i);
-    g.m = static_cast<int32_t>(table.tile_begin(i + 1) - r0);
+    const int64_t r0 = table.tile_begin(i), r1 = table.tile_begin(i + 1);
+    g.m = static_cast<int32_t>(r1 - r0);
     g.row = static_cast<int32_t>(r0);
     g.c = c + r0 * row_bytes;
     kernel.fn(g);
     g.a += g.m * j.w.taps;
+    if (r1 - finished >= kPostRows || r1 == table.rows) {
+      j.finish(first + finished, r1 - finished, column, g.n);
+      finished = r1;
+    }
   }
 }
 
@@ -238,7 +251,7 @@ void depthwise(const Job& j) {
     d.step = g.stride_w * g.c;
     d.taps = static_cast<int32_t>(w.taps);
     d.ep = &j.e;
-    d.ldc = w.n * j.size;
+    d.ldc = j.ldc;
     int64_t pointed = -1;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = i / blocks, block = i % blocks, channel = block * kPanel;
@@ -251,9 +264,10 @@ void depthwise(const Job& j) {
       for (int64_t r = 0; r < count; ++r) {
         for (int64_t t = 0; t < w.taps; ++t) taps[t] = base[r * w.taps + t] + channel;
         d.pixels = static_cast<int32_t>(runs[r].pixels);
-        d.c = j.c + ((row * j.ow + runs[r].first) * w.n + channel) * j.size;
+        d.c = j.c + (row * j.ow + runs[r].first) * j.ldc + channel * j.size;
         j.t.depthwise(d);
       }
+      j.finish(row * j.ow, j.ow, channel, d.channels);
     }
   });
 }
@@ -289,7 +303,7 @@ void depthwise_asymmetric(const Job& j) {
     d.pixels = 1;
     d.taps = static_cast<int32_t>(w.taps);
     d.ep = &raw;
-    for (int64_t row = begin; row < end; ++row)
+    for (int64_t row = begin; row < end; ++row) {
       for (int64_t ox = 0; ox < j.ow; ++ox) {
         point(j, j.x + row / j.oh * image, row % j.oh, ox, taps);
         for (int64_t channel = 0; channel < w.n; channel += kPanel) {
@@ -304,15 +318,17 @@ void depthwise_asymmetric(const Job& j) {
         for (int64_t c = 0; c < w.n; ++c)
           acc[c] = static_cast<int32_t>(static_cast<uint32_t>(acc[c]) -
                                         static_cast<uint32_t>(zero_point[c]) * static_cast<uint32_t>(sum[c]));
-        j.t.requantize({acc, static_cast<int32_t>(w.n), &natural, j.c + (row * j.ow + ox) * w.n * j.size});
+        j.t.requantize({acc, static_cast<int32_t>(w.n), &natural, j.c + (row * j.ow + ox) * j.ldc});
       }
+      j.finish(row * j.ow, j.ow, 0, w.n);
+    }
   });
 }
 
 }  // namespace
 
 void conv2d(const PackedView& w, const Window& window, const uint8_t* x, void* out, const OutputSpec& spec,
-            const Encoding8* encoding) {
+            const Encoding8* encoding, const PostOp* post, int64_t out_stride) {
   if (w.kind == PackedKind::linear) throw Error(Code::packed, "conv2d: this weight was packed by pack_linear; use pack_conv2d");
   Window g = window;
   g.kh = w.kh;
@@ -333,7 +349,15 @@ void conv2d(const PackedView& w, const Window& window, const uint8_t* x, void* o
         g.out_w(),
         static_cast<int64_t>(out_size(spec.type)),
         0,
-        nullptr};
+        nullptr,
+        out_stride,
+        spec,
+        post && post->any() ? post : nullptr};
+  if (j.ldc == 0) j.ldc = w.n * j.size;
+  if (j.ldc < w.n * j.size)
+    throw Error(Code::shape, "conv2d: out_stride of " + std::to_string(out_stride) + " bytes is less than a pixel's " +
+                                 std::to_string(w.n * j.size));
+  if (j.post) j.post->check("conv2d", spec);
   j.zero_point = static_cast<uint8_t>(w.x_zero_point);
   if (g.batch * j.oh * j.ow * w.n == 0) return;
 

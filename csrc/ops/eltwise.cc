@@ -1,5 +1,6 @@
 #include "ops/eltwise.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -17,6 +18,53 @@ void share_elements(int64_t n, F&& f) {
                   [&](int64_t b, int64_t e) { f(b * 64, (e * 64 < n ? e * 64 : n) - b * 64); });
 }
 
+template <class Args>
+void binary(KernelFn<Args> kernel, const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n,
+            const OutputSpec& out) {
+  if (out.type != OutType::u8)
+    throw Error(Code::dtype, "a sum or product of two quantized tensors is uint8; dequantize it if need be");
+  if (rows <= 0 || n <= 0) return;
+  Args k{};
+  k.a_scale = a.encoding.scale;
+  k.b_scale = b.encoding.scale;
+  k.inv_scale = 1.0f / out.scale;
+  k.a_zero_point = a.encoding.zero_point;
+  k.b_zero_point = b.encoding.zero_point;
+  k.zero_point = out.zero_point;
+  k.lo = out.lo;
+  k.hi = out.hi;
+  if (rows == 1 || (a.repeat == 1 && b.repeat == 1 && a.ld == n && b.ld == n && ldc == n)) {
+    k.rows = 1;
+    share_elements(rows * n, [&](int64_t first, int64_t count) {
+      Args g = k;
+      g.a = a.data + first;
+      g.b = b.data + first;
+      g.out = c + first;
+      g.n = static_cast<ptrdiff_t>(count);
+      kernel(g);
+    });
+    return;
+  }
+  k.n = static_cast<ptrdiff_t>(n);
+  k.lda = a.repeat == 1 ? static_cast<ptrdiff_t>(a.ld) : 0;
+  k.ldb = b.repeat == 1 ? static_cast<ptrdiff_t>(b.ld) : 0;
+  k.ldo = static_cast<ptrdiff_t>(ldc);
+  parallel_shares(rows, threads_for(rows * n, kGrainBytes), [&](int64_t begin, int64_t end) {
+    Args g = k;
+    // From one change of a repeated row to the next.
+    for (int64_t r = begin, next; r < end; r = next) {
+      next = end;
+      if (a.repeat != 1) next = std::min(next, (r / a.repeat + 1) * a.repeat);
+      if (b.repeat != 1) next = std::min(next, (r / b.repeat + 1) * b.repeat);
+      g.a = a.data + r / a.repeat * a.ld;
+      g.b = b.data + r / b.repeat * b.ld;
+      g.out = c + r * ldc;
+      g.rows = static_cast<ptrdiff_t>(next - r);
+      kernel(g);
+    }
+  });
+}
+
 }  // namespace
 
 void check_encoding(const char* what, double scale, int64_t zero_point) {
@@ -30,23 +78,15 @@ void check_encoding(const char* what, double scale, int64_t zero_point) {
 
 void add(const uint8_t* a, const Encoding8& ea, const uint8_t* b, const Encoding8& eb, uint8_t* c, int64_t n,
          const OutputSpec& out) {
-  const KernelTable& t = table();
-  share_elements(n, [&](int64_t first, int64_t count) {
-    add_args g{};
-    g.a = a + first;
-    g.b = b + first;
-    g.out = c + first;
-    g.n = static_cast<ptrdiff_t>(count);
-    g.a_scale = ea.scale;
-    g.b_scale = eb.scale;
-    g.inv_scale = 1.0f / out.scale;
-    g.a_zero_point = ea.zero_point;
-    g.b_zero_point = eb.zero_point;
-    g.zero_point = out.zero_point;
-    g.lo = out.lo;
-    g.hi = out.hi;
-    t.add(g);
-  });
+  add({a, n, ea}, {b, n, eb}, c, n, 1, n, out);
+}
+
+void add(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out) {
+  binary(table().add, a, b, c, ldc, rows, n, out);
+}
+
+void mul(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out) {
+  binary(table().mul, a, b, c, ldc, rows, n, out);
 }
 
 void lut(const uint8_t* x, const uint8_t* table256, uint8_t* y, int64_t n) {

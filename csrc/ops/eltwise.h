@@ -14,6 +14,20 @@ struct Encoding8 {
 // y = a_scale * (a - a_zp) + b_scale * (b - b_zp), each product and the sum rounded to fp32; requantized as `out` says (u8).
 void add(const uint8_t* a, const Encoding8& ea, const uint8_t* b, const Encoding8& eb, uint8_t* c, int64_t n,
          const OutputSpec& out);
+
+// An operand seen as rows of bytes, `ld` bytes apart. `repeat` consecutive rows of the result read one row of it: 1 for an
+// operand as large as the result; the pixels of an image for a term or factor per channel ([B][C] beside [B][H][W][C]).
+struct Operand8 {
+  const uint8_t* data;
+  int64_t ld;
+  Encoding8 encoding;
+  int64_t repeat = 1;
+};
+// Sum and product of `rows` rows of n elements, rounded as above. c: rows ldc bytes apart; it may be an operand that is not
+// repeated.
+void add(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out);
+void mul(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out);
+
 // y[i] = table[x[i]], table of 256.
 void lut(const uint8_t* x, const uint8_t* table256, uint8_t* y, int64_t n);
 

@@ -1,10 +1,12 @@
 #include "ops/gemm.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
 
 #include "cpu/error.h"
+#include "ops/postop.h"
 #include "ops/quantize.h"
 #include "ops/threads.h"
 
@@ -137,16 +139,17 @@ const int8_t* panel_as_s8(const KernelTable& t, const PackedView& w, int64_t gro
 }
 
 void linear(const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out,
-            const RowParams& rows) {
-  linear_on(table(), w, a, m, lda, c, ldc, out, rows, threads_for(m * w.n * (w.k > 0 ? w.k : 1), kGrainMacs));
+            const RowParams& rows, const PostOp* post) {
+  linear_on(table(), w, a, m, lda, c, ldc, out, rows, threads_for(m * w.n * (w.k > 0 ? w.k : 1), kGrainMacs), post);
 }
 
 void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc,
-               const OutputSpec& out, const RowParams& rows, int threads) {
+               const OutputSpec& out, const RowParams& rows, int threads, const PostOp* post) {
   if (w.kind != PackedKind::linear) throw Error(Code::packed, "this weight was packed for a convolution; use pack_linear");
   if (w.group_size > 0 && out.type == OutType::s32)
     throw Error(Code::dtype,
                 "a weight with group_size has a scale per group, so it has no int32 output; ask for float32 or uint8");
+  if (post) post->check("linear", out);
   if (m == 0 || w.n == 0) return;
   Epilogue e = make_epilogue(w, out, rows);
   if (m > std::numeric_limits<int32_t>::max() && (rows.scale || rows.zero_point || w.has_w_zero_point))
@@ -168,7 +171,20 @@ void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int6
     int8_t* scratch = w.bits == 4 ? expanded.get((w.panel_s8_bytes(kPanel) + 127) / 128 * 128) : nullptr;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t p = i % panels, b = i / panels;
-      panel_rows(job, p, panel_as_s8(t, w, 0, p, scratch), m * b / blocks, m * (b + 1) / blocks);
+      const int64_t first = m * b / blocks, last = m * (b + 1) / blocks;
+      const int8_t* panel = panel_as_s8(t, w, 0, p, scratch);
+      if (!post || !post->any()) {
+        panel_rows(job, p, panel, first, last);
+        continue;
+      }
+      const int mr = t.gemm_for(w.panel_width(p)).mr;
+      const int64_t strip = kPostRows / mr * mr;
+      for (int64_t r = first; r < last; r += strip) {
+        const int64_t end_row = std::min(last, r + strip);
+        panel_rows(job, p, panel, r, end_row);
+        apply_post(t, *post, out, static_cast<char*>(c) + r * ldc + p * kPanel, ldc, r, end_row - r, p * kPanel,
+                   w.panel_columns(p));
+      }
     }
   });
 }

@@ -23,6 +23,8 @@ struct RowParams {
   const float* scale = nullptr;
 };
 
+struct PostOp;  // ops/postop.h: a residual sum and a table, applied to the output's bytes while they are in L1
+
 size_t out_size(OutType t);
 // The epilogue that every driver starts from: static encodings of the packed weight, or dynamic ones.
 Epilogue make_epilogue(const PackedView& w, const OutputSpec& out, const RowParams& rows);
@@ -32,11 +34,11 @@ const int8_t* panel_as_s8(const KernelTable& t, const PackedView& w, int64_t gro
 
 // a: [m] rows of w.k bytes, lda bytes apart. c: [m] rows of w.n elements, ldc bytes apart.
 void linear(const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out,
-            const RowParams& rows = {});
+            const RowParams& rows = {}, const PostOp* post = nullptr);
 
 // The same on a kernel table and a number of threads of the caller's choice, for drivers that hold them already.
 void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc,
-               const OutputSpec& out, const RowParams& rows, int threads);
+               const OutputSpec& out, const RowParams& rows, int threads, const PostOp* post = nullptr);
 
 // 16-bit activations, exact: two 8-bit products and a sum in fp64. The weight is packed with the default (dynamic) input
 // encoding; x_scale and x_zero_point (0..65535) come here. c: fp32, or u8 / u16 (out16) on the grid of `out`, whose zero_point,

@@ -125,21 +125,29 @@ void test_minmax(const KernelRow& row) {
   }
 }
 
-void test_add(const KernelRow& row) {
-  Rng rng(24);
-  Guarded a_memory(kMaxLength), b_memory(kMaxLength);
-  Output got(4096), want(4096);
-  for (int i = 0; i < cases(8000); ++i) {
+namespace {
+
+// Rows of operands and output with distances of their own; `select` names the operation in a kernel table.
+template <class Args>
+void test_binary(const KernelRow& row, uint64_t seed, KernelFn<Args> KernelTable::*select) {
+  Rng rng(seed);
+  Guarded a_memory(8 * kMaxLength), b_memory(8 * kMaxLength);
+  Output got(1 << 14), want(1 << 14);
+  for (int i = 0; i < cases(12000); ++i) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
-    const int64_t n = any_length(rng);
-    uint8_t* a = a_memory.place<uint8_t>(static_cast<size_t>(n), side);
-    uint8_t* b = b_memory.place<uint8_t>(static_cast<size_t>(n), side);
-    fill(rng, any_mood(rng), a, n);
-    fill(rng, any_mood(rng), b, n);
-    add_args g{};
+    Args g{};
+    g.rows = rng.pick<int64_t>({0, 1, 1, 2, 5});
+    g.n = any_length(rng);
+    g.lda = g.n + rng.pick<int64_t>({0, 0, 1, 64});
+    g.ldb = rng.chance(30) ? 0 : g.n + rng.pick<int64_t>({0, 0, 3, 64});  // 0: one row for all
+    g.ldo = g.n + rng.pick<int64_t>({0, 0, 7, 64});
+    const int64_t a_bytes = g.rows ? (g.rows - 1) * g.lda + g.n : 0, b_bytes = g.rows ? (g.rows - 1) * g.ldb + g.n : 0;
+    uint8_t* a = a_memory.place<uint8_t>(static_cast<size_t>(a_bytes), side);
+    uint8_t* b = b_memory.place<uint8_t>(static_cast<size_t>(b_bytes), side);
+    fill(rng, any_mood(rng), a, a_bytes);
+    fill(rng, any_mood(rng), b, b_bytes);
     g.a = a;
     g.b = b;
-    g.n = n;
     g.a_scale = rng.pick({0.5f, rng.uniform(1e-3f, 1), 1.1920929e-7f});
     g.b_scale = rng.pick({0.25f, rng.uniform(1e-3f, 1)});
     g.inv_scale = rng.pick({1.0f, 1.0f / rng.uniform(1e-3f, 1), 1e10f});
@@ -148,38 +156,53 @@ void test_add(const KernelRow& row) {
     g.zero_point = static_cast<int32_t>(rng.pick<int64_t>({0, 128, 255, rng.between(0, 255)}));
     g.lo = rng.chance(50) ? 0 : g.zero_point;
     g.hi = rng.chance(70) ? 255 : static_cast<int32_t>(rng.between(g.lo, 255));
-    now_testing("%s n=%d sa=%g sb=%g inv=%g za=%d zb=%d zp=%d [%d,%d]", row.name, static_cast<int>(n), g.a_scale, g.b_scale,
-                g.inv_scale, g.a_zero_point, g.b_zero_point, g.zero_point, g.lo, g.hi);
-    g.out = want.place(1, n, n, side);
-    table_of(Isa::ref).add(g);
-    g.out = got.place(1, n, n, side);
-    const bool in_place = rng.chance(30);
-    if (in_place) {
-      if (n > 0) std::memcpy(g.out, a, static_cast<size_t>(n));
+    now_testing("%s rows=%d n=%d lda=%d ldb=%d ldo=%d sa=%g sb=%g inv=%g za=%d zb=%d zp=%d [%d,%d]", row.name,
+                static_cast<int>(g.rows), static_cast<int>(g.n), static_cast<int>(g.lda), static_cast<int>(g.ldb),
+                static_cast<int>(g.ldo), g.a_scale, g.b_scale, g.inv_scale, g.a_zero_point, g.b_zero_point, g.zero_point, g.lo,
+                g.hi);
+    g.out = want.place(g.rows, g.n, g.ldo, side);
+    (table_of(Isa::ref).*select)(g);
+    g.out = got.place(g.rows, g.n, g.ldo, side);
+    if (rng.chance(30)) {  // in place
+      for (int64_t r = 0; r < g.rows && g.n > 0; ++r) std::memcpy(g.out + r * g.ldo, a + r * g.lda, static_cast<size_t>(g.n));
       g.a = g.out;
+      g.lda = g.ldo;
     }
-    kernel<add_args>(row)(g);
-    if (!same_output(got, want, 1, n)) return;
+    kernel<Args>(row)(g);
+    if (!same_output(got, want, g.rows, g.n)) return;
   }
 }
 
+}  // namespace
+
+void test_add(const KernelRow& row) { test_binary<add_args>(row, 24, &KernelTable::add); }
+void test_mul(const KernelRow& row) { test_binary<mul_args>(row, 26, &KernelTable::mul); }
+
 void test_lut(const KernelRow& row) {
   Rng rng(25);
-  Guarded x_memory(kMaxLength), table_memory(256);
-  Output got(4096), want(4096);
-  for (int i = 0; i < cases(5000); ++i) {
+  Guarded x_memory(8 * kMaxLength), table_memory(256);
+  Output got(1 << 14), want(1 << 14);
+  for (int i = 0; i < cases(10000); ++i) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
-    const int64_t n = any_length(rng);
-    uint8_t* x = x_memory.place<uint8_t>(static_cast<size_t>(n), side);
-    fill(rng, any_mood(rng), x, n);
+    const int64_t n = any_length(rng), rows = rng.pick<int64_t>({0, 1, 1, 2, 5});
+    const int64_t ldx = n + rng.pick<int64_t>({0, 0, 1, 64}), ldo = n + rng.pick<int64_t>({0, 0, 7, 64});
+    const int64_t bytes = rows ? (rows - 1) * ldx + n : 0;
+    uint8_t* x = x_memory.place<uint8_t>(static_cast<size_t>(bytes), side);
+    fill(rng, any_mood(rng), x, bytes);
     uint8_t* t = table_memory.place<uint8_t>(256, side);
     fill(rng, Mood::uniform, t, 256);
-    now_testing("%s n=%d", row.name, static_cast<int>(n));
-    lut_args g{x, t, want.place(1, n, n, side), n};
+    now_testing("%s rows=%d n=%d ldx=%d ldo=%d", row.name, static_cast<int>(rows), static_cast<int>(n), static_cast<int>(ldx),
+                static_cast<int>(ldo));
+    lut_args g{x, t, want.place(rows, n, ldo, side), n, rows, ldx, ldo};
     table_of(Isa::ref).lut(g);
-    g.out = got.place(1, n, n, side);
+    g.out = got.place(rows, n, ldo, side);
+    if (rng.chance(30)) {  // in place
+      for (int64_t r = 0; r < rows && n > 0; ++r) std::memcpy(g.out + r * ldo, x + r * ldx, static_cast<size_t>(n));
+      g.x = g.out;
+      g.ldx = ldo;
+    }
     kernel<lut_args>(row)(g);
-    if (!same_output(got, want, 1, n)) return;
+    if (!same_output(got, want, rows, n)) return;
   }
 }
 
