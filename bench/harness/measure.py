@@ -9,9 +9,8 @@ from typing import Any
 
 from . import timing
 from .contenders import Contender, Variant
+from .lists import AnyShape
 from .peak import Peak
-from .problem import Problem
-from .shapes import Shape
 
 
 @dataclass(frozen=True)
@@ -26,14 +25,14 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"[:200]
 
 
-def usable(contenders: Sequence[Contender], threads: int) -> tuple[list[Contender], dict[str, str]]:
-    """Those that are installed and compute the right result on a small shape; and the reasons of the others, by name."""
-    trial = Problem(Shape(6, 96, 64))
+def usable(contenders: Sequence[Contender], threads: int, trial: AnyShape) -> tuple[list[Contender], dict[str, str]]:
+    """Those that are installed and compute the right result on ``trial``, a small shape; and the reasons of the others, by name."""
+    problem = trial.problem()
     kept, dropped = [], {}
     for c in contenders:
         reason = c.missing()
         if reason is None:
-            reason = _prepare(c, trial, threads, 1e-5)[1]
+            reason = _prepare(c, problem, threads, 1e-5)[1]
         if reason is None:
             kept.append(c)
         else:
@@ -41,7 +40,7 @@ def usable(contenders: Sequence[Contender], threads: int) -> tuple[list[Contende
     return kept, dropped
 
 
-def _prepare(contender: Contender, problem: Problem, threads: int, at_least: float) -> tuple[Variant | None, str | None]:
+def _prepare(contender: Contender, problem: Any, threads: int, at_least: float) -> tuple[Variant | None, str | None]:
     """The fastest variant whose result is right, or why there is none."""
     try:
         variants = contender.prepare(problem, threads)
@@ -58,17 +57,17 @@ def _prepare(contender: Contender, problem: Problem, threads: int, at_least: flo
         times = []
         for v in right:
             timing.quiet()
-            times.append(timing.estimate(v.call, at_least)[0])
+            times.append(timing.estimate(v.call, at_least, v.uncounted)[0])
         return right[times.index(min(times))], None
     except Exception as e:  # a peer may raise anything; the row says what
         return None, first_line(e)
 
 
 def measure_row(
-    shape: Shape, contenders: Sequence[Contender], threads: int, settings: Settings, peak: Peak, note: Callable[[str], None]
+    shape: AnyShape, contenders: Sequence[Contender], threads: int, settings: Settings, peak: Peak, note: Callable[[str], None]
 ) -> dict[str, Any]:
     """One row of the JSON file. ``note`` is told what is being done."""
-    problem = Problem(shape)
+    problem = shape.problem()
     ready: dict[str, Variant] = {}
     failed: dict[str, str] = {}
     for c in contenders:
@@ -81,7 +80,8 @@ def measure_row(
     note(shape.label)
     gops = peak.gops()
     calls = {name: v.call for name, v in ready.items()}
-    series = timing.interleave(calls, settings.repeats, settings.seconds_per_row, settings.min_sample)
+    uncounted = {name: v.uncounted for name, v in ready.items() if v.uncounted}
+    series = timing.interleave(calls, settings.repeats, settings.seconds_per_row, settings.min_sample, uncounted=uncounted)
     results = [
         {
             "contender": name,
@@ -94,13 +94,12 @@ def measure_row(
         }
         for name, s in series.items()
     ]
-    del problem, ready, calls
+    del problem, ready, calls, uncounted
     gc.collect()
     return {
         "shape": shape.label,
-        "m": shape.m,
-        "k": shape.k,
-        "n": shape.n,
+        **shape.fields(),
+        "ops": shape.ops,
         "uses": list(shape.uses),
         "threads": threads,
         "peak_gops": gops,

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
-INTEGER_OUTPUTS = ("u8", "s32", "f32", "dynamic")
 # The FP32 and BF16 that a user has today; the packed ones count among the peers of any kind.
 FLOATS = {"fp32": "torch FP32", "bf16": "torch BF16"}
-MANY_ROWS = 16  # from this M on a GEMM is bound by arithmetic, and the ratio to floating point is one of kernels
 
 
 def seconds(row: Row, statistic: str) -> dict[str, float]:
@@ -63,48 +61,27 @@ def compare(rows: Sequence[Row], statistic: str, ours: Callable[[Row], str | Non
     }
 
 
-def summarize(rows: Sequence[Row], contenders: Sequence[Mapping[str, Any]], statistic: str) -> dict[str, Any]:
-    """Comparisons by title, percent of peak, scaling over threads. Comparisons without rows are left out."""
-    names = Names(contenders)
-    comparisons = {}
-
-    def add(title: str, output: str, peers: Sequence[str], chosen: Sequence[Row]) -> None:
-        result = compare(chosen, statistic, lambda row: names.ours(output, row), peers)
-        if result is not None:
-            comparisons[title] = result
-
-    for output in INTEGER_OUTPUTS:
-        add(f"{output} against the best peer with {output} out", output, names.peers_with(output), rows)
-    add("u8 against the best peer of any kind", "u8", names.peers, rows)
-    many = [row for row in rows if row["m"] >= MANY_ROWS]
-    for kind, name in FLOATS.items():
-        add(f"u8 against {kind.upper()}, M >= {MANY_ROWS}", "u8", [name], many)
-        add(f"u8 against the best {kind.upper()}, M >= {MANY_ROWS}", "u8", names.peers_with(kind), many)
-    return {
-        "statistic": statistic,
-        "comparisons": comparisons,
-        "percent_of_peak": _percent_of_peak(rows, names, statistic),
-        "scaling": _scaling(rows, names, statistic),
-    }
+def percent_of_peak(row: Row, taken: float) -> float:
+    return 100 * row["ops"] / taken * 1e-9 / row["peak_gops"]
 
 
-def _percent_of_peak(rows: Sequence[Row], names: Names, statistic: str) -> dict[str, Any] | None:
-    """Over the rows with M, K, N >= 512, where arithmetic alone is the limit."""
+def peak_share(rows: Sequence[Row], names: Names, statistic: str) -> dict[str, Any] | None:
+    """What qgemm with u8 out reaches of the peak over ``rows``; None where nothing tells."""
     values = []
     for row in rows:
         name = names.ours("u8", row)
-        if name and row["peak_gops"] and min(row["m"], row["k"], row["n"]) >= 512:
+        if name and row["peak_gops"]:
             values.append(percent_of_peak(row, seconds(row, statistic)[name]))
     return {"rows": len(values), "least": min(values), "geometric_mean": geometric_mean(values)} if values else None
 
 
-def _scaling(rows: Sequence[Row], names: Names, statistic: str) -> dict[str, dict[str, Any]]:
-    """Speed on n threads over speed on one, for each n, over rows of at least 10^8 operations and M >= 16."""
+def scaling(rows: Sequence[Row], names: Names, statistic: str, counts: Callable[[Row], bool]) -> dict[str, dict[str, Any]]:
+    """Speed on n threads over speed on one, for each n, over the rows that ``counts``."""
     alone = {row["shape"]: row for row in rows if row["threads"] == 1}
     ratios: dict[str, list[tuple[float, str]]] = {}
     for row in rows:
         first = alone.get(row["shape"])
-        if first is None or row["threads"] == 1 or row["m"] < MANY_ROWS or 2 * row["m"] * row["k"] * row["n"] < 1e8:
+        if first is None or row["threads"] == 1 or not counts(row):
             continue
         name = names.ours("u8", row)
         if name and name in seconds(first, statistic):
@@ -114,7 +91,3 @@ def _scaling(rows: Sequence[Row], names: Names, statistic: str) -> dict[str, dic
         n: {"rows": len(r), "geometric_mean": geometric_mean([x for x, _ in r]), "worst": {"ratio": min(r)[0], "shape": min(r)[1]}}
         for n, r in ratios.items()
     }
-
-
-def percent_of_peak(row: Row, taken: float) -> float:
-    return 100 * 2 * row["m"] * row["k"] * row["n"] / taken * 1e-9 / row["peak_gops"]

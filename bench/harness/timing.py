@@ -67,32 +67,51 @@ def _threads() -> list[tuple[int, str]]:
     return states
 
 
-def _sample(call: Callable[[], object], inner: int) -> float:
-    start = _clock()
+Seconds = Callable[[], float]
+
+
+def _sample(call: Callable[[], object], inner: int, uncounted: Seconds | None = None) -> float:
+    if uncounted is None:
+        start = _clock()
+        for _ in range(inner):
+            call()
+        return (_clock() - start) / inner
+    total = 0.0
     for _ in range(inner):
+        start = _clock()
         call()
-    return (_clock() - start) / inner
+        total += _clock() - start - uncounted()
+    return max(total / inner, 1e-9)
 
 
-def estimate(call: Callable[[], object], at_least: float) -> tuple[float, int]:
+def estimate(call: Callable[[], object], at_least: float, uncounted: Seconds | None = None) -> tuple[float, int]:
     """Seconds a call when warm, and the number of calls that takes ``at_least`` seconds."""
     call()
     inner = 1
     while True:
-        seconds = _sample(call, inner)
+        seconds = _sample(call, inner, uncounted)
         if seconds * inner >= at_least / 2:
             return seconds, max(1, math.ceil(at_least / seconds))
         inner = min(inner * 8, max(inner + 1, math.ceil(at_least / max(seconds, 1e-9))))
 
 
 def interleave(
-    calls: Mapping[str, Callable[[], object]], repeats: int, seconds: float, at_least: float = 1e-3, min_rounds: int = 5
+    calls: Mapping[str, Callable[[], object]],
+    repeats: int,
+    seconds: float,
+    at_least: float = 1e-3,
+    min_rounds: int = 5,
+    uncounted: Mapping[str, Seconds] | None = None,
 ) -> dict[str, Series]:
-    """Time ``calls`` for ``repeats`` rounds, or fewer (never below ``min_rounds``) when ``seconds`` have passed."""
+    """Time ``calls`` for ``repeats`` rounds, or fewer (never below ``min_rounds``) when ``seconds`` have passed.
+
+    uncounted: by name, the seconds of the last call that are no part of the measurement.
+    """
+    uncounted = uncounted or {}
     series, cost = {}, {}
     for name, call in calls.items():
         quiet()
-        each, inner = estimate(call, at_least)
+        each, inner = estimate(call, at_least, uncounted.get(name))
         series[name] = Series(inner)
         cost[name] = each * (inner + max(1, inner // 2))
     # Where the time does not suffice for all rounds, contenders far slower than the rest sit out every second one.
@@ -116,7 +135,7 @@ def interleave(
                 quiet()
                 for _ in range(max(1, s.inner // 2)):
                     call()
-                s.samples.append(_sample(call, s.inner))
+                s.samples.append(_sample(call, s.inner, uncounted.get(name)))
     finally:
         if collecting:
             gc.enable()

@@ -17,10 +17,13 @@ if not BENCH.is_dir():
 sys.path.insert(0, str(BENCH))
 
 from harness import contenders, measure, peak, present, shapes, summary, timing  # noqa: E402
+from harness import gemm as gemm_benchmark  # noqa: E402
 from harness.contenders.base import Contender, Variant  # noqa: E402
 from harness.problem import Problem  # noqa: E402
 from harness.shapes import Shape  # noqa: E402
 
+BENCHMARK = gemm_benchmark.Gemm()
+TRIAL = BENCHMARK.trial()
 SETTINGS = measure.Settings(repeats=2, seconds_per_row=0.0, min_sample=1e-5)
 
 
@@ -111,7 +114,7 @@ def test_every_contender_that_is_installed_is_right():
     """On a shape with a tail in every dimension."""
     shape, settings = Shape(19, 83, 53), SETTINGS
     chosen = [c for c in contenders.all_contenders() if c.library != "torchao"]  # compiles for seconds
-    kept, dropped = measure.usable(chosen, 1)
+    kept, dropped = measure.usable(chosen, 1, TRIAL)
     assert all("installed" in reason or "built without" in reason or "import" in reason for reason in dropped.values()), dropped
     row = measure.measure_row(shape, kept, 1, settings, peak.Peak([]), lambda text: None)
     assert row["failed"] == {} and {r["contender"] for r in row["results"]} == {c.name for c in kept}
@@ -134,12 +137,12 @@ class Wrong(Contender):
 @pytest.mark.parametrize("output", contenders.OUTPUTS)
 @pytest.mark.parametrize("value", [0.0, float("nan")])
 def test_a_wrong_result_is_dropped_with_the_reason(output, value):
-    kept, dropped = measure.usable([Wrong(output, value)], 1)
+    kept, dropped = measure.usable([Wrong(output, value)], 1, TRIAL)
     assert kept == [] and "wrong result" in dropped[f"wrong {output}"]
 
 
 def test_a_contender_that_raises_is_dropped_with_its_message():
-    kept, dropped = measure.usable([Wrong("u8", RuntimeError("no kernel\nfor this"))], 1)
+    kept, dropped = measure.usable([Wrong("u8", RuntimeError("no kernel\nfor this"))], 1, TRIAL)
     assert kept == [] and dropped == {"wrong u8": "RuntimeError: no kernel"}
 
 
@@ -179,7 +182,7 @@ def synthetic(shape: Shape, threads: int, **milliseconds: float) -> dict:
         {"contender": n.replace("_", " "), "seconds": {"min": t / 2e3, "median": t / 1e3, "iqr": 0.0}, "gops": 1.0, "noisy": False}
         for n, t in milliseconds.items()
     ]
-    size = {"shape": shape.label, "m": shape.m, "k": shape.k, "n": shape.n}
+    size = {"shape": shape.label, **shape.fields(), "ops": shape.ops}
     return {**size, "threads": threads, "peak_gops": 1000.0, "results": results, "failed": {}, "uses": []}
 
 
@@ -196,7 +199,7 @@ def test_summary_compares_like_with_like():
         synthetic(big, 2, u8_ours=0.5, u8_peer=0.25, s32_peer=1.0, torch_FP32=3.0),
         synthetic(small, 1, u8_ours=1.0, u8_peer=8.0, torch_FP32=100.0),
     ]
-    s = summary.summarize(rows, described, "median")
+    s = BENCHMARK.summarize(rows, described, "median")
     same = s["comparisons"]["u8 against the best peer with u8 out"]
     assert same["rows"] == 3 and same["first"] == pytest.approx(2 / 3)
     assert same["geometric_mean"] == pytest.approx((2 * 0.5 * 8) ** (1 / 3))
@@ -211,9 +214,10 @@ def test_summary_compares_like_with_like():
 def test_the_terminal_table_lines_up():
     described = [{"name": "qgemm u8", "output": "u8", "ours": True}, {"name": "peer", "output": "u8", "ours": False}]
     row = synthetic(Shape(3136, 64, 256), 2, **{"qgemm u8": 1.0, "peer": 1.5})
-    values = present.cells(row, summary.Names(described), "median")
-    assert len(values) == len(present.COLUMNS) and values[:2] == ["3136x64x256", "2"] and values[5] == "1.50"
-    printed, head = present.line(values), present.heading()
+    values = BENCHMARK.cells(row, summary.Names(described), "median")
+    columns = BENCHMARK.columns
+    assert len(values) == len(columns) and values[:2] == ["3136x64x256", "2"] and values[5] == "1.50"
+    printed, head = present.line(values, columns), present.heading(columns)
     assert printed.index("1.50") + 4 == head.index("ratio") + 5
 
 

@@ -20,23 +20,26 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-
-from ..problem import Problem
 
 OUTPUTS = ("u8", "s32", "f32", "dynamic", "fp32", "bf16")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """``call`` computes once; ``result`` gives the last output as an array [M, N]. ``name`` tells variants of a contender apart."""
+    """``call`` computes once; ``result`` gives the last output as an array, [M, N] or NHWC. ``name`` tells variants of a contender apart.
+
+    uncounted: seconds of the last call that a network would not spend, such as a change of layout at the edge of a model of one layer.
+    """
 
     call: Callable[[], object]
     result: Callable[[], np.ndarray]
     name: str = ""
+    uncounted: Callable[[], float] | None = None
 
 
 class Contender(ABC):
@@ -58,8 +61,25 @@ class Contender(ABC):
         return None
 
     @abstractmethod
-    def prepare(self, problem: Problem, threads: int) -> list[Variant]:
+    def prepare(self, problem: Any, threads: int) -> list[Variant]:
         """Pack the weights and bind the operands. At least one variant."""
+
+
+def select(every: Sequence[Contender], peers: str) -> list[Contender]:
+    """qgemm and the peers asked for: "all", "none", or parts of names or libraries separated by commas."""
+    ours, others = [c for c in every if c.ours], [c for c in every if not c.ours]
+    if peers == "none":
+        return ours
+    if peers == "all":
+        return list(every)
+    chosen: list[Contender] = []
+    for part in filter(None, (p.strip().lower() for p in peers.split(","))):
+        matching = [c for c in others if part in c.name.lower() or part in c.library.lower()]
+        if not matching:
+            names = "\n  ".join(f"{c.name}  ({c.library})" for c in others)
+            raise SystemExit(f"--peers: nothing is called '{part}'. Give all, none, or parts of these, separated by commas:\n  {names}")
+        chosen += [c for c in matching if c not in chosen]
+    return ours + [c for c in others if c in chosen]
 
 
 def returning(call: Callable[[], object], convert: Callable[[object], np.ndarray], name: str = "") -> Variant:

@@ -1,0 +1,1 @@
+"""Networks that the benchmarks build themselves, with random weights: ``audio`` (Conv1d), ``unet`` (deconvolutions)."""
