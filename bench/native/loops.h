@@ -23,4 +23,10 @@ Readers readers_avx512();
 Readers readers_avx2();
 #endif
 
+// Loops that read one stream (`b` null) or two and write one, and do next to nothing else: what an operation that moves bytes
+// could at best reach. bytes: of each stream, a multiple of 256.
+#if QGEMM_X86
+void move_avx512(const uint8_t* a, const uint8_t* b, uint8_t* y, int64_t bytes);
+#endif
+
 }  // namespace qgemm_bench

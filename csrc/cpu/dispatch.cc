@@ -36,6 +36,8 @@ const std::vector<KernelRow>& kernel_rows() {
 
 const char* isa_name(Isa isa) {
   switch (isa) {
+    case Isa::avx512vbmi:
+      return "avx512vbmi";
     case Isa::avx512vnni:
       return "avx512vnni";
     case Isa::avx2:
@@ -61,17 +63,18 @@ std::string missing(Isa isa) {
   auto need = [&](bool have, const char* name) {
     if (!have) m += (m.empty() ? "" : ", ") + std::string(name);
   };
-  if (isa == Isa::avx2 || isa == Isa::avx512vnni) {
+  if (isa >= Isa::avx2) {
     need(f.avx2, "avx2");
     need(f.fma, "fma");
   }
-  if (isa == Isa::avx512vnni) {
+  if (isa >= Isa::avx512vnni) {
     need(f.avx512f, "avx512f");
     need(f.avx512bw, "avx512bw");
     need(f.avx512dq, "avx512dq");
     need(f.avx512vl, "avx512vl");
     need(f.avx512vnni, "avx512_vnni");
   }
+  if (isa == Isa::avx512vbmi) need(f.avx512vbmi, "avx512_vbmi");
   return m;
 }
 
@@ -158,7 +161,8 @@ std::mutex g_mutex;
 bool isa_available(Isa isa) { return isa_in_build(isa) && missing(isa).empty(); }
 
 const KernelTable& table_of(Isa isa) {
-  static const KernelTable tables[kIsaCount] = {build(Isa::ref), build(Isa::avx2), build(Isa::avx512vnni)};
+  static const KernelTable tables[kIsaCount] = {build(Isa::ref), build(Isa::avx2), build(Isa::avx512vnni),
+                                                build(Isa::avx512vbmi)};
   return tables[static_cast<int>(isa)];
 }
 

@@ -8,8 +8,8 @@
 
 namespace qgemm {
 
-enum class Isa : int { ref = 0, avx2 = 1, avx512vnni = 2 };
-constexpr int kIsaCount = 3;
+enum class Isa : int { ref = 0, avx2 = 1, avx512vnni = 2, avx512vbmi = 3 };
+constexpr int kIsaCount = 4;
 const char* isa_name(Isa isa);
 
 struct KernelRow {

@@ -12,7 +12,7 @@ def rng(request) -> np.random.Generator:
     return np.random.default_rng(list(request.node.nodeid.encode()))
 
 
-@pytest.fixture(params=["ref", "avx2", "avx512vnni"])
+@pytest.fixture(params=["ref", "avx2", "avx512vnni", "avx512vbmi"])
 def isa(request) -> str:
     """Every instruction set path in turn, forced for the whole test and put back after it."""
     from qgemm import _core
