@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from .aimet.acceleration import refuse_accelerated
 from .aimet.export import as_inputs, as_modules, evaluating
 from .aimet.live import is_simulation, uncalibrated
 from .comparison import Layer, arrays, steps_apart
@@ -255,7 +256,8 @@ def validate(fast, reference, batches) -> Validation:
     parts beyond the network's inputs, such as labels, are ignored), or one batch.
 
     Everything runs under ``torch.no_grad()`` and in eval mode, where AIMET quantizes by the reciprocal of the scale. Raises
-    EncodingError for a simulation without encodings and ShapeError when the outputs' shapes differ.
+    EncodingError for a simulation without encodings, ConfigError for one that runs on our own kernels (``qgemm.aimet.accelerate``), and
+    ShapeError when the outputs' shapes differ.
     """
     from .aimet.compare import LayerComparison
 
@@ -264,6 +266,8 @@ def validate(fast, reference, batches) -> Validation:
     model = sim.model if sim is not None else reference
     if not callable(model):
         raise UnsupportedOpError(f"the reference must be a QuantizationSimModel or a callable, got {type(reference).__name__}")
+    if sim is not None:
+        refuse_accelerated(sim, "qgemm.validate")
     data = _batches(batches, len(graph.inputs) if graph is not None else None)
     if sim is not None and (missing := uncalibrated(sim)):
         try:
