@@ -33,6 +33,8 @@ struct Header {
 };
 static_assert(sizeof(Header) == 256, "the header is 256 bytes");
 
+constexpr const char* kPackedRemedy = "; pass the buffer that qgemm's pack functions returned, whole and unchanged";
+
 // FNV-1a: tells a header from noise.
 uint32_t checksum(const Header& h) {
   uint32_t c = 2166136261u;
@@ -391,16 +393,13 @@ void pack(const PackSpec& s, uint8_t* dst) {
   }
 }
 
-PackedView view(const uint8_t* data, int64_t bytes) {
-  const char* remedy = "; pass the buffer that qgemm's pack functions returned, whole and unchanged";
-  if (bytes < static_cast<int64_t>(sizeof(Header)))
-    throw Error(Code::packed, "a packed weight has a header of 256 bytes, this buffer has " + std::to_string(bytes) + remedy);
-  Header h;
-  std::memcpy(&h, data, sizeof(h));
+namespace {
+
+PackedView checked_view(const uint8_t* data, int64_t bytes, const Header& h) {
   if (std::memcmp(h.magic, kMagic, sizeof(kMagic)) != 0)
-    throw Error(Code::packed, std::string("not a packed weight (bad magic)") + remedy);
+    throw Error(Code::packed, std::string("not a packed weight (bad magic)") + kPackedRemedy);
   if (h.check != checksum(h) || h.kind < 0 || h.kind > 2)
-    throw Error(Code::packed, std::string("the packed weight's header is damaged") + remedy);
+    throw Error(Code::packed, std::string("the packed weight's header is damaged") + kPackedRemedy);
   PackedView v{};
   v.kind = static_cast<PackedKind>(h.kind);
   v.bits = h.bits;
@@ -420,8 +419,36 @@ PackedView view(const uint8_t* data, int64_t bytes) {
   lay_out(v, data);
   if (v.total_bytes != bytes)
     throw Error(Code::packed, "the packed weight should have " + std::to_string(v.total_bytes) + " bytes, this buffer has " +
-                                  std::to_string(bytes) + remedy);
+                                  std::to_string(bytes) + kPackedRemedy);
   return v;
+}
+
+}  // namespace
+
+PackedView view(const uint8_t* data, int64_t bytes) {
+  if (bytes < static_cast<int64_t>(sizeof(Header)))
+    throw Error(Code::packed,
+                "a packed weight has a header of 256 bytes, this buffer has " + std::to_string(bytes) + kPackedRemedy);
+  // A network's calls come back to the same weights, and a tiny product takes no longer than the checks. So those that passed are
+  // remembered, each with all that its view follows from: the address, the length and the header as it stood.
+  struct Passed {
+    const uint8_t* data = nullptr;
+    int64_t bytes = 0;
+    Header header;
+    PackedView view;
+  };
+  static thread_local Passed passed[64];
+  Passed& p = passed[(reinterpret_cast<uintptr_t>(data) / 64 * 0x9e3779b97f4a7c15u) >> 58];
+  constexpr size_t kChecked = offsetof(Header, pad);
+  if (p.data != data || p.bytes != bytes || std::memcmp(&p.header, data, kChecked) != 0) {
+    Header h;
+    std::memcpy(&h, data, sizeof(h));
+    p.view = checked_view(data, bytes, h);
+    p.header = h;
+    p.data = data;
+    p.bytes = bytes;
+  }
+  return p.view;
 }
 
 void unpack(const PackedView& v, int8_t* weight) {

@@ -1,105 +1,23 @@
-// Linear layers on PyTorch tensors, through the DLPack C exchange API: no numpy view, no Python call on the way. What is not
-// plain (another type, dtype, device, layout or alignment) answers None, and the caller takes the general road.
+// Products on PyTorch tensors. What is not plain (another type, dtype, device, layout or alignment) answers None, and the caller
+// takes the general road, which copies or says what is wrong.
+#include <algorithm>
 #include <limits>
 
 #include "bind.h"
-#include "dlpack.h"
+#include "ops/matmul.h"
+#include "ops/quantize.h"
+#include "ops/threads.h"
+#include "tensors.h"
 
 namespace qgemm {
 namespace {
 
-const dlpack::ExchangeApi* g_api = nullptr;
-PyTypeObject* g_type = nullptr;
+using tensors::address;
+using tensors::Fresh;
+using tensors::plain;
 
-// Takes the API that `type` publishes. False when it publishes none, or one of another major version.
-bool use_tensors_of(const py::type& type) {
-  if (!py::hasattr(type, "__dlpack_c_exchange_api__")) return false;
-  const py::object capsule = type.attr("__dlpack_c_exchange_api__");
-  auto* api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-  if (!api) {
-    PyErr_Clear();
-    return false;
-  }
-  if (api->header.version.major != 1 || !api->allocate || !api->managed_to_object || !api->tensor_from_object) return false;
-  g_api = api;
-  g_type = reinterpret_cast<PyTypeObject*>(type.ptr());
-  type.inc_ref();  // the type's address stays valid
-  return true;
-}
-
-char* address(const dlpack::Tensor& t) { return static_cast<char*>(t.data) + t.byte_offset; }
-
-// The plain tensor behind an object: of exactly the type, on the CPU, of this dtype, C-contiguous, at a multiple of `align`
-// bytes.
-bool plain(PyObject* object, uint8_t code, uint8_t bits, uintptr_t align, dlpack::Tensor& t) {
-  if (!g_api || Py_TYPE(object) != g_type) return false;
-  if (g_api->tensor_from_object(object, &t) != 0) {
-    PyErr_Clear();
-    return false;
-  }
-  if (t.device.type != dlpack::kCpu || t.dtype.code != code || t.dtype.bits != bits || t.dtype.lanes != 1 || t.ndim < 1 ||
-      t.ndim > 8 || reinterpret_cast<uintptr_t>(address(t)) % align != 0)
-    return false;
-  if (t.strides) {
-    int64_t expected = 1;
-    for (int32_t i = t.ndim; i-- > 0;) {
-      if (t.shape[i] != 1 && t.strides[i] != expected) return false;
-      expected *= t.shape[i];
-    }
-  }
-  return true;
-}
-
-void set_error(void*, const char* kind, const char* message) {
-  const py::gil_scoped_acquire gil;
-  PyErr_SetString(std::string(kind) == "MemoryError" ? PyExc_MemoryError : PyExc_RuntimeError, message);
-}
-
-struct Operands {
-  dlpack::Tensor x, packed;
-  PackedView weight;
-  int64_t rows;
-  dlpack::ManagedTensor* out = nullptr;
-};
-
-// Operands and a fresh output of x's shape with the last dimension replaced. False: not plain.
-bool prepare(PyObject* x, PyObject* packed, int64_t n, uint8_t x_code, uint8_t x_bits, dlpack::DataType out_type, Operands& o) {
-  if (!plain(x, x_code, x_bits, x_bits / 8, o.x) || !plain(packed, dlpack::kUInt, 8, 8, o.packed) || o.packed.ndim != 1)
-    return false;
-  o.weight = view(reinterpret_cast<const uint8_t*>(address(o.packed)), o.packed.shape[0]);
-  const int64_t k = o.x.shape[o.x.ndim - 1];
-  need_linear(o.weight, k, n);
-  o.rows = 1;
-  int64_t shape[8];
-  for (int32_t i = 0; i + 1 < o.x.ndim; ++i) o.rows *= shape[i] = o.x.shape[i];
-  shape[o.x.ndim - 1] = n;
-  dlpack::Tensor like{nullptr, {dlpack::kCpu, 0}, o.x.ndim, out_type, shape, nullptr, 0};
-  if (g_api->allocate(&like, &o.out, nullptr, set_error) != 0) throw py::error_already_set();
-  return true;
-}
-
-py::object finish(Operands& o) {
-  void* object = nullptr;
-  if (g_api->managed_to_object(o.out, &object) != 0) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
-}
-
-// Computes into the output; frees it when the computation throws.
-template <class F>
-py::object compute(Operands& o, F&& f) {
-  try {
-    py::gil_scoped_release release;
-    f();
-  } catch (...) {
-    o.out->deleter(o.out);
-    throw;
-  }
-  return finish(o);
-}
-
-// Two functions of the C calling convention: pybind11's argument loading costs as much as the rest of a tiny product.
-// Arguments are positional; errors are raised as the rest of the module raises them.
-
+// Functions of the C calling convention: pybind11's argument loading costs as much as the rest of a tiny product. Arguments are
+// positional; errors are raised as the rest of the module raises them.
 struct Arguments {
   PyObject* const* values;
   Py_ssize_t count;
@@ -127,41 +45,199 @@ struct Arguments {
   }
 };
 
-// (x, packed, n, per_row, symmetric)
-py::object tensor_linear_dynamic(const Arguments& a) {
-  a.expect(5);
-  const int64_t n = a.integer(2);
-  const bool per_row = a.truth(3), symmetric = a.truth(4);
-  Operands o;
-  if (!prepare(a.values[0], a.values[1], n, dlpack::kFloat, 32, {dlpack::kFloat, 32, 1}, o)) return py::none();
-  return compute(o, [&] {
-    need_dynamic(o.weight);
-    const float infinity = std::numeric_limits<float>::infinity();
-    linear_dynamic(o.weight, reinterpret_cast<const float*>(address(o.x)), o.rows, o.weight.k,
-                   reinterpret_cast<float*>(address(o.out->tensor)), n * 4, per_row, symmetric, -infinity, infinity);
-  });
+// Runs f without the GIL, unless the work is over before another thread could take it.
+template <class F>
+void compute(int64_t macs, F&& f) {
+  if (macs < kGrainMacs) {
+    f();
+    return;
+  }
+  py::gil_scoped_release release;
+  f();
 }
 
-// (x, packed, n, type, out_scale, out_zero_point, lo, hi)
+// x [..., K], a packed weight and a fresh output [..., N].
+struct Linear {
+  dlpack::Tensor x, packed;
+  PackedView weight;
+  int64_t rows, macs;
+  Fresh out;
+
+  // False: not plain.
+  bool prepare(PyObject* x_object, PyObject* packed_object, int64_t n, uint8_t code, uint8_t bits, dlpack::DataType out_type) {
+    if (!plain(x_object, code, bits, x) || !plain(packed_object, dlpack::kUInt, 8, packed) || packed.ndim != 1 ||
+        reinterpret_cast<uintptr_t>(address(packed)) % 8 != 0)
+      return false;
+    weight = view(reinterpret_cast<const uint8_t*>(address(packed)), packed.shape[0]);
+    need_linear(weight, x.shape[x.ndim - 1], n);
+    int64_t shape[tensors::kMostDims];
+    rows = 1;
+    for (int32_t i = 0; i + 1 < x.ndim; ++i)
+      if (__builtin_mul_overflow(rows, shape[i] = x.shape[i], &rows)) return false;
+    shape[x.ndim - 1] = n;
+    if (!out.allocate(shape, x.ndim, out_type)) return false;
+    macs = rows * n * std::max<int64_t>(weight.k, 1);
+    return true;
+  }
+  template <class T>
+  const T* input() const {
+    return reinterpret_cast<const T*>(address(x));
+  }
+};
+
+constexpr dlpack::DataType kFloat32{dlpack::kFloat, 32, 1};
+constexpr dlpack::DataType kOutTypes[] = {{dlpack::kUInt, 8, 1}, {dlpack::kInt, 8, 1}, {dlpack::kInt, 32, 1}, kFloat32};
+
+// (x, packed, n, dtype, out_scale, out_zero_point, lo, hi)
 py::object tensor_linear(const Arguments& a) {
   a.expect(8);
-  const int64_t n = a.integer(2), type = a.integer(3);
-  if (type < 0 || type > 3) throw Error(Code::dtype, "type must be 0 (uint8), 1 (int8), 2 (int32) or 3 (float32)");
+  const int type = tensors::dtype_code(a.values[3]);
+  if (type < 0) return py::none();
   const OutputSpec spec =
       output_spec(static_cast<OutType>(type), a.number(4), a.integer(5), a.number_or_none(6), a.number_or_none(7));
-  const dlpack::DataType types[] = {{dlpack::kUInt, 8, 1}, {dlpack::kInt, 8, 1}, {dlpack::kInt, 32, 1}, {dlpack::kFloat, 32, 1}};
-  Operands o;
-  if (!prepare(a.values[0], a.values[1], n, dlpack::kUInt, 8, types[type], o)) return py::none();
-  return compute(o, [&] {
-    linear(o.weight, reinterpret_cast<const uint8_t*>(address(o.x)), o.rows, o.weight.k, address(o.out->tensor),
-           n * static_cast<ptrdiff_t>(out_size(spec.type)), spec);
+  Linear o;
+  const int64_t n = a.integer(2);
+  if (!o.prepare(a.values[0], a.values[1], n, dlpack::kUInt, 8, kOutTypes[type])) return py::none();
+  compute(o.macs, [&] {
+    linear(o.weight, o.input<uint8_t>(), o.rows, o.weight.k, o.out.data(), n * static_cast<ptrdiff_t>(out_size(spec.type)), spec);
   });
+  return o.out.give();
 }
 
-template <py::object (*function)(const Arguments&)>
-PyObject* fast(PyObject*, PyObject* const* values, Py_ssize_t count) {
+// (x, packed, n, per_row, symmetric, lo, hi)
+py::object tensor_linear_dynamic(const Arguments& a) {
+  a.expect(7);
+  const bool per_row = a.truth(3), symmetric = a.truth(4);
+  const OutputSpec spec = output_spec(OutType::f32, 1.0, 0, a.number_or_none(5), a.number_or_none(6));
+  Linear o;
+  const int64_t n = a.integer(2);
+  if (!o.prepare(a.values[0], a.values[1], n, dlpack::kFloat, 32, kFloat32) || tensors::negated(a.values[0])) return py::none();
+  need_dynamic(o.weight);
+  compute(o.macs, [&] {
+    linear_dynamic(o.weight, o.input<float>(), o.rows, o.weight.k, reinterpret_cast<float*>(o.out.data()), n * 4, per_row,
+                   symmetric, spec.f_lo, spec.f_hi);
+  });
+  return o.out.give();
+}
+
+// (x, scale, zero_point, packed, n): x quantized with a given encoding, float32 out.
+py::object tensor_linear_static(const Arguments& a) {
+  a.expect(5);
+  dlpack::Tensor scale, zero_point;
+  if (!plain(a.values[1], dlpack::kFloat, 32, scale) || !plain(a.values[2], dlpack::kInt, 32, zero_point) || scale.ndim != 1 ||
+      zero_point.ndim != 1 || scale.shape[0] != 1 || zero_point.shape[0] != 1)
+    return py::none();
+  Linear o;
+  const int64_t n = a.integer(4);
+  if (!o.prepare(a.values[0], a.values[3], n, dlpack::kFloat, 32, kFloat32) || tensors::negated(a.values[0])) return py::none();
+  const OutputSpec spec = output_spec(OutType::f32, 1.0, 0, std::nullopt, std::nullopt);
+  compute(o.macs, [&] {
+    static thread_local Scratch<uint8_t> quantized;
+    const int64_t k = o.weight.k;
+    uint8_t* q = quantized.get(o.rows * k);
+    quantize(o.input<float>(), q, {1, false}, {1, 1, o.rows * k}, reinterpret_cast<const float*>(address(scale)),
+             reinterpret_cast<const int32_t*>(address(zero_point)), 0, 255);
+    linear(o.weight, q, o.rows, k, o.out.data(), n * 4, spec);
+  });
+  return o.out.give();
+}
+
+// A stack of matrices in memory: rows or columns contiguous, any distance between the matrices.
+struct Matrices {
+  dlpack::Tensor t;
+  MatmulOperand operand{};
+  int64_t rows, columns;
+
+  int64_t stride(int32_t i) const { return t.strides[i]; }
+
+  bool prepare(PyObject* object, double scale, int64_t zero_point) {
+    operand.is_signed = tensors::strided(object, dlpack::kInt, 8, t);
+    if ((!operand.is_signed && !tensors::strided(object, dlpack::kUInt, 8, t)) || t.ndim < 2 || !t.strides) return false;
+    if (zero_point < -128 || zero_point > 255) return false;
+    rows = t.shape[t.ndim - 2];
+    columns = t.shape[t.ndim - 1];
+    const int64_t down = stride(t.ndim - 2), right = stride(t.ndim - 1);
+    if ((columns <= 1 || right == 1) && (rows <= 1 || down >= columns)) {
+      operand.ld = rows <= 1 ? columns : down;
+    } else if ((rows <= 1 || down == 1) && (columns <= 1 || right >= rows)) {
+      operand.ld = columns <= 1 ? rows : right;
+      operand.transposed = true;
+    } else {
+      return false;
+    }
+    operand.data = reinterpret_cast<const uint8_t*>(address(t));
+    operand.scale = static_cast<float>(scale);
+    operand.zero_point = static_cast<int32_t>(zero_point);
+    return true;
+  }
+};
+
+// Leading dimensions that a and b have in common, as few as their strides allow.
+struct Batches {
+  int32_t count = 0;
+  int64_t size[tensors::kMostDims], a[tensors::kMostDims], b[tensors::kMostDims];
+
+  void add(int64_t n, int64_t stride_a, int64_t stride_b) {
+    if (n == 1) return;
+    if (count > 0 && a[count - 1] == n * stride_a && b[count - 1] == n * stride_b) {
+      size[count - 1] *= n;
+      a[count - 1] = stride_a;
+      b[count - 1] = stride_b;
+      return;
+    }
+    size[count] = n;
+    a[count] = stride_a;
+    b[count++] = stride_b;
+  }
+};
+
+// (a, b, a_scale, a_zero_point, b_scale, b_zero_point, dtype, out_scale, out_zero_point, lo, hi)
+py::object tensor_matmul(const Arguments& arguments) {
+  const Arguments& p = arguments;
+  p.expect(11);
+  const int type = tensors::dtype_code(p.values[6]);
+  Matrices a, b;
+  if (type < 0 || !a.prepare(p.values[0], p.number(2), p.integer(3)) || !b.prepare(p.values[1], p.number(4), p.integer(5)) ||
+      a.t.ndim != b.t.ndim || a.columns != b.rows)
+    return py::none();
+  const OutputSpec spec =
+      output_spec(static_cast<OutType>(type), p.number(7), p.integer(8), p.number_or_none(9), p.number_or_none(10));
+  const int32_t leading = a.t.ndim - 2;
+  int64_t shape[tensors::kMostDims];
+  Batches batches;
+  for (int32_t i = 0; i < leading; ++i) {
+    if (a.t.shape[i] != b.t.shape[i]) return py::none();
+    shape[i] = a.t.shape[i];
+    batches.add(shape[i], a.stride(i), b.stride(i));
+  }
+  if (batches.count > 2) return py::none();
+  const int64_t m = shape[leading] = a.rows, n = shape[leading + 1] = b.columns, k = a.columns;
+  Fresh out;
+  if (!out.allocate(shape, a.t.ndim, kOutTypes[type])) return py::none();
+  // The last of the batch's dimensions is the driver's own, one before it a loop here.
+  const int32_t last = batches.count - 1;
+  const int64_t inner = last >= 0 ? batches.size[last] : 1, outer = last >= 1 ? batches.size[0] : 1;
+  const ptrdiff_t ldc = n * static_cast<ptrdiff_t>(out_size(spec.type));
+  if (last >= 0) {
+    a.operand.batch_stride = batches.a[last];
+    b.operand.batch_stride = batches.b[last];
+  }
+  compute(outer * inner * m * n * std::max<int64_t>(k, 1), [&] {
+    for (int64_t i = 0; i < outer; ++i) {
+      MatmulOperand x = a.operand, y = b.operand;
+      if (last >= 1) {
+        x.data += i * batches.a[0];
+        y.data += i * batches.b[0];
+      }
+      matmul(inner, m, n, k, x, y, out.data() + i * inner * m * ldc, m * ldc, ldc, spec);
+    }
+  });
+  return out.give();
+}
+
+PyObject* raised() {
   try {
-    return function({values, count}).release().ptr();
+    throw;
   } catch (const Error& e) {
     raise(e);
   } catch (py::error_already_set& e) {
@@ -176,17 +252,45 @@ PyObject* fast(PyObject*, PyObject* const* values, Py_ssize_t count) {
   return nullptr;
 }
 
-PyMethodDef g_fast[] = {
-    {"tensor_linear_dynamic", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(fast<tensor_linear_dynamic>)),
-     METH_FASTCALL, nullptr},
-    {"tensor_linear", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(fast<tensor_linear>)), METH_FASTCALL, nullptr},
-    {nullptr, nullptr, 0, nullptr}};
+template <py::object (*function)(const Arguments&)>
+PyObject* always(PyObject*, PyObject* const* values, Py_ssize_t count) {
+  try {
+    return function({values, count}).release().ptr();
+  } catch (...) {
+    return raised();
+  }
+}
+
+// None while somebody watches the dispatcher: what does not pass through it would not be seen.
+template <py::object (*function)(const Arguments&)>
+PyObject* unwatched(PyObject*, PyObject* const* values, Py_ssize_t count) {
+  try {
+    return (tensors::watched() ? py::none() : function({values, count})).release().ptr();
+  } catch (...) {
+    return raised();
+  }
+}
+
+using Fast = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t);
+
+PyMethodDef method(const char* name, Fast f) {
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(f)), METH_FASTCALL, nullptr};
+}
+
+PyMethodDef g_fast[] = {method("tensor_linear", always<tensor_linear>),
+                        method("tensor_linear_dynamic", always<tensor_linear_dynamic>),
+                        method("tensor_matmul", always<tensor_matmul>),
+                        method("eager_linear", unwatched<tensor_linear>),
+                        method("eager_linear_dynamic", unwatched<tensor_linear_dynamic>),
+                        method("eager_linear_static", unwatched<tensor_linear_static>),
+                        method("eager_matmul", unwatched<tensor_matmul>),
+                        {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace
 
 void bind_tensor(py::module_& m) {
   using namespace py::literals;
-  m.def("use_tensors_of", &use_tensors_of, "type"_a);
+  m.def("use_tensors_of", &tensors::use, "type"_a, "dtypes"_a, "watchers"_a, "flags"_a, "is_negated"_a);
   if (PyModule_AddFunctions(m.ptr(), g_fast) != 0) throw py::error_already_set();
 }
 

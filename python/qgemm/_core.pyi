@@ -162,13 +162,41 @@ def linear_rows(
 ) -> None: ...
 
 # ---- PyTorch tensors, through the DLPack C exchange API ----------------------------------------------------------------
-# use_tensors_of(torch.Tensor) takes the API that the type publishes; False when it has none. The others answer None for what is not
-# plain: a subclass, another dtype or device, not C-contiguous, no API. packed: a uint8 tensor. type: 0 uint8, 1 int8, 2 int32, 3 float32.
-def use_tensors_of(type: type) -> bool: ...
-def tensor_linear_dynamic(x: Any, packed: Any, n: int, per_row: bool, symmetric: bool, /) -> Any | None: ...
+# use_tensors_of takes the API that torch.Tensor publishes; False when it has none. dtypes: uint8, int8, int32, float32; watchers:
+# functions that are true while somebody watches torch's dispatcher; flags: dictionaries and keys whose values are; is_negated:
+# torch.Tensor.is_neg. The others answer None for what is not plain: a subclass, another dtype or device, not C-contiguous (matrices of
+# matmul: neither rows nor columns contiguous), no API; and eager_* also while the dispatcher is watched. packed: a uint8 tensor. dtype:
+# one of the four.
+def use_tensors_of(
+    type: type, dtypes: tuple[Any, ...], watchers: tuple[Any, ...], flags: tuple[tuple[dict[str, Any], str], ...], is_negated: Any
+) -> bool: ...
 def tensor_linear(
-    x: Any, packed: Any, n: int, type: int, out_scale: float, out_zero_point: int, lo: float | None, hi: float | None, /
+    x: Any, packed: Any, n: int, dtype: Any, out_scale: float, out_zero_point: int, lo: float | None, hi: float | None, /
 ) -> Any | None: ...
+def tensor_linear_dynamic(
+    x: Any, packed: Any, n: int, per_row: bool, symmetric: bool, lo: float | None, hi: float | None, /
+) -> Any | None: ...
+def tensor_matmul(
+    a: Any,
+    b: Any,
+    a_scale: float,
+    a_zero_point: int,
+    b_scale: float,
+    b_zero_point: int,
+    dtype: Any,
+    out_scale: float,
+    out_zero_point: int,
+    lo: float | None,
+    hi: float | None,
+    /,
+) -> Any | None: ...
+
+eager_linear = tensor_linear
+eager_linear_dynamic = tensor_linear_dynamic
+eager_matmul = tensor_matmul
+
+# x float32 [..., K] quantized with scale float32 [1] and zero_point int32 [1], then the product: float32 [..., n].
+def eager_linear_static(x: Any, scale: Any, zero_point: Any, packed: Any, n: int, /) -> Any | None: ...
 
 # ---- convolution ------------------------------------------------------------------------------------------------------
 # x uint8 [B, H, W, C] (NHWC), out [B, HO, WO, Cout]. padding = (top, left, bottom, right). Padding value: the input's zero point.

@@ -144,37 +144,6 @@ def test_every_operator_is_opchecked():
     assert {f"qgemm::{name}" for name, _ in SAMPLES} == registered == {f"qgemm::{name}" for name in qgemm.ops.__all__}
 
 
-def test_the_short_way_is_the_operator():
-    """qgemm.ops.linear and linear_dynamic skip the dispatcher in plain eager mode only, and give the operator's bits."""
-    w = torch.randint(-127, 128, (6, 24), dtype=torch.int8)
-    packed = torch.from_numpy(_core.pack_linear(w.numpy(), np.full(6, 0.01, np.float32)))
-    x = torch.randn(2, 5, 24)
-    want = OPS.linear_dynamic(x, packed, 6)
-    odd = torch.randn(24, 5).t()
-    wrapped = torch.nn.Parameter(x)
-    for given, expected in ((x, want), (x[0, 0], want[0, 0]), (odd, OPS.linear_dynamic(odd, packed, 6)), (wrapped, want)):
-        got = qgemm.ops.linear_dynamic(given, packed, 6)
-        assert torch.equal(got, expected) and not got.requires_grad and type(got) is torch.Tensor
-    assert torch.equal(torch.vmap(lambda v: qgemm.ops.linear_dynamic(x, packed, 6) + v)(torch.zeros(3))[1], want)
-    assert qgemm.ops.linear_dynamic(x.to("meta"), packed.to("meta"), 6).shape == (2, 5, 6)
-    seen = []
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            seen.append(str(func))
-            return func(*args, **(kwargs or {}))
-
-    with Watch():
-        qgemm.ops.linear_dynamic(x, packed, 6)
-    assert "qgemm.linear_dynamic.default" in seen
-    q = torch.randint(0, 256, (3, 24), dtype=torch.uint8)
-    for dtype in (torch.uint8, torch.int8, torch.int32, torch.float32):
-        zero_point = 100 if dtype is torch.uint8 else 0
-        assert torch.equal(qgemm.ops.linear(q, packed, 6, dtype, 0.5, zero_point), OPS.linear(q, packed, 6, dtype, 0.5, zero_point))
-    with pytest.raises(ShapeError, match="K = 23"):
-        qgemm.ops.linear_dynamic(torch.randn(2, 23), packed, 6)
-
-
 @pytest.mark.parametrize(("name", "args"), [s for s in SAMPLES if s[1][0].is_floating_point()][::2])
 def test_inputs_that_require_grad_give_results_that_do_not(name, args):
     plain = getattr(OPS, name)(*args)

@@ -80,27 +80,56 @@ def test_matmul_is_exact_and_broadcasts_as_torch_does(leading, signed, rng, isa)
             assert np.array_equal(clipped.numpy(), numerics.requantize(y, 0.4, -29, -29, 60))
 
 
-def test_matmul_reads_operands_where_they_lie(rng, monkeypatch):
-    """Matrices transposed in memory, and the shared operand of a broadcast, are not copied."""
+def layouts(t):
+    """``t`` [..., R, C] as it may lie in memory and be read without a copy."""
+    yield t
+    yield t.mT.contiguous().mT
+    if t.dim() == 4:
+        yield t.transpose(1, 2).contiguous().transpose(1, 2)  # heads between tokens and features
+        yield t.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)  # features first
+        yield torch.stack([t, t], 1)[:, 1]  # one of several beside each other
+    wide = torch.zeros((*t.shape[:-1], t.shape[-1] + 5), dtype=t.dtype)
+    wide[..., 2:-3] = t
+    yield wide[..., 2:-3]
+
+
+@pytest.mark.parametrize("shape", [(6, 9, 16), (1, 9, 16), (6, 1, 16), (6, 9, 1), (0, 4, 3), (4, 0, 3), (4, 3, 0)], ids=repr)
+@pytest.mark.parametrize("leading", [(2, 3), (1, 3), (2, 1), (0, 3), (3,), ()], ids=repr)
+def test_matmul_reads_operands_where_they_lie(leading, shape, rng):
+    """No copy is made where rows or columns are contiguous and the leading dimensions agree."""
+    m, n, k = shape
+    (a, za), (b, zb) = operand(rng, (*leading, m, k), False), operand(rng, (*leading, k, n), True)
+    want = exact(a, za, b, zb)
+    for x, w in itertools.product(layouts(a), layouts(b)):
+        got = qgemm.ops.matmul(x, w, 0.5, za, 0.25, zb, S32)
+        assert got.is_contiguous() and np.array_equal(got.numpy(), want)
+        if x.numel() and w.numel():  # the strides of empty tensors are anything
+            assert torch.equal(_core.tensor_matmul(x, w, 0.5, za, 0.25, zb, S32, 1.0, 0, None, None), got)
+
+
+def test_matmul_of_other_strides_is_copied(rng):
+    (a, za), (b, zb) = operand(rng, (2, 3, 4, 6, 8), False), operand(rng, (2, 3, 4, 8, 5), True)
+    want = exact(a, za, b, zb)
+    far = a.permute(2, 1, 0, 3, 4).contiguous().permute(2, 1, 0, 3, 4)  # three leading dimensions, none next to another
+    spread = a.repeat_interleave(2, -1)[..., ::2]
+    for x in (far, spread, a[:, :1, :1, :1].expand_as(a)):
+        assert _core.tensor_matmul(x, b, 0.5, za, 0.25, zb, S32, 1.0, 0, None, None) is None
+        assert np.array_equal(OPS.matmul(x, b, 0.5, za, 0.25, zb, S32).numpy(), exact(x, za, b, zb))
+    assert np.array_equal(qgemm.ops.matmul(far, b, 0.5, za, 0.25, zb, S32).numpy(), want)
+
+
+def test_matmul_reads_a_shared_operand_once(rng, monkeypatch):
+    """The shared operand of a broadcast is not copied, and the matrices that meet it are one taller matrix."""
     seen = {}
 
     def spy(a, b, out, *rest):
-        seen.update(a=a.ctypes.data, b=b.ctypes.data, a_shape=a.shape, b_shape=b.shape, transposed=rest[-2:])
+        seen.update(a=a.ctypes.data, b=b.ctypes.data, a_shape=a.shape, b_shape=b.shape)
         real(a, b, out, *rest)
 
     real = _core.matmul
     monkeypatch.setattr(_core, "matmul", spy)
     q, zq = operand(rng, (2, 3, 6, 16), False)
     k, zk = operand(rng, (2, 3, 9, 16), True)
-    for a, b, transposed in (
-        (q, k.transpose(-1, -2), (False, True)),
-        (q, k.mT.contiguous(), (False, False)),
-        (q.mT.contiguous().mT, k.transpose(-1, -2), (True, True)),
-        (q[1], k[0].mT, (False, True)),
-    ):
-        got = OPS.matmul(a, b, 1.0, zq, 1.0, zk, S32)
-        assert np.array_equal(got.numpy(), exact(a, zq, b, zk))
-        assert (seen["a"], seen["b"], seen["transposed"]) == (a.data_ptr(), b.data_ptr(), transposed)
     one = k[:, :1].contiguous()  # [2, 1, 9, 16]: each key is met by three heads
     got = OPS.matmul(q, one.mT, 1.0, zq, 1.0, zk, S32)
     assert np.array_equal(got.numpy(), exact(q, zq, one.mT, zk))

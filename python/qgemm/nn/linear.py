@@ -10,6 +10,7 @@ import torch
 from .. import _core, ops
 from ..config import DynamicConfig, W8A8Dynamic, require_config
 from ..errors import ConfigError, QgemmError, ShapeError
+from ..ops._linear import linear_static
 from ._layer import QuantizedLayer
 
 
@@ -35,8 +36,8 @@ class _Product(QuantizedLayer):
         try:
             if self.input_scale is None:
                 return ops.linear_dynamic(x, buffers["packed"], self.weight_shape[0], self.per_token, self.symmetric)
-            q = ops.quantize(x, buffers["input_scale"], buffers["input_zero_point"], 0, 255, torch.uint8)
-            return ops.linear(q, buffers["packed"], self.weight_shape[0], torch.float32)
+            encoding = buffers["input_scale"], buffers["input_zero_point"]
+            return linear_static(x, *encoding, buffers["packed"], self.weight_shape[0])
         except QgemmError as e:
             raise self._named(e) from None
 

@@ -8,18 +8,30 @@ import torch
 
 from .. import _core
 from ..errors import ShapeError
+from ._elementwise import quantize
 from ._registry import EPILOGUE, array, register, row_count
 
-_TYPES = {torch.uint8: 0, torch.int8: 1, torch.int32: 2, torch.float32: 3}
-_core.use_tensors_of(torch.Tensor)
+# Who may watch the dispatcher: modes, torch.jit.trace, the profiler.
+_profiler_flag = (torch.autograd.profiler.__dict__, "_is_profiler_enabled")
+_has_flag = _profiler_flag[1] in _profiler_flag[0]
+_core.use_tensors_of(
+    torch.Tensor,
+    (torch.uint8, torch.int8, torch.int32, torch.float32),
+    (
+        torch._C._len_torch_dispatch_stack,
+        torch._C._is_torch_function_mode_enabled,
+        torch._C._get_tracing_state,
+        *(() if _has_flag else (torch.autograd._profiler_enabled,)),
+    ),
+    (_profiler_flag,) if _has_flag else (),
+    torch.Tensor.is_neg,
+)
 
 
 def _linear(x, packed, out_features, dtype, out_scale=1.0, out_zero_point=0, lo=None, hi=None):
-    code = _TYPES.get(dtype)
-    if code is not None:
-        out = _core.tensor_linear(x, packed, out_features, code, out_scale, out_zero_point, lo, hi)
-        if out is not None:
-            return out
+    out = _core.tensor_linear(x, packed, out_features, dtype, out_scale, out_zero_point, lo, hi)
+    if out is not None:
+        return out
     a = array(x.contiguous())
     shape = a.shape
     rows = row_count(shape, "linear")
@@ -29,10 +41,9 @@ def _linear(x, packed, out_features, dtype, out_scale=1.0, out_zero_point=0, lo=
 
 
 def _linear_dynamic(x, packed, out_features, per_row=True, symmetric=False, lo=None, hi=None):
-    if lo is None and hi is None and not x.is_neg():
-        out = _core.tensor_linear_dynamic(x, packed, out_features, per_row, symmetric)
-        if out is not None:
-            return out
+    out = _core.tensor_linear_dynamic(x, packed, out_features, per_row, symmetric, lo, hi)
+    if out is not None:
+        return out
     a = array(x.contiguous())
     shape = a.shape
     rows = row_count(shape, "linear_dynamic")
@@ -41,24 +52,17 @@ def _linear_dynamic(x, packed, out_features, per_row=True, symmetric=False, lo=N
     return out
 
 
-_is_compiling = torch.compiler.is_compiling
-_dispatch_modes = torch._C._len_torch_dispatch_stack
-_function_modes = torch._C._len_torch_function_stack
-_tracing_state = torch._C._get_tracing_state
-_is_profiling = torch.autograd._profiler_enabled
-
-
-def _unobserved():
-    """True in plain eager mode, where nobody watches the dispatcher: no compiler, mode, tracer or profiler. Then the functions below call
-    the kernel directly; the dispatcher's way to a Python implementation costs more than a small product. Tensors that are not what
-    they seem (subclasses, those inside torch.func transforms) are not plain memory, and take the dispatcher's way by themselves."""
-    return not _dispatch_modes() and not _function_modes() and _tracing_state() is None and not _is_profiling()
+# Below are the operators as functions with the least overhead: in plain eager mode, where nobody watches the dispatcher, they call the
+# kernel directly. The dispatcher's way to an implementation in Python costs more than a small product. Tensors that are not what they
+# seem (subclasses, those inside torch.func transforms) are not plain memory, and take the dispatcher's way by themselves. Dynamo traces
+# these functions, and takes the condition for false.
+_is_tracing = torch.compiler.is_dynamo_compiling
 
 
 def linear(x, packed, out_features, dtype, out_scale=1.0, out_zero_point=0, lo=None, hi=None):
     """``torch.ops.qgemm.linear`` with the least overhead: uint8 ``x`` [..., K] times a packed weight -> ``dtype`` [..., N]."""
-    if not _is_compiling() and _unobserved() and (code := _TYPES.get(dtype)) is not None:
-        out = _core.tensor_linear(x, packed, out_features, code, out_scale, out_zero_point, lo, hi)
+    if not _is_tracing():
+        out = _core.eager_linear(x, packed, out_features, dtype, out_scale, out_zero_point, lo, hi)
         if out is not None:
             return out
     return _linear_op(x, packed, out_features, dtype, out_scale, out_zero_point, lo, hi)
@@ -66,11 +70,29 @@ def linear(x, packed, out_features, dtype, out_scale=1.0, out_zero_point=0, lo=N
 
 def linear_dynamic(x, packed, out_features, per_row=True, symmetric=False, lo=None, hi=None):
     """``torch.ops.qgemm.linear_dynamic`` with the least overhead: float32 ``x`` [..., K], quantized per row, -> float32 [..., N]."""
-    if not _is_compiling() and lo is None and hi is None and _unobserved() and not x.is_neg():
-        out = _core.tensor_linear_dynamic(x, packed, out_features, per_row, symmetric)
+    if not _is_tracing():
+        out = _core.eager_linear_dynamic(x, packed, out_features, per_row, symmetric, lo, hi)
         if out is not None:
             return out
     return _linear_dynamic_op(x, packed, out_features, per_row, symmetric, lo, hi)
+
+
+def linear_static(x, scale, zero_point, packed, out_features):
+    """``quantize`` to uint8 and ``linear`` in one: float32 ``x`` [..., K], scale float32 [1], zero_point int32 [1] -> float32 [..., N]."""
+    if not _is_tracing():
+        out = _core.eager_linear_static(x, scale, zero_point, packed, out_features)
+        if out is not None:
+            return out
+    return _linear_op(quantize(x, scale, zero_point, 0, 255, torch.uint8), packed, out_features, torch.float32)
+
+
+def matmul(a, b, a_scale, a_zero_point, b_scale, b_zero_point, dtype, out_scale=1.0, out_zero_point=0, lo=None, hi=None):
+    """``torch.ops.qgemm.matmul`` with the least overhead: 8-bit ``a`` [..., M, K] times ``b`` [..., K, N] -> ``dtype`` [..., M, N]."""
+    if not _is_tracing():
+        out = _core.eager_matmul(a, b, a_scale, a_zero_point, b_scale, b_zero_point, dtype, out_scale, out_zero_point, lo, hi)
+        if out is not None:
+            return out
+    return _matmul_op(a, b, a_scale, a_zero_point, b_scale, b_zero_point, dtype, out_scale, out_zero_point, lo, hi)
 
 
 def _linear_fake(x, packed, out_features, dtype, *epilogue):
@@ -185,6 +207,9 @@ def _matmul(
     lo=None,
     hi=None,
 ):
+    out = _core.tensor_matmul(a, b, a_scale, a_zero_point, b_scale, b_zero_point, dtype, out_scale, out_zero_point, lo, hi)
+    if out is not None:
+        return out
     if a.dim() == b.dim() >= 2 and a.shape[:-2] == b.shape[:-2] and a.shape[-1] == b.shape[-2]:
         own = a.shape[:-2]
         out = a.new_empty((*own, a.shape[-2], b.shape[-1]), dtype=dtype)
@@ -234,7 +259,7 @@ linear16 = register(
     _linear16,
     _linear16_fake,
 )
-matmul = register(
+_matmul_op = register(
     f"matmul(Tensor a, Tensor b, float a_scale, int a_zero_point, float b_scale, int b_zero_point, {EPILOGUE}) -> Tensor",
     _matmul,
     _matmul_fake,
