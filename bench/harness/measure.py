@@ -25,13 +25,13 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"[:200]
 
 
-def usable(contenders: Sequence[Contender], threads: int, trial: AnyShape) -> tuple[list[Contender], dict[str, str]]:
+def usable(contenders: Sequence[Contender], threads: int, trial: AnyShape | None) -> tuple[list[Contender], dict[str, str]]:
     """Those that are installed and compute the right result on ``trial``, a small shape; and the reasons of the others, by name."""
-    problem = trial.problem()
+    problem = None if trial is None else trial.problem()
     kept, dropped = [], {}
     for c in contenders:
         reason = c.missing()
-        if reason is None:
+        if reason is None and problem is not None and c.takes(trial):
             reason = _prepare(c, problem, threads, 1e-5)[1]
         if reason is None:
             kept.append(c)
@@ -70,7 +70,7 @@ def measure_row(
     problem = shape.problem()
     ready: dict[str, Variant] = {}
     failed: dict[str, str] = {}
-    for c in contenders:
+    for c in (c for c in contenders if c.takes(shape)):
         note(f"{shape.label}: {c.name}")
         variant, reason = _prepare(c, problem, threads, settings.min_sample)
         if variant is None:

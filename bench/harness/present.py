@@ -122,8 +122,12 @@ def scaling_lines(scaling: Mapping[str, Any], of: str) -> list[str]:
 def absences(report: Mapping[str, Any]) -> list[str]:
     """Contenders that did not take part, and rows on which one failed, each with the reason."""
     lines = [f"missing: {c['name']}: {c['missing']}" for c in report["contenders"] if c["missing"]]
+    failed: dict[tuple[str, str], list[str]] = {}
     for row in report["rows"]:
-        lines += [f"failed: {name} on {row['shape']}, {row['threads']} thr.: {reason}" for name, reason in row["failed"].items()]
+        for name, reason in row["failed"].items():
+            failed.setdefault((name, reason), []).append(f"{row['shape']}, {row['threads']} thr.")
+    for (name, reason), where in failed.items():
+        lines.append(f"failed: {name} on {where[0]}{f' and {len(where) - 1} more rows' if len(where) > 1 else ''}: {reason}")
     return lines
 
 

@@ -15,7 +15,7 @@ from .shapes import Shape
 
 # Largest relative error (Euclidean norm over the sample) for each output; u8 may differ by one step, s32 must be exact.
 TOLERANCE = {"f32": 1e-5, "fp32": 1e-5, "dynamic": 0.02, "bf16": 0.02}
-_POOL = 1_000_003  # prime, so that repeating it aligns with no row length
+POOL = 1_000_003  # prime, so that repeating it aligns with no row length
 
 
 class Problem:
@@ -33,7 +33,7 @@ class Problem:
         self.x_float = rng.standard_normal((self.m, self.k), dtype=np.float32)
         # Normal, as trained weights are. The products of two neighbours then stay within int16, so that CPUs without a dot-product
         # instruction, where several libraries add pairs with saturation, compute the same.
-        pool = np.clip(np.rint(rng.normal(0, 24, _POOL)), -127, 127).astype(np.int8)
+        pool = np.clip(np.rint(rng.normal(0, 24, POOL)), -127, 127).astype(np.int8)
         self.w = np.resize(pool, (self.n, self.k))
         self.w_scale = rng.uniform(0.004, 0.008, self.n).astype(np.float32)
         self.bias = rng.normal(0, 1, self.n).astype(np.float32)

@@ -60,6 +60,10 @@ class Contender(ABC):
                 return f"{module} is not installed" if e.name == module else f"{module} does not import: {e}"
         return None
 
+    def takes(self, shape: Any) -> bool:
+        """Whether it has this kind of layer at all; where not, it is absent from the row."""
+        return True
+
     @abstractmethod
     def prepare(self, problem: Any, threads: int) -> list[Variant]:
         """Pack the weights and bind the operands. At least one variant."""
