@@ -122,6 +122,8 @@ KernelTable build(Isa isa) {
   QGEMM_PICK(pack_b);
   QGEMM_PICK(row_sum);
   QGEMM_PICK(combine16);
+  QGEMM_PICK(softmax);
+  QGEMM_PICK(norm);
 #undef QGEMM_PICK
   return t;
 }

@@ -58,6 +58,8 @@ struct KernelTable {
   KernelFn<pack_b_args> pack_b;
   KernelFn<row_sum_args> row_sum;
   KernelFn<combine16_args> combine16;
+  KernelFn<softmax_args> softmax;
+  KernelFn<norm_args> norm;
 
   const GemmKernel& gemm_for(int width) const { return gemm[width / 16 - 1]; }
 };

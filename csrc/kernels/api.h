@@ -190,4 +190,42 @@ struct combine16_args {
   ptrdiff_t ldc;  // bytes
 };
 
+// Softmax of rows: t = x (u8: scale * (q - zero_point)) + mask, e = exp(t - max t), y = e * (1 / sum e), stored as a real number.
+// exp is the polynomial of kernels/coefficients.h, 0 below -87. The sum is that of the integers rint(e * 2^30), so no order is
+// part of it. A row with a NaN, a +inf, or nothing but -inf gives NaN.
+struct softmax_args {
+  const void* x;  // u8 or fp32 rows
+  ptrdiff_t ldx;  // bytes
+  bool is_u8;
+  float x_scale;
+  int32_t x_zero_point;
+  const float* mask;  // null, or rows of n
+  ptrdiff_t ldmask;   // floats; 0: one row for all
+  ptrdiff_t rows, n;
+  float* scratch;      // n rounded up to 64, 64-byte aligned
+  const Epilogue* ep;  // u8, s8 or f32: inv_scale, zero_point, lo, hi alone apply; NaN becomes zero_point
+  void* out;
+  ptrdiff_t ldo;  // bytes
+};
+
+// LayerNorm (center) or RMSNorm of rows, y = fmaf(xhat, gamma, beta):
+//   u8, center  d = n * q - sum q,  v = x_scale^2 * (n * sum q^2 - (sum q)^2) / n^2,  a = x_scale / (n * sqrt(v + epsilon))
+//   u8, rms     d = q - zero_point, v = x_scale^2 * sum d^2 / n,                      a = x_scale / sqrt(v + epsilon)
+//   fp32        d = x - m, m = (float)mean (rms: 0), v = max(sum d^2 / n - (mean - m)^2, 0), a = 1 / sqrt(v + epsilon)
+// xhat = (float)a * d; fp32: fmaf(d, (float)a, (float)((m - mean) * a)). Sums of u8 are exact integers; those of fp32 are taken
+// in fp64 in 16 lanes (element i in lane i % 16), which are then added in halves: lane j to lane j + 8, + 4, + 2, + 1.
+struct norm_args {
+  const void* x;
+  ptrdiff_t ldx;
+  bool is_u8, center;
+  float x_scale;
+  int32_t x_zero_point;
+  ptrdiff_t rows, n;
+  double epsilon;
+  const float *gamma, *beta;  // [n]
+  const Epilogue* ep;         // as softmax's
+  void* out;
+  ptrdiff_t ldo;
+};
+
 }  // namespace qgemm

@@ -113,6 +113,21 @@ inline void need_apart(const py::array& out, const py::array& in, const char* na
     throw Error(Code::layout, std::string("out overlaps ") + name + "; give the result memory of its own");
 }
 
+inline void need_same_shape(const py::array& a, const char* a_name, const py::array& b, const char* b_name) {
+  bool same = a.ndim() == b.ndim();
+  for (py::ssize_t i = 0; same && i < a.ndim(); ++i) same = a.shape(i) == b.shape(i);
+  if (!same)
+    throw Error(Code::shape,
+                std::string(a_name) + " must have the shape of " + b_name + ", " + shape_of(b) + ", got " + shape_of(a));
+}
+
+// An output of its own: writeable, contiguous, apart from the input.
+inline void need_output(const py::array& out, const py::array& in, const char* in_name) {
+  need_contiguous(out, "out");
+  need_writeable(out, "out");
+  need_apart(out, in, in_name);
+}
+
 template <class T>
 inline const T* vector_of(const py::array& a, const char* name, int64_t count) {
   need_dtype<T>(a, name);
@@ -156,6 +171,7 @@ void raise(const Error& e);
 
 void bind_gemm(py::module_& m);
 void bind_ops(py::module_& m);
+void bind_rows(py::module_& m);
 void bind_tensor(py::module_& m);
 
 }  // namespace qgemm

@@ -24,21 +24,6 @@ IntType int_type(const py::array& a, const char* name) {
   throw Error(Code::dtype, std::string(name) + " must be uint8, int8, uint16 or int16, got " + dtype_of(a));
 }
 
-void need_same_shape(const py::array& a, const char* a_name, const py::array& b, const char* b_name) {
-  bool same = a.ndim() == b.ndim();
-  for (py::ssize_t i = 0; same && i < a.ndim(); ++i) same = a.shape(i) == b.shape(i);
-  if (!same)
-    throw Error(Code::shape,
-                std::string(a_name) + " must have the shape of " + b_name + ", " + shape_of(b) + ", got " + shape_of(a));
-}
-
-// An output of its own: writeable, contiguous, apart from the input.
-void need_output(const py::array& out, const py::array& in, const char* in_name) {
-  need_contiguous(out, "out");
-  need_writeable(out, "out");
-  need_apart(out, in, in_name);
-}
-
 // [outer][channels][inner] of x for encodings of `count` elements along `axis`.
 ChannelShape channel_shape(const py::array& x, const char* name, const py::array& scale, const py::array& zero_point,
                            int64_t axis) {

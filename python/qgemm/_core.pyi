@@ -262,3 +262,35 @@ def avg_pool2d(
     lo: float | None = None,
     hi: float | None = None,
 ) -> None: ...
+
+# ---- rows: softmax and the normalizations --------------------------------------------------------------------------------
+# x uint8 on the grid (x_scale, x_zero_point), or float32; out uint8, int8 or float32 of its shape. The result is that of the float32
+# operation on the numbers x stands for, rounded to out's grid; lo and hi are for a grid only. NaN becomes the zero point.
+# y = exp(x + mask - max) / sum along the last axis. mask: float32 of x's shape, strides of 0 allowed (numpy.broadcast_to).
+def softmax(
+    x: NDArray[Any],
+    out: NDArray[Any],
+    mask: NDArray[np.float32] | None = None,
+    x_scale: float = 1.0,
+    x_zero_point: int = 0,
+    out_scale: float = 1.0,
+    out_zero_point: int = 0,
+    lo: float | None = None,
+    hi: float | None = None,
+) -> None: ...
+
+# LayerNorm along the last axis; center=False: RMSNorm. gamma, beta: float32 [x.shape[-1]], None for 1 and 0.
+def norm(
+    x: NDArray[Any],
+    out: NDArray[Any],
+    gamma: NDArray[np.float32] | None = None,
+    beta: NDArray[np.float32] | None = None,
+    epsilon: float = 1e-5,
+    center: bool = True,
+    x_scale: float = 1.0,
+    x_zero_point: int = 0,
+    out_scale: float = 1.0,
+    out_zero_point: int = 0,
+    lo: float | None = None,
+    hi: float | None = None,
+) -> None: ...

@@ -35,11 +35,15 @@ __all__ = [
     "linear_grouped",
     "max_pool2d",
     "minimum_scale",
+    "norm",
+    "norm_quantized",
     "output_scale",
     "pack_int4",
     "prove_int32",
     "quantize",
     "requantize",
+    "softmax",
+    "softmax_exp",
     "to_float",
     "unpack_int4",
     "weight_encoding",
@@ -374,6 +378,74 @@ def avg_pool2d(x, kernel, stride, padding, count_include_pad: bool, x_scale, x_z
     with np.errstate(divide="ignore", invalid="ignore"):
         y = total.astype(np.float32) * (np.float32(x_scale) / inside.astype(np.float32))
     return _clamp(np.where(inside == 0, np.float32(0), y), lo, hi)
+
+
+# ---- rows: softmax and the normalizations ---------------------------------------------------------------------------------
+
+
+def softmax_exp(x) -> np.ndarray:
+    """exp of float32 numbers <= 0 as softmax takes it: ``2^n * (1 + r + r^2 * q(r))`` with ``x = n * ln 2 + r``, within 1 ulp;
+    0 below -87. The constants are those of csrc/kernels/coefficients.h."""
+    x = np.asarray(x, np.float32)
+    h = float.fromhex
+    with np.errstate(all="ignore"):
+        n = np.rint(x * np.float32(h("0x1.715476p+0")))
+        r = fmaf(-n, h("-0x1.05c61p-29"), fmaf(-n, h("0x1.62e43p-1"), x))
+        q = np.float32(h("0x1.6a23cep-10"))
+        for c in ("0x1.123a2p-7", "0x1.5558f2p-5", "0x1.555492p-3", "0x1.fffffcp-2"):
+            q = fmaf(q, r, h(c))
+        y = np.ldexp(np.float32(1) + fmaf(r * r, q, r), np.maximum(np.nan_to_num(n), -200).astype(np.int32))
+        return np.where(x >= -87, y, np.float32(0)).astype(np.float32)
+
+
+def softmax(x, mask=None) -> np.ndarray:
+    """Softmax of float32 ``x + mask`` along the last axis. The exponentials are added as the integers ``rint(e * 2^30)``, so the sum
+    has no order. A row without a finite maximum, or with a NaN, gives NaN. For bytes: ``requantize(softmax(dequantize(...)), ...)``."""
+    x = np.asarray(x, np.float32)
+    with np.errstate(all="ignore"):
+        t = x if mask is None else x + np.asarray(mask, np.float32)
+        most = t.max(axis=-1, keepdims=True, initial=-np.inf)
+        e = np.where(np.isfinite(most), softmax_exp(t - most), np.float32(0))
+        total = np.rint(e.astype(np.float64) * 2.0**30).sum(axis=-1, keepdims=True)  # integers below 2^53: exact
+        return np.where(np.isfinite(most), e * (2.0**30 / total).astype(np.float32), np.float32(np.nan))
+
+
+def norm(x, gamma=1.0, beta=0.0, epsilon: float = 1e-5, center: bool = True) -> np.ndarray:
+    """LayerNorm of float32 rows, or RMSNorm (``center=False``). Mean and variance are taken in float64, in 16 lanes."""
+    x = np.asarray(x, np.float32)
+    n, lanes = x.shape[-1], -(-x.shape[-1] // 16) * 16
+
+    def lane_sum(v):  # element i goes to lane i % 16; the lanes are added in halves
+        v = np.concatenate([v, np.zeros((*v.shape[:-1], lanes - n))], -1).reshape(*v.shape[:-1], lanes // 16, 16)
+        s = np.zeros((*v.shape[:-2], 16))
+        for k in range(v.shape[-2]):
+            s = s + v[..., k, :]
+        for width in (8, 4, 2, 1):
+            s = s[..., :width] + s[..., width : 2 * width]
+        return s
+
+    with np.errstate(all="ignore"):
+        mean = lane_sum(x.astype(np.float64)) / n if center else np.zeros((*x.shape[:-1], 1))
+        m = mean.astype(np.float32)
+        d = x - m
+        v = lane_sum(np.square(d.astype(np.float64))) / n - (mean - m) ** 2
+        a = 1.0 / np.sqrt(np.where(v < 0, 0, v) + epsilon)
+        return fmaf(fmaf(d, a, (m - mean) * a), gamma, beta)
+
+
+def norm_quantized(x, x_scale, x_zero_point: int, gamma=1.0, beta=0.0, epsilon: float = 1e-5, center: bool = True) -> np.ndarray:
+    """The same of u8 rows on a grid: the sums of x and x^2 are exact integers, so the variance is. float32, to be requantized."""
+    q, n, s = np.asarray(x).astype(np.int64), x.shape[-1], float(np.float32(x_scale))
+    with np.errstate(all="ignore"):
+        if center:
+            total = q.sum(-1, keepdims=True)
+            v = s * s * ((n * np.square(q).sum(-1, keepdims=True) - total**2) / (float(n) * n))
+            a, d = s / (n * np.sqrt(v + epsilon)), fmaf(q, n, -total)
+        else:
+            d = (q - x_zero_point).astype(np.float32)
+            v = s * s * (np.square(q - x_zero_point).sum(-1, keepdims=True) / float(n))
+            a = s / np.sqrt(v + epsilon)
+        return fmaf(d * a.astype(np.float32), gamma, beta)
 
 
 # ---- encodings from ranges, by AIMET's convention ---------------------------------------------------------------------------

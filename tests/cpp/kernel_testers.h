@@ -22,6 +22,8 @@ void test_requantize(const KernelRow& row);
 void test_pack_b(const KernelRow& row);
 void test_row_sum(const KernelRow& row);
 void test_combine16(const KernelRow& row);
+void test_softmax(const KernelRow& row);
+void test_norm(const KernelRow& row);
 
 // A random epilogue whose arrays lie in guarded memory: [n] arrays of `columns` elements, [m] arrays of `rows`.
 class EpilogueMaker {

@@ -19,6 +19,7 @@ from .floatops import OPS
 from .grids import quantize, real, shift
 from .guard import check_grids, naming
 from .ir import Graph, Node, QParams, Tensor
+from .lower_rows import RowLowering
 from .passes.grid import MOVES, data_inputs, moves_bytes, pad_value
 from .step import Step
 from .values import input_quantizer, raw_reader, raw_values, reader, writer
@@ -51,7 +52,7 @@ def lower(graph: Graph, on_unsupported: str = "float") -> list[Step]:
     return steps
 
 
-class Lowering:
+class Lowering(RowLowering):
     def __init__(self, graph: Graph):
         self.graph = graph
         self.index_tensors = self._index_tensors()
