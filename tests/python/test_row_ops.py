@@ -81,7 +81,7 @@ def test_norm(isa, shape, center):
         q = rng.integers(0, 256, shape).astype(np.uint8)
         grid = dict(x_scale=0.04, x_zero_point=99)
         y = numerics.norm_quantized(q, 0.04, 99, **affine, center=center)
-        both_outputs(y, 0.03, 120, lambda out, q=q, a=affine | grid, **k: _core.norm(q, out, **a, center=center, **k), lo=120, hi=250)  # fmt: skip
+        both_outputs(y, 0.03, 120, lambda out, q=q, a=affine | grid, **k: _core.norm(q, out, **a, center=center, **k), lo=120, hi=250)
         if shape[-1]:
             wide = 0.04 * (q.astype(np.float64) - 99)
             wide = wide - wide.mean(-1, keepdims=True) if center else wide
