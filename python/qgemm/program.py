@@ -22,9 +22,17 @@ class Program:
     compute in float. The first axis may have any size where the model says so. A Program keeps no state between calls: any
     number of threads may use one. pickle and deepcopy keep the graph and pack the weights again.
 
+    A program that is made (loaded, copied, unpickled) after torch was imported is a ``torch.nn.Module``; without torch it is not, and
+    computes all the same.
+
     Inputs and outputs are float32 (or the integer type of the model's own input). Errors: ShapeError, DTypeError, DeviceError
     for an input that does not fit; UnsupportedOpError at construction.
     """
+
+    def __new__(cls, *args, **kwargs):
+        if cls is Program and sys.modules.get("torch") is not None:
+            from .torch_program import TorchProgram as cls
+        return super().__new__(cls)
 
     def __init__(self, graph: Graph, on_unsupported: str = "float"):
         if on_unsupported not in ("float", "raise"):
@@ -108,6 +116,10 @@ class Program:
 
     def __setstate__(self, state):
         self.__init__(state["graph"], state["on_unsupported"])
+
+    def __reduce_ex__(self, protocol):
+        # By this name, so that a process without torch can read what one with torch has written.
+        return Program.__new__, (Program,), self.__getstate__()
 
 
 class _InputSpec:
