@@ -107,7 +107,7 @@ class Conv:
 
 
 def _read(e: dict[str, Any], uses: tuple[str, ...]) -> list[Conv]:
-    n = len(e["size"])
+    n, _ = len(e["size"]), e["kernel"]  # which have no default
 
     def several(key: str, default: int) -> tuple[int, ...]:
         values = tuple(e.get(key, [default] * n))
