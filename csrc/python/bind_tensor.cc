@@ -1,9 +1,10 @@
-// Products on PyTorch tensors. What is not plain (another type, dtype, device, layout or alignment) answers None, and the caller
-// takes the general road, which copies or says what is wrong.
+// Products and convolutions on PyTorch tensors. What is not plain (another type, dtype, device, layout or alignment) answers
+// None, and the caller takes the general road, which copies or says what is wrong.
 #include <algorithm>
 #include <limits>
 
 #include "bind.h"
+#include "ops/conv.h"
 #include "ops/matmul.h"
 #include "ops/quantize.h"
 #include "ops/threads.h"
@@ -235,6 +236,71 @@ py::object tensor_matmul(const Arguments& arguments) {
   return out.give();
 }
 
+// `count` integers of a tuple or list.
+bool integers(PyObject* object, Py_ssize_t count, int64_t* values) {
+  const bool tuple = PyTuple_Check(object);
+  if ((!tuple && !PyList_Check(object)) || PySequence_Fast_GET_SIZE(object) != count) return false;
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    PyObject* item = PySequence_Fast_GET_ITEM(object, i);
+    if (!PyLong_Check(item)) return false;
+    values[i] = PyLong_AsLongLong(item);
+    if (values[i] == -1 && PyErr_Occurred()) throw py::error_already_set();
+  }
+  return true;
+}
+
+// (x, packed, out_channels, kernel_size, stride, padding, dilation, dtype, out_scale, out_zero_point, lo, hi); x: uint8 [B, C, L]
+// or [B, C, H, W] with the channels innermost, as the result has them.
+template <int spatial>
+py::object tensor_conv(const Arguments& p) {
+  p.expect(12);
+  const int type = tensors::dtype_code(p.values[7]);
+  dlpack::Tensor x, packed;
+  int64_t kernel[2] = {1, 1}, stride[2] = {1, 1}, padding[4], dilation[2] = {1, 1};
+  constexpr int first = 2 - spatial;
+  if (type < 0 || !tensors::channels_innermost(p.values[0], dlpack::kUInt, 8, x) || x.ndim != 2 + spatial ||
+      !plain(p.values[1], dlpack::kUInt, 8, packed) || packed.ndim != 1 ||
+      reinterpret_cast<uintptr_t>(address(packed)) % 8 != 0 || !integers(p.values[3], spatial, kernel + first) ||
+      !integers(p.values[4], spatial, stride + first) || !integers(p.values[5], 2 * spatial, padding) ||
+      !integers(p.values[6], spatial, dilation + first))
+    return py::none();
+  const PackedView weight = view(reinterpret_cast<const uint8_t*>(address(packed)), packed.shape[0]);
+  if (weight.kind == PackedKind::linear || weight.n != p.integer(2) || weight.kh != kernel[0] || weight.kw != kernel[1])
+    return py::none();
+  Window g;
+  g.batch = x.shape[0];
+  g.c = x.shape[1];
+  g.h = spatial == 2 ? x.shape[2] : 1;
+  g.w = x.shape[x.ndim - 1];
+  g.kh = kernel[0];
+  g.kw = kernel[1];
+  g.stride_h = stride[0];
+  g.stride_w = stride[1];
+  g.top = spatial == 2 ? padding[0] : 0;
+  g.left = padding[spatial - 1];
+  g.bottom = spatial == 2 ? padding[2] : 0;
+  g.right = padding[2 * spatial - 1];
+  g.dilation_h = dilation[0];
+  g.dilation_w = dilation[1];
+  // The general road names what is wrong.
+  for (const int64_t v : {g.stride_h, g.stride_w, g.dilation_h, g.dilation_w})
+    if (v < 1) return py::none();
+  for (const int64_t v : {g.top, g.left, g.bottom, g.right})
+    if (v < 0) return py::none();
+  g.check("conv2d");
+  const int64_t out_h = g.out_h(), out_w = g.out_w();
+  if (g.batch < 1 || out_h < 1 || out_w < 1) return py::none();  // nothing to compute, or a window larger than its image
+  const OutputSpec spec =
+      output_spec(static_cast<OutType>(type), p.number(8), p.integer(9), p.number_or_none(10), p.number_or_none(11));
+  int64_t shape[4] = {g.batch, weight.n, out_h, out_w};
+  if (spatial == 1) shape[2] = out_w;
+  Fresh out;
+  if (!out.allocate(shape, x.ndim, kOutTypes[type], true)) return py::none();
+  compute(g.batch * out_h * out_w * weight.n * std::max<int64_t>(weight.k, 1),
+          [&] { conv2d(weight, g, reinterpret_cast<const uint8_t*>(address(x)), out.data(), spec); });
+  return out.give();
+}
+
 PyObject* raised() {
   try {
     throw;
@@ -280,10 +346,14 @@ PyMethodDef method(const char* name, Fast f) {
 PyMethodDef g_fast[] = {method("tensor_linear", always<tensor_linear>),
                         method("tensor_linear_dynamic", always<tensor_linear_dynamic>),
                         method("tensor_matmul", always<tensor_matmul>),
+                        method("tensor_conv1d", always<tensor_conv<1>>),
+                        method("tensor_conv2d", always<tensor_conv<2>>),
                         method("eager_linear", unwatched<tensor_linear>),
                         method("eager_linear_dynamic", unwatched<tensor_linear_dynamic>),
                         method("eager_linear_static", unwatched<tensor_linear_static>),
                         method("eager_matmul", unwatched<tensor_matmul>),
+                        method("eager_conv1d", unwatched<tensor_conv<1>>),
+                        method("eager_conv2d", unwatched<tensor_conv<2>>),
                         {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace

@@ -101,22 +101,37 @@ bool plain(PyObject* object, uint8_t code, uint8_t bits, dlpack::Tensor& t) {
   return true;
 }
 
+bool channels_innermost(PyObject* object, uint8_t code, uint8_t bits, dlpack::Tensor& t) {
+  if (!strided(object, code, bits, t) || t.ndim < 3 || !t.strides) return false;
+  if (t.shape[1] != 1 && t.strides[1] != 1) return false;
+  int64_t expected = t.shape[1];
+  for (int32_t i = t.ndim; i-- > 0;) {
+    if (i == 1) continue;
+    if (t.shape[i] != 1 && t.strides[i] != expected) return false;
+    expected *= t.shape[i];
+  }
+  return true;
+}
+
 bool negated(PyObject* object) { return truth(PyObject_CallOneArg(g_is_negated, object)); }
 
 Fresh::~Fresh() {
   if (block_) release(block_);
 }
 
-bool Fresh::allocate(const int64_t* shape, int32_t ndim, dlpack::DataType type) {
+bool Fresh::allocate(const int64_t* shape, int32_t ndim, dlpack::DataType type, bool channels_innermost) {
   int64_t bytes = type.bits / 8;
   for (int32_t i = 0; i < ndim; ++i)
     if (__builtin_mul_overflow(bytes, shape[i], &bytes)) return false;
   if (bytes > INT64_MAX - 2 * kDataOffset) return false;
   int64_t strides[kMostDims], stride = 1;
-  for (int32_t i = ndim; i-- > 0;) {
+  auto place = [&](int32_t i) {
     strides[i] = stride;
-    if (shape[i] > 1 && __builtin_mul_overflow(stride, shape[i], &stride)) return false;
-  }
+    return shape[i] <= 1 || !__builtin_mul_overflow(stride, shape[i], &stride);
+  };
+  if (channels_innermost && !place(1)) return false;
+  for (int32_t i = ndim; i-- > 0;)
+    if (!(channels_innermost && i == 1) && !place(i)) return false;
   // A multiple of the alignment, as aligned_alloc asks; never nothing.
   void* memory = std::aligned_alloc(64, static_cast<size_t>((kDataOffset + bytes + 63) / 64 * 64));
   if (!memory) throw std::bad_alloc();

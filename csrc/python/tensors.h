@@ -38,7 +38,9 @@ bool negated(PyObject* object);
 
 inline char* address(const dlpack::Tensor& t) { return static_cast<char*>(t.data) + t.byte_offset; }
 
-// A fresh C-contiguous tensor in memory of our own, at a multiple of 64 bytes. One allocation holds description and elements: a
+// The same, [B, C, L] or [B, C, H, W] with the channels innermost and otherwise dense.
+bool channels_innermost(PyObject* object, uint8_t code, uint8_t bits, dlpack::Tensor& t);
+// A fresh dense tensor in memory of our own, at a multiple of 64 bytes. One allocation holds description and elements: a
 // third of the time of an allocation by torch, which makes a tensor of its own behind the one it gives out.
 class Fresh {
  public:
@@ -47,8 +49,8 @@ class Fresh {
   Fresh& operator=(const Fresh&) = delete;
   ~Fresh();
 
-  // False when the size does not fit 63 bits. Throws std::bad_alloc.
-  bool allocate(const int64_t* shape, int32_t ndim, dlpack::DataType type);
+  // C-contiguous, or [B, C, ...] with the channels innermost. False when the size does not fit 63 bits. Throws std::bad_alloc.
+  bool allocate(const int64_t* shape, int32_t ndim, dlpack::DataType type, bool channels_innermost = false);
   char* data() const { return static_cast<char*>(block_->tensor.data); }
   // Gives the memory away as an object of the type.
   py::object give();

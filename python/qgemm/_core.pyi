@@ -11,6 +11,7 @@ Output type: the dtype of ``out``.
 ``lo`` and ``hi``: None, or bounds. For uint8/int8 they are integers on the output's grid (ReLU is lo = out_zero_point).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -197,6 +198,27 @@ eager_matmul = tensor_matmul
 
 # x float32 [..., K] quantized with scale float32 [1] and zero_point int32 [1], then the product: float32 [..., n].
 def eager_linear_static(x: Any, scale: Any, zero_point: Any, packed: Any, n: int, /) -> Any | None: ...
+
+# x uint8 [B, C, L] or [B, C, H, W] with the channels innermost -> `dtype` [B, n, ...] in the same order.
+def tensor_conv2d(
+    x: Any,
+    packed: Any,
+    n: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    dtype: Any,
+    out_scale: float,
+    out_zero_point: int,
+    lo: float | None,
+    hi: float | None,
+    /,
+) -> Any | None: ...
+
+tensor_conv1d = tensor_conv2d
+eager_conv1d = tensor_conv2d
+eager_conv2d = tensor_conv2d
 
 # ---- convolution ------------------------------------------------------------------------------------------------------
 # x uint8 [B, H, W, C] (NHWC), out [B, HO, WO, Cout]. padding = (top, left, bottom, right). Padding value: the input's zero point.

@@ -298,7 +298,8 @@ def test_pools_add_and_table(rng, isa):
 
 
 def test_channels_last_memory_is_used_where_it_lies(rng, monkeypatch):
-    """The engine gets the tensor's own memory: no layout change on the way in, and none on the way out."""
+    """The engine gets the tensor's own memory: no layout change on the way in, and none on the way out. By both roads: the one on
+    tensors, which answers for what is plain, and the one on numpy arrays."""
     seen = {}
 
     def spy(x, packed, out, *args):
@@ -309,8 +310,12 @@ def test_channels_last_memory_is_used_where_it_lies(rng, monkeypatch):
     monkeypatch.setattr(_core, "conv2d", spy)
     w = conv_weight(rng, 8, 4, 3, 3)
     packed, x = packed_conv(*w), nchw(codes(rng, 2, 9, 8, 4))
-    y = OPS.conv2d(x, packed, 8, (3, 3), (1, 1), (0, 0, 0, 0), (1, 1), U8)
+    window = (3, 3), (1, 1), (0, 0, 0, 0), (1, 1)
+    direct = _core.tensor_conv2d(x, packed, 8, *window, U8, 1.0, 0, None, None)
+    assert _core.tensor_conv2d(x.contiguous(), packed, 8, *window, U8, 1.0, 0, None, None) is None
+    y = OPS.conv2d(torch.nn.Parameter(x, requires_grad=False), packed, 8, *window, U8)
     assert seen == {"x": x.data_ptr(), "packed": packed.data_ptr(), "out": y.data_ptr()}
+    assert torch.equal(y, direct) and y.stride() == direct.stride()
     packed = packed_conv(*w, static=False)
     y = OPS.conv2d_dynamic(torch.randn(2, 4, 9, 8), packed, 8, (3, 3), (1, 1), (0, 0, 0, 0), (1, 1), False, True)
     assert seen["out"] == y.data_ptr()
