@@ -37,13 +37,17 @@ void dynamic(benchmark::State& state) {
 
 void shapes(benchmark::internal::Benchmark* b) {
   b->ArgNames({"M", "N", "K", "threads"})->UseRealTime();
-  for (int64_t threads : {1, 2})
+  for (int64_t threads : {1, 2}) {
+    b->Args({100, 100, 100, threads});
+    b->Args({3136, 256, 64, threads});
+    b->Args({196, 1024, 256, threads});
     for (int64_t m : {1, 4, 16, 128}) {
       b->Args({m, 768, 768, threads});
       b->Args({m, 3072, 768, threads});
       b->Args({m, 768, 3072, threads});
       b->Args({m, 4096, 4096, threads});
     }
+  }
 }
 BENCHMARK(dynamic)->Apply(shapes);
 

@@ -120,6 +120,7 @@ KernelTable build(Isa isa) {
   QGEMM_PICK(sum_pool);
   QGEMM_PICK(requantize);
   QGEMM_PICK(pack_b);
+  QGEMM_PICK(pack_w);
   QGEMM_PICK(row_sum);
   QGEMM_PICK(combine16);
   QGEMM_PICK(softmax);

@@ -171,6 +171,23 @@ struct pack_b_args {
   int32_t* colsum;  // [width]
 };
 
+// One panel of a weight from its canonical rows, and what packing must know of each column to prove its accumulator: the sum of
+// its values, and the sum of their distances from the zero point. A group is `group` consecutive k; the last may be short.
+//   8 bits: k4 = ceil(k / 4) rows of `width` x 4 bytes, zero filled
+//   4 bits: the same bytes, filled up with zeros to a multiple of 128, two nibbles a byte as docs/packing.md shows
+struct pack_w_args {
+  const int8_t* w;  // [n] rows of k bytes, ldw bytes apart: each is a column of the panel
+  ptrdiff_t ldw, k;
+  int32_t n, width;          // valid columns, 1..width
+  ptrdiff_t group;           // a multiple of 4 and > 0, or anything >= k
+  const int8_t* zero_point;  // [width], 0 from n on; or null for none
+  int32_t bits;              // 8 or 4; the caller sees to it that 4-bit values are in range, or discards the result
+  bool stream;               // the panel is 64-byte aligned and too large to stay in cache: it may be written around it
+  uint8_t* panel;
+  int64_t *sum, *absolute;  // [groups][width], at least one group
+  bool* in_range;           // whether every value fits `bits`
+};
+
 // sum[i] = sum_k a[i][k], exact int32.
 struct row_sum_args {
   const uint8_t* a;

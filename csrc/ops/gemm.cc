@@ -1,6 +1,7 @@
 #include "ops/gemm.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -16,6 +17,8 @@ namespace {
 // A rows that stay in L2 while every panel passes over them.
 constexpr int64_t kBlockBytes = 256 * 1024;
 constexpr int kMaxRows = 16;  // most rows of any register tile
+// Rows a thread must get before a product is shared by rows: a few tiles of the highest kernel.
+constexpr int64_t kOwnRows = 32;
 
 struct Job {
   const KernelTable& t;
@@ -91,6 +94,16 @@ void panel_rows(const Job& j, int64_t p, const int8_t* b, int64_t m0, int64_t m1
   }
 }
 
+void check_linear(const PackedView& w, const OutputSpec& out, int64_t m, bool row_terms) {
+  if (w.kind != PackedKind::linear) throw Error(Code::packed, "this weight was packed for a convolution; use pack_linear");
+  if (w.group_size > 0 && out.type == OutType::s32)
+    throw Error(Code::dtype,
+                "a weight with group_size has a scale per group, so it has no int32 output; ask for float32 or uint8");
+  if (m > std::numeric_limits<int32_t>::max() && (row_terms || w.has_w_zero_point))
+    throw Error(Code::shape,
+                "M = " + std::to_string(m) + " rows with terms of their own are more than 2^31 - 1; call it in parts");
+}
+
 // In how many blocks of rows a product runs: each block's A (`bytes` a row) stays in L2 while the panels pass over it, and there
 // are enough blocks for every thread when the panels alone are too few.
 int64_t row_blocks(const KernelTable& t, const PackedView& w, int64_t m, int64_t bytes, int threads) {
@@ -145,16 +158,10 @@ void linear(const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, voi
 
 void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc,
                const OutputSpec& out, const RowParams& rows, int threads, const PostOp* post) {
-  if (w.kind != PackedKind::linear) throw Error(Code::packed, "this weight was packed for a convolution; use pack_linear");
-  if (w.group_size > 0 && out.type == OutType::s32)
-    throw Error(Code::dtype,
-                "a weight with group_size has a scale per group, so it has no int32 output; ask for float32 or uint8");
+  check_linear(w, out, m, rows.scale || rows.zero_point);
   if (post) post->check("linear", out);
   if (m == 0 || w.n == 0) return;
   Epilogue e = make_epilogue(w, out, rows);
-  if (m > std::numeric_limits<int32_t>::max() && (rows.scale || rows.zero_point || w.has_w_zero_point))
-    throw Error(Code::shape,
-                "M = " + std::to_string(m) + " rows with terms of their own are more than 2^31 - 1; call it in parts");
   if (w.has_w_zero_point) {
     static thread_local Scratch<int32_t> sums;
     int32_t* s = sums.get(m);
@@ -303,20 +310,61 @@ void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, vo
 
 void linear_dynamic(const PackedView& w, const float* x, int64_t m, ptrdiff_t ldx, float* c, ptrdiff_t ldc, bool per_row,
                     bool symmetric, float lo, float hi) {
-  static thread_local Scratch<uint8_t> quantized;
-  static thread_local Scratch<float> scales;
-  static thread_local Scratch<int32_t> zero_points;
-  uint8_t* q = quantized.get(m * w.k);
-  float* s = scales.get(m);
-  int32_t* z = zero_points.get(m);
-  quantize_dynamic(x, m, w.k, ldx, q, s, z, per_row, symmetric);
-  if (!per_row)
-    for (int64_t i = 1; i < m; ++i) s[i] = s[0], z[i] = z[0];
   OutputSpec out;
   out.type = OutType::f32;
   out.f_lo = lo;
   out.f_hi = hi;
-  linear(w, q, m, w.k, c, ldc, out, {z, s});
+  const KernelTable& t = table();
+  const int threads = threads_for(m * w.n * (w.k > 0 ? w.k : 1), kGrainMacs);
+  if (!per_row || w.n == 0) {  // one encoding for all rows: none can be multiplied before the last one was seen
+    static thread_local Scratch<uint8_t> quantized;
+    static thread_local Scratch<float> scales;
+    static thread_local Scratch<int32_t> zero_points;
+    uint8_t* q = quantized.get(m * w.k);
+    float* s = scales.get(m);
+    int32_t* z = zero_points.get(m);
+    quantize_dynamic(x, m, w.k, ldx, q, s, z, per_row, symmetric);
+    for (int64_t i = 1; i < m && !per_row; ++i) s[i] = s[0], z[i] = z[0];
+    linear_on(t, w, q, m, w.k, c, ldc, out, {z, s}, threads);
+    return;
+  }
+  check_linear(w, out, m, true);
+  if (m == 0) return;
+  // Rows are quantized by the thread that multiplies them, a block that stays in L2 at a time. With rows for every thread, each
+  // has its own; with few, each has some of the panels and quantizes every row again, which costs less than waiting for another
+  // core to do it and fetching the bytes from there.
+  const bool by_rows = m >= kOwnRows * threads;
+  std::atomic<int64_t> bad{std::numeric_limits<int64_t>::max()};
+  parallel_shares(by_rows ? m : w.panels_per_group, threads, [&](int64_t begin, int64_t end) {
+    static thread_local Scratch<uint8_t> quantized;
+    static thread_local Scratch<float> scales;
+    static thread_local Scratch<int32_t> ints;
+    static thread_local Scratch<int8_t> expanded;
+    const int64_t first = by_rows ? begin : 0, count = by_rows ? end - begin : m;
+    const int64_t p0 = by_rows ? 0 : begin, p1 = by_rows ? w.panels_per_group : end;
+    const int64_t blocks = row_blocks(t, w, count, w.k, 1), most = (count + blocks - 1) / blocks;
+    uint8_t* q = quantized.get(most * w.k);
+    float* s = scales.get(most);
+    int32_t *z = ints.get(2 * most), *sums = z + most;
+    int8_t* scratch = w.bits == 4 ? expanded.get((w.panel_s8_bytes(kPanel) + 127) / 128 * 128) : nullptr;
+    const RowParams rows{z, s};
+    Epilogue e = make_epilogue(w, out, rows);
+    if (w.has_w_zero_point) e.row_sum = sums;
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t m0 = first + count * b / blocks, height = first + count * (b + 1) / blocks - m0;
+      for (int64_t i = 0; i < height; ++i)
+        if (!quantize_row(t, x + (m0 + i) * ldx, w.k, q + i * w.k, s + i, z + i, symmetric)) {
+          int64_t seen = bad.load(std::memory_order_relaxed);
+          while (m0 + i < seen && !bad.compare_exchange_weak(seen, m0 + i, std::memory_order_relaxed)) {
+          }
+          return;
+        }
+      if (w.has_w_zero_point) t.row_sum({q, w.k, height, w.k, sums});
+      const Job job{t, w, q, w.k, reinterpret_cast<char*>(c) + m0 * ldc, ldc, out, rows, e, 4};
+      for (int64_t p = p0; p < p1; ++p) panel_rows(job, p, panel_as_s8(t, w, 0, p, scratch), 0, height);
+    }
+  });
+  if (bad.load() < m) row_not_finite(bad.load());
 }
 
 }  // namespace qgemm

@@ -156,12 +156,25 @@ Encoding encoding_of(float lo, float hi, bool symmetric) {
   return {scale, static_cast<int32_t>(zp < 255.0f ? zp : 255.0f)};
 }
 
-[[noreturn]] void not_finite(int64_t row) {
+}  // namespace
+
+void row_not_finite(int64_t row) {
   throw Error(Code::quantization, "row " + std::to_string(row) +
                                       " of x holds a NaN or an infinity, which has no place on a grid; find where it comes from");
 }
 
-}  // namespace
+bool quantize_row(const KernelTable& t, const float* x, int64_t k, uint8_t* q, float* scale, int32_t* zero_point,
+                  bool symmetric) {
+  float lo, hi;
+  bool finite = true;
+  t.minmax({x, static_cast<ptrdiff_t>(k), &lo, &hi, &finite});
+  if (!finite) return false;
+  const Encoding e = encoding_of(lo, hi, symmetric);
+  *scale = e.scale;
+  *zero_point = e.zero_point;
+  t.quantize({x, q, static_cast<ptrdiff_t>(k), 1.0f / e.scale, e.zero_point, 0, 255, 1});
+  return true;
+}
 
 void quantize_dynamic(const float* x, int64_t m, int64_t k, ptrdiff_t ldx, uint8_t* q, float* scale, int32_t* zero_point,
                       bool per_row, bool symmetric) {
@@ -185,16 +198,10 @@ void quantize_dynamic(const float* x, int64_t m, int64_t k, ptrdiff_t ldx, uint8
   };
   if (per_row) {
     parallel_shares(m, threads, [&](int64_t b, int64_t e) {
-      for (int64_t i = b; i < e; ++i) {
-        float lo, hi;
-        range(i, &lo, &hi);
-        const Encoding enc = encoding_of(lo, hi, symmetric);
-        scale[i] = enc.scale;
-        zero_point[i] = enc.zero_point;
-        store(i, enc);
-      }
+      for (int64_t i = b; i < e; ++i)
+        if (!quantize_row(t, x + i * ldx, k, q + i * k, scale + i, zero_point + i, symmetric)) note(i);
     });
-    if (bad.load() < m) not_finite(bad.load());
+    if (bad.load() < m) row_not_finite(bad.load());
     return;
   }
   std::atomic<float> least{0.0f}, most{0.0f};
@@ -211,7 +218,7 @@ void quantize_dynamic(const float* x, int64_t m, int64_t k, ptrdiff_t ldx, uint8
     for (float seen = most.load(); hi_all > seen && !most.compare_exchange_weak(seen, hi_all);) {
     }
   });
-  if (bad.load() < m) not_finite(bad.load());
+  if (bad.load() < m) row_not_finite(bad.load());
   const Encoding enc = encoding_of(least.load(), most.load(), symmetric);
   scale[0] = enc.scale;
   zero_point[0] = enc.zero_point;

@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpu/dispatch.h"
+
 namespace qgemm {
 
 // An array seen as [outer][channels][inner]; channels is 1 for one encoding per tensor.
@@ -31,6 +33,10 @@ void dequantize(const void* q, float* x, IntType type, const ChannelShape& shape
 // x.
 void quantize_dynamic(const float* x, int64_t m, int64_t k, ptrdiff_t ldx, uint8_t* q, float* scale, int32_t* zero_point,
                       bool per_row, bool symmetric);
+
+// One row of it. False, and nothing written, when the row holds a NaN or an infinity: then say so by row_not_finite.
+bool quantize_row(const KernelTable& t, const float* x, int64_t k, uint8_t* q, float* scale, int32_t* zero_point, bool symmetric);
+[[noreturn]] void row_not_finite(int64_t row);
 
 // Rows of `length` values of -8..7 or 0..15, two a byte, low nibble first; an odd row's last high nibble is 0.
 void pack_int4(const int8_t* values, int64_t rows, int64_t length, uint8_t* packed);

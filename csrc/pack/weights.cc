@@ -9,6 +9,7 @@
 #include <sstream>
 #include <vector>
 
+#include "cpu/dispatch.h"
 #include "cpu/error.h"
 #include "cpu/threads.h"
 
@@ -18,6 +19,8 @@ namespace {
 constexpr char kMagic[8] = {'Q', 'G', 'P', 'A', 'C', 'K', '0', '1'};
 constexpr int64_t kMaxDim = int64_t(1) << 31;
 constexpr int64_t kMaxBytes = int64_t(1) << 42;
+// Panels of this many bytes leave no cache useful anyway: stores then go around it, which saves reading each line first.
+constexpr int64_t kStreamBytes = int64_t(1) << 20;
 
 struct Header {
   char magic[8];
@@ -183,14 +186,6 @@ Place place(const PackedView& v, int64_t n, int64_t kk) {
 int64_t nibble_byte(int64_t byte) { return byte / 128 * 64 + byte % 64; }
 int nibble_shift(int64_t byte) { return byte % 128 < 64 ? 0 : 4; }
 
-// The largest |sum (xq - zx) * w| over every input, P and Q the sums of positive and of |negative| centred weights.
-int64_t bound(const PackSpec& s, int64_t p, int64_t q) {
-  if (s.dynamic) return 255 * (p > q ? p : q);
-  const int64_t up = 255 - s.x_zero_point, down = s.x_zero_point;
-  const int64_t a = p * up + q * down, b = p * down + q * up;
-  return a > b ? a : b;
-}
-
 void check_values(const PackSpec& s, const PackedView& v) {
   if (!(std::isfinite(s.x_scale) && s.x_scale > 0))
     fail(Code::quantization, s.name,
@@ -202,7 +197,12 @@ void check_values(const PackSpec& s, const PackedView& v) {
     fail(Code::shape, s.name,
          "weight scale must have " + std::to_string(want) + (s.group_size > 0 ? "" : " elements, or 1") + ", got " +
              std::to_string(s.scale_count));
+  // All at once first, without a branch for each: a grouped weight has many scales. NaN fails every comparison.
+  constexpr float kMost = std::numeric_limits<float>::max();
+  int good = 1;
   for (int64_t i = 0; i < s.scale_count; ++i)
+    good &= (s.scale[i] > 0) & (s.scale[i] <= kMost) & (s.x_scale * s.scale[i] <= kMost);
+  for (int64_t i = 0; !good && i < s.scale_count; ++i)
     if (!(std::isfinite(s.scale[i]) && s.scale[i] > 0)) {
       std::ostringstream m;
       m << "weight scale[" << i << "] must be finite and > 0, got " << s.scale[i]
@@ -227,106 +227,165 @@ void check_values(const PackSpec& s, const PackedView& v) {
         fail(Code::quantization, s.name,
              "weight zero_point[" + std::to_string(i) + "] must lie in " + std::to_string(lo) + ".." + std::to_string(hi) +
                  ", got " + std::to_string(s.zero_point[i]));
-  if (s.bits == 4)
-    for (int64_t i = 0; i < s.n * v.k; ++i)
-      if (s.weight[i] < lo || s.weight[i] > hi)
-        fail(Code::quantization, s.name,
-             "4-bit weights must lie in -8..7, got " + std::to_string(s.weight[i]) + " at element " + std::to_string(i));
 }
 
-// Everything of the buffer that is an array over output channels. Proves every accumulator on the way. Returns y_bound.
-float fill_arrays(const PackSpec& s, const PackedView& v) {
-  auto put = [](const auto* array, int64_t i, auto value) {
-    using T = decltype(value);
-    const_cast<T*>(static_cast<const T*>(array))[i] = value;
-  };
-  int64_t worst_channel = -1, worst = 0;  // the first channel that overflows
+// What the packing of all panels finds out. Threads keep one each.
+struct Findings {
   double y_bound = 0;
-#pragma omp parallel for schedule(static) reduction(max : y_bound) if (v.n * v.k > (1 << 18) && may_share())
-  for (int64_t n = 0; n < v.n; ++n) {
-    const int64_t col = column(v, n);
-    const int32_t zw = s.zero_point ? s.zero_point[n] : 0;
-    const int32_t b32 = s.bias_int32 ? s.bias_int32[n] : 0;
-    int64_t colsum = 0;
-    double y_most = 0;
-    for (int64_t g = 0; g < v.group_count; ++g) {
-      const int64_t k0 = g * v.group_size, k1 = v.group_size > 0 && k0 + v.group_size < v.k ? k0 + v.group_size : v.k;
-      int64_t sum = 0, absolute = 0;
-      for (int64_t k = k0; k < k1;) {  // int32 within a stretch that cannot overflow, so that the compiler vectorizes it
-        const int64_t stop = k1 - k > (1 << 20) ? k + (1 << 20) : k1;
-        int32_t part = 0, part_absolute = 0;
-        for (; k < stop; ++k) {
-          const int32_t w = int32_t(s.weight[n * v.k + k]) - zw;
-          part += w;
-          part_absolute += w < 0 ? -w : w;
-        }
-        sum += part;
-        absolute += part_absolute;
-      }
-      colsum += sum;
-      const int64_t most = bound(s, (absolute + sum) / 2, (absolute - sum) / 2) + std::llabs(b32);
-      if (most > std::numeric_limits<int32_t>::max()) {
-#pragma omp critical(qgemm_pack_overflow)
-        if (worst_channel < 0 || n < worst_channel) worst_channel = n, worst = most;
-      }
-      y_most += double(most) * double(s.x_scale) * double(s.scale[s.scale_count == 1 ? 0 : n * v.group_count + g]);
-      if (v.group_size > 0) {
-        put(v.group_scale, g * v.n_padded + col, s.scale[n * v.group_count + g]);
-        put(v.group_colsum, g * v.n_padded + col, static_cast<int32_t>(sum));
-        put(v.group_correction, g * v.n_padded + col, static_cast<int32_t>((g == 0 ? b32 : 0) - s.x_zero_point * sum));
-      }
-    }
-    const float w_scale = v.group_size > 0 ? 1.0f : s.scale[s.scale_count == 1 ? 0 : n];
-    put(v.w_scale, col, w_scale);
-    put(v.scale, col, static_cast<float>(double(s.x_scale) * double(w_scale)));
-    put(v.bias, col, s.bias ? s.bias[n] : 0.0f);
-    put(v.bias_int32, col, b32);
-    put(v.colsum, col, static_cast<int32_t>(colsum));
-    put(v.correction, col, static_cast<int32_t>(b32 - s.x_zero_point * colsum));
-    put(v.w_zero_point, col, zw);
-    y_bound = std::max(y_bound, y_most + (s.bias ? std::fabs(double(s.bias[n])) : 0.0));
+  int64_t overflow_channel = -1, overflow = 0;  // the first channel that overflows, and what it can reach
+  bool in_range = true;
+
+  void merge(const Findings& o) {
+    y_bound = std::max(y_bound, o.y_bound);
+    in_range = in_range && o.in_range;
+    if (o.overflow_channel >= 0 && (overflow_channel < 0 || o.overflow_channel < overflow_channel))
+      overflow_channel = o.overflow_channel, overflow = o.overflow;
   }
-  if (worst_channel >= 0) {
-    std::ostringstream m;
-    m << "output channel " << worst_channel << " can reach an accumulator of " << worst
-      << ", which does not fit int32 (K = " << v.k << "); split the layer over K, or use fewer bits for its weights or input";
-    fail(Code::overflow, s.name, m.str());
-  }
-  return static_cast<float>(y_bound * 1.0001);  // the fp32 roundings on the way
+};
+
+template <class T>
+T* writable(const T* array) {
+  return const_cast<T*>(array);
 }
 
-// One zero-filled s8 panel, as the kernels read it.
-void fill_panel(const int8_t* weight, const PackedView& v, int64_t g, int64_t p, int8_t* out) {
-  if (v.kind == PackedKind::depthwise) {
-    for (int64_t n = p * 64; n < v.n && n < (p + 1) * 64; ++n)
-      for (int64_t t = 0; t < v.k; ++t) out[place(v, n, t).byte] = weight[n * v.k + t];
-    return;
-  }
-  const int64_t width = v.panel_width(p), columns = v.panel_columns(p), k4 = (v.kc + 3) / 4;
-  const int8_t* first = weight + (g * v.cout_g + p * kPanel) * v.k;
-  if (v.k == v.kc && !v.fold_w) {  // one tap in canonical order: a row of the weight is a column of the panel. A cache line of
-                                   // each row at a time.
-    for (int64_t k0 = 0; k0 < v.k; k0 += 64) {
-      const int64_t k1 = k0 + 64 < v.k ? k0 + 64 : v.k;
-      for (int64_t c = 0; c < columns; ++c) {
-        const int8_t* w = first + c * v.k;
-        int8_t* to = out + c * 4;
-        int64_t k = k0;
-        for (; k + 4 <= k1; k += 4) std::memcpy(to + k * width, w + k, 4);
-        for (; k < k1; ++k) to[k / 4 * 4 * width + k % 4] = w[k];
+// The entries of `count` (1..64) output channels from n on in every array, at indices from `col` on. sum, absolute: of w and of
+// |w - zero point|, those of group g and channel n + c at [g * step + c].
+void fill_channels(const PackSpec& s, const PackedView& v, int64_t n, int64_t col, int count, const int64_t* sum,
+                   const int64_t* absolute, int64_t step, Findings& found) {
+  // Values in locals: for all the compiler knows, a store into an array of the buffer could change a field of `s`.
+  const float* const scales = s.scale;
+  const int32_t *const zero_point = s.zero_point, *const bias_int32 = s.bias_int32;
+  const int64_t group_count = v.group_count, x_zero_point = s.x_zero_point;
+  const double x_scale = s.x_scale;
+  const bool grouped = v.group_size > 0, one_scale = s.scale_count == 1;
+  // |sum (xq - zx) * w| is largest where every product has the same sign. P and Q, the sums of positive and of |negative| centred
+  // weights, meet inputs that are at most `up` above their zero point and `down` below; a dynamic zero point may be 0 or 255.
+  const int64_t up = s.dynamic ? 255 : 255 - x_zero_point, down = s.dynamic ? 0 : x_zero_point;
+  int64_t colsum[kPanel] = {};
+  double y_most[kPanel] = {};
+  for (int64_t g = 0; g < group_count; ++g) {
+    const int64_t k0 = g * v.group_size, k1 = grouped && k0 + v.group_size < v.k ? k0 + v.group_size : v.k;
+    float* scale_g = grouped ? writable(v.group_scale) + g * v.n_padded + col : nullptr;
+    int32_t* colsum_g = grouped ? writable(v.group_colsum) + g * v.n_padded + col : nullptr;
+    int32_t* correction_g = grouped ? writable(v.group_correction) + g * v.n_padded + col : nullptr;
+    for (int c = 0; c < count; ++c) {
+      const int64_t b32 = bias_int32 ? bias_int32[n + c] : 0;
+      const int64_t centred = sum[g * step + c] - (zero_point ? (k1 - k0) * zero_point[n + c] : 0), size = absolute[g * step + c];
+      const int64_t p = (size + centred) / 2, q = (size - centred) / 2;
+      const int64_t most = std::max(p * up + q * down, p * down + q * up) + (b32 < 0 ? -b32 : b32);
+      const float scale = scales[one_scale ? 0 : (n + c) * group_count + g];
+      colsum[c] += centred;
+      if (most > std::numeric_limits<int32_t>::max() && (found.overflow_channel < 0 || n + c < found.overflow_channel))
+        found.overflow_channel = n + c, found.overflow = most;
+      y_most[c] += double(most) * x_scale * double(scale);
+      if (grouped) {
+        scale_g[c] = scale;
+        colsum_g[c] = static_cast<int32_t>(centred);
+        correction_g[c] = static_cast<int32_t>((g == 0 ? b32 : 0) - x_zero_point * centred);
       }
     }
-    return;
   }
-  for (int64_t c = 0; c < columns; ++c) {
-    const int8_t* w = first + c * v.k;
-    for (int64_t ci = 0; ci < v.cin_g; ++ci)
-      for (int64_t y = 0; y < v.kh; ++y)
-        for (int64_t x = 0; x < v.kw; ++x, ++w) {
-          const int64_t tap = v.fold_w ? y : y * v.kw + x, k = v.fold_w ? x * v.cin_g + ci : ci;
-          out[((tap * k4 + k / 4) * width + c) * 4 + k % 4] = *w;
-        }
+  for (int c = 0; c < count; ++c) {
+    const int32_t b32 = s.bias_int32 ? s.bias_int32[n + c] : 0;
+    const float w_scale = v.group_size > 0 ? 1.0f : s.scale[s.scale_count == 1 ? 0 : n + c];
+    writable(v.w_scale)[col + c] = w_scale;
+    writable(v.scale)[col + c] = static_cast<float>(double(s.x_scale) * double(w_scale));
+    writable(v.bias)[col + c] = s.bias ? s.bias[n + c] : 0.0f;
+    writable(v.bias_int32)[col + c] = b32;
+    writable(v.colsum)[col + c] = static_cast<int32_t>(colsum[c]);
+    writable(v.correction)[col + c] = static_cast<int32_t>(b32 - s.x_zero_point * colsum[c]);
+    writable(v.w_zero_point)[col + c] = s.zero_point ? s.zero_point[n + c] : 0;
+    found.y_bound = std::max(found.y_bound, y_most[c] + (s.bias ? std::fabs(double(s.bias[n + c])) : 0.0));
   }
+}
+
+// Panel and arrays of 64 depthwise channels.
+void pack_depthwise(const PackSpec& s, const PackedView& v, int64_t p, uint8_t* out, Findings& found) {
+  std::memset(out, 0, static_cast<size_t>(v.panel_stride));
+  for (int64_t n = p * 64; n < v.n && n < (p + 1) * 64; ++n) {
+    const int32_t zw = s.zero_point ? s.zero_point[n] : 0;
+    int64_t sum = 0, absolute = 0;
+    for (int64_t t = 0; t < v.k; ++t) {
+      const int8_t w = s.weight[n * v.k + t];
+      out[place(v, n, t).byte] = static_cast<uint8_t>(w);
+      sum += w;
+      absolute += std::abs(w - zw);
+      found.in_range = found.in_range && (s.bits == 8 || (w >= -8 && w <= 7));
+    }
+    fill_channels(s, v, n, column(v, n), 1, &sum, &absolute, 1, found);
+  }
+}
+
+// Packs panels of a linear or convolution weight: memory of one thread, and the kernel.
+class PanelPacker {
+ public:
+  PanelPacker(const PackSpec& s, const PackedView& v, const KernelTable& t)
+      : s_(s),
+        v_(v),
+        t_(t),
+        one_tap_(v.taps == 1 && !v.fold_w),
+        k_(one_tap_ ? v.kc : v.taps * round_up(v.kc, 4)),
+        sums_(static_cast<size_t>(2 * kPanel * std::max<int64_t>(v.group_count, 1))),
+        rows_(one_tap_ ? 0 : static_cast<size_t>(kPanel * k_)) {}
+
+  // Panel p of convolution group g, and its channels' entries in the arrays. stream: the whole is too large for the caches.
+  void pack(int64_t g, int64_t p, bool stream, Findings& found) {
+    const int64_t first = g * v_.cout_g + p * kPanel;
+    int8_t zero_points[kPanel] = {};
+    bool in_range = true;
+    pack_w_args a{};
+    a.w = s_.weight + first * v_.k;
+    a.ldw = v_.k;
+    a.k = k_;
+    a.n = v_.panel_columns(p);
+    a.width = v_.panel_width(p);
+    a.group = v_.group_size > 0 ? v_.group_size : std::numeric_limits<ptrdiff_t>::max();
+    a.bits = v_.bits;
+    a.panel = writable(v_.panel(g, p));
+    a.stream = stream && reinterpret_cast<uintptr_t>(a.panel) % 64 == 0;
+    a.sum = sums_.data();
+    a.absolute = a.sum + sums_.size() / 2;
+    a.in_range = &in_range;
+    if (s_.zero_point) {
+      for (int c = 0; c < a.n; ++c) zero_points[c] = static_cast<int8_t>(s_.zero_point[first + c]);
+      a.zero_point = zero_points;
+    }
+    if (!one_tap_) {
+      for (int c = 0; c < a.n; ++c) order_taps(a.w + c * v_.k, rows_.data() + c * k_);
+      a.w = rows_.data();
+      a.ldw = k_;
+    }
+    t_.pack_w(a);
+    found.in_range = found.in_range && in_range;
+    if (!one_tap_)  // zeros between taps have a distance from the zero point that is no weight's
+      for (int c = 0; c < a.n; ++c) a.absolute[c] -= (k_ - v_.k) * std::abs(zero_points[c]);
+    fill_channels(s_, v_, first, g * v_.n_group_padded + p * kPanel, a.n, a.sum, a.absolute, a.width, found);
+  }
+
+ private:
+  // A filter [cin][kh][kw] as [taps][kc rounded up to 4]; the bytes between taps stay the zeros they were made as.
+  void order_taps(const int8_t* w, int8_t* out) const {
+    const int64_t stride = round_up(v_.kc, 4);
+    for (int64_t ci = 0; ci < v_.cin_g; ++ci)
+      for (int64_t y = 0; y < v_.kh; ++y)
+        for (int64_t x = 0; x < v_.kw; ++x, ++w)
+          out[v_.fold_w ? y * stride + x * v_.cin_g + ci : (y * v_.kw + x) * stride + ci] = *w;
+  }
+
+  const PackSpec& s_;
+  const PackedView& v_;
+  const KernelTable& t_;
+  const bool one_tap_;
+  const int64_t k_;  // products a column holds, those of the rounding between taps included
+  std::vector<int64_t> sums_;
+  std::vector<int8_t> rows_;
+};
+
+[[noreturn]] void out_of_range(const PackSpec& s, const PackedView& v) {
+  int64_t i = 0;
+  while (i < s.n * v.k && s.weight[i] >= -8 && s.weight[i] <= 7) ++i;
+  fail(Code::quantization, s.name,
+       "4-bit weights must lie in -8..7, got " + std::to_string(s.weight[i]) + " at element " + std::to_string(i));
 }
 
 }  // namespace
@@ -344,8 +403,39 @@ int64_t packed_bytes(const PackSpec& spec) { return layout_of(spec).total_bytes;
 void pack(const PackSpec& s, uint8_t* dst) {
   PackedView v = layout_of(s);
   check_values(s, v);
-  std::memset(dst, 0, static_cast<size_t>(v.total_bytes));
   lay_out(v, dst);
+  // Panels are written whole; the padding of arrays, and what rounds the buffer up to 64 bytes, is not.
+  const int64_t panel_bytes = v.kind == PackedKind::depthwise ? v.group_panel_bytes() : v.groups * v.group_panel_bytes();
+  std::memset(dst, 0, static_cast<size_t>(v.panels - dst));
+  std::memset(dst + (v.panels - dst) + panel_bytes, 0, static_cast<size_t>(dst + v.total_bytes - (v.panels + panel_bytes)));
+
+  const int64_t panels = v.kind == PackedKind::depthwise ? v.panels_per_group : v.groups * v.panels_per_group;
+  const bool shared = v.n * v.k > (1 << 18) && may_share();
+  const bool stream = panel_bytes >= kStreamBytes;
+  const KernelTable& t = table();
+  const int threads = shared ? static_cast<int>(std::min<int64_t>(omp_get_max_threads(), panels)) : 1;
+  std::vector<PanelPacker> packers(v.kind == PackedKind::depthwise ? 0 : static_cast<size_t>(threads), PanelPacker(s, v, t));
+  Findings found;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    Findings own;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < panels; ++i) {
+      if (v.kind == PackedKind::depthwise)
+        pack_depthwise(s, v, i, writable(v.panels) + i * v.panel_stride, own);
+      else
+        packers[static_cast<size_t>(omp_get_thread_num())].pack(i / v.panels_per_group, i % v.panels_per_group, stream, own);
+    }
+#pragma omp critical(qgemm_pack_findings)
+    found.merge(own);
+  }
+  if (!found.in_range) out_of_range(s, v);
+  if (found.overflow_channel >= 0) {
+    std::ostringstream m;
+    m << "output channel " << found.overflow_channel << " can reach an accumulator of " << found.overflow
+      << ", which does not fit int32 (K = " << v.k << "); split the layer over K, or use fewer bits for its weights or input";
+    fail(Code::overflow, s.name, m.str());
+  }
 
   Header h{};
   std::memcpy(h.magic, kMagic, sizeof(kMagic));
@@ -363,34 +453,9 @@ void pack(const PackSpec& s, uint8_t* dst) {
   h.x_zero_point = v.x_zero_point;
   h.has_w_zero_point = v.has_w_zero_point;
   h.dynamic = v.dynamic;
-  h.y_bound = fill_arrays(s, v);
+  h.y_bound = static_cast<float>(found.y_bound * 1.0001);  // the fp32 roundings on the way
   h.check = checksum(h);
   std::memcpy(dst, &h, sizeof(h));
-
-  const int64_t panels = v.kind == PackedKind::depthwise ? v.panels_per_group : v.groups * v.panels_per_group;
-  const bool nibbles = v.bits == 4 && v.kind != PackedKind::depthwise;
-  const bool shared = v.n * v.k > (1 << 18) && may_share();
-  const size_t wide_bytes = nibbles ? static_cast<size_t>(round_up(v.panel_s8_bytes(kPanel), 128)) : 0;
-  std::vector<int8_t> wide_all(wide_bytes * static_cast<size_t>(shared ? omp_get_max_threads() : 1));
-#pragma omp parallel if (shared)
-  {
-    int8_t* wide = wide_all.data() + static_cast<size_t>(omp_get_thread_num()) * wide_bytes;
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < panels; ++i) {
-      const int64_t g = i / v.panels_per_group, p = i % v.panels_per_group;
-      uint8_t* stored = const_cast<uint8_t*>(v.panels) + g * v.group_panel_bytes() + p * v.panel_stride;
-      if (!nibbles) {
-        fill_panel(s.weight, v, g, p, reinterpret_cast<int8_t*>(stored));
-        continue;
-      }
-      std::fill(wide, wide + wide_bytes, int8_t(0));
-      fill_panel(s.weight, v, g, p, wide);
-      const int64_t bytes = round_up(v.panel_s8_bytes(v.panel_width(p)), 128);
-      for (int64_t at = 0; at < bytes; at += 128)
-        for (int64_t j = 0; j < 64; ++j)
-          stored[at / 2 + j] = static_cast<uint8_t>((wide[at + j] & 15) | (wide[at + 64 + j] & 15) << 4);
-    }
-  }
 }
 
 namespace {

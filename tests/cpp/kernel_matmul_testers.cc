@@ -39,6 +39,58 @@ void test_pack_b(const KernelRow& row) {
   }
 }
 
+void test_pack_w(const KernelRow& row) {
+  Rng rng(34);
+  Guarded memory(1 << 16), zero_points(4096);
+  Output got(1 << 16), want(1 << 16), got_sums(1 << 16), want_sums(1 << 16);
+  for (int i = 0; i < cases(6000); ++i) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    const int width = 16 * static_cast<int>(rng.between(1, 4)), n = static_cast<int>(rng.between(1, width));
+    const int64_t k = rng.pick<int64_t>({0, 1, 2, 3, 4, 5, 31, 32, 33, 63, 64, 65, 127, 128, 130, rng.between(0, 200)});
+    const bool lines = rng.chance(30);  // rows whole cache lines apart, from any multiple of 8 on
+    const int64_t ldw = lines ? (k + 63) / 64 * 64 : k + rng.pick<int64_t>({0, 0, 1, 19}),
+                  shift = lines ? 8 * rng.between(0, 7) : 0;
+    const int64_t group = rng.pick<int64_t>({4, 8, 12, 16, 32, 36, 64, 128, 200, INT64_MAX});
+    const int64_t bytes = k > 0 ? (n - 1) * ldw + k + shift : 0, groups = k > group ? (k + group - 1) / group : 1;
+    pack_w_args g{};
+    g.bits = rng.chance(50) ? 4 : 8;
+    int8_t* w = memory.place<int8_t>(static_cast<size_t>(bytes), side);
+    const bool inside = g.bits == 4 && rng.chance(80);
+    fill(rng, any_mood(rng), w, bytes, inside ? -8 : -128, inside ? 7 : 127);
+    if (rng.chance(50)) {
+      int8_t* z = zero_points.place<int8_t>(static_cast<size_t>(width), side);
+      for (int c = 0; c < width; ++c)
+        z[c] = static_cast<int8_t>(c < n ? rng.pick<int64_t>({-128, 127, 0, rng.between(-128, 127)}) : 0);
+      g.zero_point = z;
+    }
+    const int64_t s8 = (k + 3) / 4 * 4 * width, panel = g.bits == 4 ? (s8 + 127) / 128 * 64 : s8, sums = 16 * width * groups;
+    const bool aligned = side == Side::start || panel % 64 == 0;
+    g.stream = aligned && rng.chance(50);
+    now_testing("%s bits=%d k=%d n=%d width=%d ldw=%d group=%d zero_point=%d stream=%d", row.name, g.bits, int(k), n, width,
+                int(ldw), int(group), g.zero_point != nullptr, g.stream);
+    g.w = k > 0 ? w + shift : w;
+    g.ldw = ldw;
+    g.k = k;
+    g.n = n;
+    g.width = width;
+    g.group = group;
+    bool in_range[2] = {false, true};
+    for (Output* o : {&want, &got}) {
+      Output& both = o == &want ? want_sums : got_sums;
+      g.panel = o->place(1, panel, panel, side);
+      g.sum = reinterpret_cast<int64_t*>(both.place(1, sums, sums, side));
+      g.absolute = g.sum + groups * width;
+      g.in_range = &in_range[o == &got];
+      if (o == &want)
+        table_of(Isa::ref).pack_w(g);
+      else
+        kernel<pack_w_args>(row)(g);
+    }
+    ASSERT_EQ(in_range[0], in_range[1]) << current_case();
+    if (!same_output(got, want, 1, panel) || !same_output(got_sums, want_sums, 1, sums)) return;
+  }
+}
+
 void test_row_sum(const KernelRow& row) {
   Rng rng(32);
   Guarded memory(1 << 13);

@@ -1,5 +1,10 @@
 // The linear driver against the specification computed from canonical integers: any shape, every path, 1 and 2 threads.
+#include <omp.h>
+
+#include "cpu/error.h"
 #include "driver_case.h"
+#include "ops/quantize.h"
+#include "ops/threads.h"
 
 namespace qgemm {
 namespace test {
@@ -135,6 +140,61 @@ TEST(Linear, NoProductLeavesTheBias) {
   LinearCase c;
   for (int i = 0; i < 20; ++i)
     if (!c.m(3).n(17).k(0).bits(i % 2 ? 4 : 8).group_size(i % 3 ? 0 : 32).zero_points(false).per_row(i % 4 == 0).run(rng)) return;
+}
+
+// Quantization and product in one call are the two calls, wherever rows are quantized and by whom.
+TEST(Linear, DynamicIsQuantizeThenProduct) {
+  Rng rng(103);
+  Guarded packed(1 << 20), x_memory(1 << 20);
+  Output got(1 << 20);
+  for (int i = 0; i < cases(4000); ++i) {
+    const bool tall = i % 4 == 0;  // rows enough for each thread to have its own
+    const int64_t m = tall ? rng.between(60, 90) : rng.pick(kM), n = rng.pick(kN), k = rng.pick(kK);
+    Layer layer;
+    layer.spec.kind = PackedKind::linear;
+    layer.spec.k = k;
+    layer.spec.bits = rng.chance(70) ? 8 : 4;
+    layer.spec.group_size = rng.chance(25) ? 16 : 0;
+    layer.spec.dynamic = true;
+    layer.fill_values(rng, n, k, layer.spec.group_size == 0 && rng.chance(30),
+                      layer.spec.group_size > 0 ? n * ((k + 15) / 16) : n);
+    const PackedView view = layer.pack_into(packed);
+    const int64_t ldx = k + rng.pick<int64_t>({0, 3}), elements = m > 0 ? (m - 1) * ldx + k : 0;
+    float* x = x_memory.place<float>(static_cast<size_t>(elements), rng.chance(50) ? Side::start : Side::end);
+    for (int64_t j = 0; j < elements; ++j) x[j] = rng.uniform(-3, 5);
+    const bool per_row = rng.chance(80), symmetric = rng.chance(50);
+    now_testing("linear_dynamic m=%d n=%d k=%d bits=%d group=%d w_zero_point=%d per_row=%d symmetric=%d", int(m), int(n), int(k),
+                layer.spec.bits, int(layer.spec.group_size), !layer.zero_point.empty(), per_row, symmetric);
+    OutputSpec out;
+    out.f_lo = rng.chance(50) ? 0.0f : -INFINITY;
+    out.f_hi = INFINITY;
+    std::vector<uint8_t> q(static_cast<size_t>(m * k)), want(static_cast<size_t>(4 * m * n));
+    std::vector<float> scale(static_cast<size_t>(m + 1));
+    std::vector<int32_t> zero_point(static_cast<size_t>(m + 1));
+    quantize_dynamic(x, m, k, ldx, q.data(), scale.data(), zero_point.data(), per_row, symmetric);
+    for (size_t r = 1; r < static_cast<size_t>(m) && !per_row; ++r) scale[r] = scale[0], zero_point[r] = zero_point[0];
+    linear(view, q.data(), m, k, want.data(), 4 * n, out, {zero_point.data(), scale.data()});
+    if (!same_everywhere(got, want, m, 4 * n, 4 * n, Side::end, [&](void* c) {
+          linear_dynamic(view, x, m, ldx, static_cast<float*>(c), 4 * n, per_row, symmetric, out.f_lo, out.f_hi);
+        }))
+      return;
+    if (m == 0 || k == 0 || n == 0) continue;
+    const int64_t bad = rng.between(0, m - 1), later = rng.between(bad, m - 1);
+    x[bad * ldx + rng.between(0, k - 1)] = NAN;
+    x[later * ldx + rng.between(0, k - 1)] = INFINITY;
+    std::vector<float> y(static_cast<size_t>(m * n));
+    for (int threads : {1, 2}) {
+      omp_set_num_threads(threads);
+      grain_divisor = threads > 1 ? int64_t(1) << 40 : 1;
+      try {
+        linear_dynamic(view, x, m, ldx, y.data(), 4 * n, per_row, symmetric, out.f_lo, out.f_hi);
+        FAIL() << "accepted a NaN: " << current_case();
+      } catch (const Error& e) {
+        ASSERT_NE(std::string(e.what()).find("row " + std::to_string(bad) + " "), std::string::npos)
+            << e.what() << current_case();
+      }
+    }
+  }
 }
 
 }  // namespace
