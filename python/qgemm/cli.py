@@ -66,8 +66,12 @@ def _parser() -> argparse.ArgumentParser:
 
     verb("info", _info, "print CPU features, instruction sets, kernels chosen and why, threads, versions")
 
-    p = verb("inspect", _inspect, "print what becomes of each layer of a model: scheme, kernel, bytes, why float if float")
+    p = verb("inspect", _inspect, "print the graph of a model, what becomes of each layer, its memory, and what is float and why")
     model(p)
+    data(p)
+    p.add_argument("--profile", action="store_true", help="time every operation as well")
+    p.add_argument("--plot", metavar="PICTURE.png", help="draw the times as a bar chart (.png, .svg, .pdf)")
+    p.add_argument("--seconds", type=_seconds, default=1.0, help="time for measuring (default 1)")
 
     p = verb("validate", _validate, "compare the outputs of a model with those of ONNX Runtime, which executes the same file in float")
     model(p)
@@ -143,18 +147,38 @@ def _version(package: str) -> str:
 
 
 def _inspect(args) -> int:
-    from .reporting import report
+    from .inspection import describe
 
     program = _load(args)
-    for title, names in (("input", program.graph.inputs), ("output", program.graph.outputs)):
-        for name in names:
-            t = program.graph.tensors[name]
-            q = t.qparams
-            grid = f"{q.dtype}, scale {float(q.scale):.6g}, zero_point {int(q.zero_point)}" if q is not None and q.per_tensor else "float"
-            print(f"{title} {name} [{', '.join('?' if d is None else str(d) for d in t.shape or ())}]: {grid}")
-    print()
-    print(report(program))
+    measured = args.profile or args.plot
+    try:
+        inputs = _example(args, program)
+    except ShapeError:
+        if args.shape or args.inputs or measured:
+            raise
+        inputs = None
+    print(describe(program, inputs))
+    if measured:
+        found = program.profile(*inputs, seconds=args.seconds)
+        if args.profile:
+            print(f"\n{found}")
+        if args.plot:
+            found.plot(args.plot)
+            print(f"\nwrote {args.plot}")
     return 0
+
+
+def _example(args, program) -> tuple[np.ndarray, ...]:
+    """One sample for the model: --inputs, or noise (zeros for integers). ShapeError where the file leaves a shape open."""
+    graph = program.graph
+    if len(graph.inputs) == 1 and graph.tensors[graph.inputs[0]].dtype == "float32":
+        return (_inputs(args, program, 1),)
+    if args.shape or args.inputs:
+        raise ConfigError(f"{args.file} has {len(graph.inputs)} inputs; --shape and --inputs are for one of float32")
+    tensors = [graph.tensors[name] for name in graph.inputs]
+    if any(t.shape is None or None in t.shape[1:] for t in tensors):
+        raise ShapeError(f"{args.file} leaves the shapes of its inputs open: profile it in Python, with program.profile(...)")
+    return tuple(np.zeros([d or 1 for d in t.shape], program.input_dtype(t.name)) for t in tensors)
 
 
 def _validate(args) -> int:

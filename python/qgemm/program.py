@@ -53,6 +53,10 @@ class Program:
     def outputs(self) -> list[str]:
         return list(self.graph.outputs)
 
+    def input_dtype(self, name: str) -> np.dtype:
+        """The element type that the input ``name`` must have."""
+        return next(s.dtype for s in self._specs if s.name == name)
+
     def __call__(self, *inputs):
         """One output, or a tuple of them."""
         arrays, torch = self._arrays(inputs)
@@ -72,6 +76,15 @@ class Program:
         for step in self.steps:
             _execute(step, env)
         return env
+
+    def profile(self, *inputs, seconds: float = 1.0):
+        """Time every operation on ``inputs`` for about ``seconds``: a :class:`qgemm.profiling.Profile`, which prints as a table and plots.
+
+        Errors as of a call, and ConfigError for ``seconds`` that are not above 0.
+        """
+        from .profiling import profile
+
+        return profile(self, inputs, seconds)
 
     def _run(self, env: dict[str, np.ndarray]) -> None:
         for run, step, dead in self._plan:
