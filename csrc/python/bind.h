@@ -163,6 +163,11 @@ void need_k(const PackedView& w, int64_t k, const std::string& shape);
 void need_linear(const PackedView& w, int64_t k, int64_t n);
 void need_dynamic(const PackedView& w);
 
+// Everything of a weight that is given besides its values and dimensions, into `s`, whose n is set.
+void pack_arguments(PackSpec& s, const py::array& scale, const std::optional<py::array>& zero_point,
+                    const std::optional<py::array>& bias, const std::optional<py::array>& bias_int32, int bits, double x_scale,
+                    int64_t x_zero_point, const std::string& name);
+
 // A 1-D uint8 array whose data is 64-byte aligned.
 py::array_t<uint8_t> aligned_bytes(int64_t count);
 
@@ -172,6 +177,7 @@ void raise(const Error& e);
 void bind_gemm(py::module_& m);
 void bind_ops(py::module_& m);
 void bind_rows(py::module_& m);
+void bind_taps(py::module_& m);
 void bind_tensor(py::module_& m);
 
 }  // namespace qgemm

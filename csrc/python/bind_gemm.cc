@@ -6,6 +6,7 @@
 #include "cpu/dispatch.h"
 #include "ops/matmul.h"
 #include "ops/threads.h"
+#include "pack/transposed.h"
 #include "pack/weights.h"
 
 namespace qgemm {
@@ -91,19 +92,9 @@ py::array_t<uint8_t> aligned_bytes(int64_t count) {
   return raw[py::slice(skip, skip + count, 1)].cast<py::array_t<uint8_t>>();
 }
 
-namespace {
-
-py::array_t<uint8_t> pack_spec(const PackSpec& s) {
-  py::array_t<uint8_t> out = aligned_bytes(packed_bytes(s));
-  uint8_t* dst = out.mutable_data();
-  py::gil_scoped_release release;
-  pack(s, dst);
-  return out;
-}
-
-void common(PackSpec& s, const py::array& scale, const std::optional<py::array>& zero_point, const std::optional<py::array>& bias,
-            const std::optional<py::array>& bias_int32, int bits, double x_scale, int64_t x_zero_point, bool dynamic,
-            const std::string& name) {
+void pack_arguments(PackSpec& s, const py::array& scale, const std::optional<py::array>& zero_point,
+                    const std::optional<py::array>& bias, const std::optional<py::array>& bias_int32, int bits, double x_scale,
+                    int64_t x_zero_point, const std::string& name) {
   need_dtype<float>(scale, "scale");
   need_contiguous(scale, "scale");
   s.scale = static_cast<const float*>(scale.data());
@@ -117,15 +108,65 @@ void common(PackSpec& s, const py::array& scale, const std::optional<py::array>&
     throw Error(Code::quantization, (name.empty() ? "" : "layer '" + name + "': ") + "input zero_point must lie in 0..255, got " +
                                         std::to_string(x_zero_point));
   s.x_zero_point = static_cast<int32_t>(x_zero_point);
-  s.dynamic = dynamic;
+  // A weight with encoding (1.0, 0), the defaults, serves dynamic inputs of any zero point; a real input's zero point is proven
+  // alone.
+  s.dynamic = x_scale == 1.0 && x_zero_point == 0;
   s.name = name;
 }
 
-// A weight with encoding (1.0, 0), the defaults, serves dynamic inputs of any zero point; a real input's zero point is proven
-// alone.
-bool is_dynamic(double x_scale, int64_t x_zero_point) { return x_scale == 1.0 && x_zero_point == 0; }
+namespace {
+
+py::array_t<uint8_t> pack_spec(const PackSpec& s) {
+  py::array_t<uint8_t> out = aligned_bytes(packed_bytes(s));
+  uint8_t* dst = out.mutable_data();
+  py::gil_scoped_release release;
+  pack(s, dst);
+  return out;
+}
+
+// The kernel that computes with a weight on the active path.
+std::string kernel_of(const PackedView& v) {
+  std::string kernel;
+  if (v.kind == PackedKind::depthwise) {
+    for (const auto& r : kernel_rows())
+      if (std::string(r.op) == "depthwise" && reinterpret_cast<void (*)()>(table().depthwise) == r.fn) kernel = r.name;
+  } else if (v.panels_per_group > 0) {
+    kernel = table().gemm_for(v.panel_width(0)).name;
+  }
+  return kernel;
+}
+
+std::optional<TransposedView> transposed_or_none(const py::array& packed) {
+  if (!is<uint8_t>(packed) || packed.ndim() != 1 || !(packed.flags() & py::array::c_style)) return std::nullopt;
+  const auto* data = static_cast<const uint8_t*>(packed.data());
+  if (!is_transposed(data, packed.shape(0))) return std::nullopt;
+  return view_transposed(data, packed.shape(0));
+}
+
+py::dict transposed_info(const TransposedView& v) {
+  py::dict d;
+  d["kind"] = "conv_transpose2d";
+  d["n"] = v.dims.n;
+  d["groups"] = v.dims.groups;
+  d["cin_per_group"] = v.dims.cin_g;
+  d["k"] = v.dims.cin_g * v.dims.kh * v.dims.kw;
+  d["kernel_size"] = py::make_tuple(v.dims.kh, v.dims.kw);
+  d["stride"] = py::make_tuple(v.dims.stride_h, v.dims.stride_w);
+  d["dilation"] = py::make_tuple(v.dims.dilation_h, v.dims.dilation_w);
+  d["taps"] = v.dims.kh * v.dims.kw;
+  d["bits"] = v.bits;
+  d["group_size"] = 0;
+  d["x_scale"] = v.x_scale;
+  d["x_zero_point"] = v.x_zero_point;
+  d["bytes"] = v.total_bytes;
+  std::string kernel;
+  each_remainder(v, [&](int64_t, int64_t, const PackedView& w) { kernel = kernel_of(w); });
+  d["kernel"] = kernel;
+  return d;
+}
 
 py::dict info(const py::array& packed) {
+  if (const auto transposed = transposed_or_none(packed)) return transposed_info(*transposed);
   const PackedView v = view_of(packed);
   py::dict d;
   const char* kinds[] = {"linear", "conv2d", "depthwise"};
@@ -141,18 +182,17 @@ py::dict info(const py::array& packed) {
   d["x_scale"] = v.x_scale;
   d["x_zero_point"] = v.x_zero_point;
   d["bytes"] = v.total_bytes;
-  std::string kernel;
-  if (v.kind == PackedKind::depthwise) {
-    for (const auto& r : kernel_rows())
-      if (std::string(r.op) == "depthwise" && reinterpret_cast<void (*)()>(table().depthwise) == r.fn) kernel = r.name;
-  } else if (v.panels_per_group > 0) {
-    kernel = table().gemm_for(v.panel_width(0)).name;
-  }
-  d["kernel"] = kernel;
+  d["kernel"] = kernel_of(v);
   return d;
 }
 
 py::array_t<int8_t> unpack_weight(const py::array& packed) {
+  if (const auto v = transposed_or_none(packed)) {
+    const TransposedDims& d = v->dims;
+    py::array_t<int8_t> out(std::vector<py::ssize_t>{d.groups * d.cin_g, d.n / d.groups, d.kh, d.kw});
+    unpack(*v, out.mutable_data());
+    return out;
+  }
   const PackedView v = view_of(packed);
   std::vector<py::ssize_t> shape{v.n, v.k};
   if (v.kind != PackedKind::linear) shape = {v.n, v.cin_g, v.kh, v.kw};
@@ -268,7 +308,7 @@ void bind_gemm(py::module_& m) {
         s.k = weight.shape(1);
         s.weight = static_cast<const int8_t*>(weight.data());
         s.group_size = group_size;
-        common(s, scale, zero_point, bias, bias_int32, bits, x_scale, x_zero_point, is_dynamic(x_scale, x_zero_point), name);
+        pack_arguments(s, scale, zero_point, bias, bias_int32, bits, x_scale, x_zero_point, name);
         return pack_spec(s);
       },
       "weight"_a, "scale"_a, "zero_point"_a = py::none(), "bias"_a = py::none(), "bias_int32"_a = py::none(), "bits"_a = 8,
@@ -289,7 +329,7 @@ void bind_gemm(py::module_& m) {
         s.kw = weight.shape(3);
         s.kind = s.cin_g == 1 && s.n == groups && groups > 1 ? PackedKind::depthwise : PackedKind::conv;
         s.weight = static_cast<const int8_t*>(weight.data());
-        common(s, scale, zero_point, bias, bias_int32, bits, x_scale, x_zero_point, is_dynamic(x_scale, x_zero_point), name);
+        pack_arguments(s, scale, zero_point, bias, bias_int32, bits, x_scale, x_zero_point, name);
         return pack_spec(s);
       },
       "weight"_a, "scale"_a, "zero_point"_a = py::none(), "bias"_a = py::none(), "bias_int32"_a = py::none(), "groups"_a = 1,

@@ -131,5 +131,6 @@ PYBIND11_MODULE(_core, m) {
   bind_gemm(m);
   bind_ops(m);
   bind_rows(m);
+  bind_taps(m);
   bind_tensor(m);
 }

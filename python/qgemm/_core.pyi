@@ -91,6 +91,36 @@ def pack_conv2d(
     x_zero_point: int = 0,
     name: str = "",
 ) -> NDArray[np.uint8]: ...
+
+# weight int8 [Cin, Cout/groups, KH, KW] of a transposed convolution, split for its stride and dilation; scale, zero_point, bias: [Cout].
+def pack_conv_transpose2d(
+    weight: NDArray[np.int8],
+    scale: NDArray[np.float32],
+    zero_point: NDArray[np.int32] | None = None,
+    bias: NDArray[np.float32] | None = None,
+    bias_int32: NDArray[np.int32] | None = None,
+    groups: int = 1,
+    stride: tuple[int, int] = (1, 1),
+    dilation: tuple[int, int] = (1, 1),
+    bits: int = 8,
+    x_scale: float = 1.0,
+    x_zero_point: int = 0,
+    name: str = "",
+) -> NDArray[np.uint8]: ...
+
+# weight int8 [Cout, Cin/groups, KD, KH, KW].
+def pack_conv3d(
+    weight: NDArray[np.int8],
+    scale: NDArray[np.float32],
+    zero_point: NDArray[np.int32] | None = None,
+    bias: NDArray[np.float32] | None = None,
+    bias_int32: NDArray[np.int32] | None = None,
+    groups: int = 1,
+    bits: int = 8,
+    x_scale: float = 1.0,
+    x_zero_point: int = 0,
+    name: str = "",
+) -> NDArray[np.uint8]: ...
 def packed_info(packed: NDArray[np.uint8]) -> dict[str, Any]: ...  # kind, n, k, groups, taps, bits, group_size, bytes, kernel
 def unpack_weight(packed: NDArray[np.uint8]) -> NDArray[np.int8]: ...  # the canonical ints back
 
@@ -257,6 +287,40 @@ def add(
     hi: int | None = None,
 ) -> None: ...
 def lut(x: NDArray[np.uint8], table: NDArray[np.uint8], out: NDArray[np.uint8]) -> None: ...  # table uint8 [256]
+
+# x uint8 [B, H, W, C] -> out [B, HO, WO, Cout]; stride and dilation are those of the packing. padding is cut from the result.
+def conv_transpose2d(
+    x: NDArray[np.uint8],
+    packed: NDArray[np.uint8],
+    out: NDArray[Any],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    output_padding: tuple[int, int],
+    dilation: tuple[int, int],
+    out_scale: float = 1.0,
+    out_zero_point: int = 0,
+    lo: float | None = None,
+    hi: float | None = None,
+    x_scale: float | None = None,
+    x_zero_point: int | None = None,
+) -> None: ...
+
+# x uint8 [B, D, H, W, C] -> out [B, DO, HO, WO, Cout]. padding: (front, top, left, back, bottom, right).
+def conv3d(
+    x: NDArray[np.uint8],
+    packed: NDArray[np.uint8],
+    out: NDArray[Any],
+    kernel: tuple[int, int, int],
+    stride: tuple[int, int, int],
+    padding: tuple[int, int, int, int, int, int],
+    dilation: tuple[int, int, int],
+    out_scale: float = 1.0,
+    out_zero_point: int = 0,
+    lo: float | None = None,
+    hi: float | None = None,
+    x_scale: float | None = None,
+    x_zero_point: int | None = None,
+) -> None: ...
 
 # NHWC. padding (top, left, bottom, right); padded positions never win, and a window of nothing else gives 0. out [B, HO, WO, C].
 # A window that does not fit the padded input gives no output rows, here as in conv2d: HO or WO is 0.

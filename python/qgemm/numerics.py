@@ -352,12 +352,129 @@ def conv2d(
     return to_float(acc, output_scale(x_scale, w_scale), bias, lo, hi)
 
 
+def conv_transpose2d_accumulate(
+    x,
+    weight,
+    x_zero_point=0,
+    w_zero_point=0,
+    bias_int32=None,
+    stride=(1, 1),
+    padding=(0, 0, 0, 0),
+    output_padding=(0, 0),
+    dilation=(1, 1),
+    groups: int = 1,
+) -> np.ndarray:
+    """The exact accumulator of a transposed convolution, int32 [B, HO, WO, Cout].
+
+    x: uint8 [B, H, W, Cin]. weight: signed integers [Cin, Cout / groups, KH, KW]. Each input pixel adds its product with tap (ky, kx) to
+    output ``(iy * stride + ky * dilation - top, ...)``. padding: (top, left, bottom, right), cut from the result; output_padding lengthens
+    it at the bottom and right. ``HO = (H - 1) * stride - top - bottom + dilation * (KH - 1) + output_padding + 1``.
+    """
+    x, weight = np.asarray(x), np.asarray(weight)
+    cin, per_group, kh, kw = weight.shape
+    if x.ndim != 4 or x.shape[3] != cin or cin % groups:
+        raise ShapeError(f"a weight {weight.shape} in {groups} groups does not fit an input {x.shape} (NHWC)")
+    b, h, w = x.shape[:3]
+    top, left, bottom, right = padding
+    full = [
+        (size - 1) * s + d * (k - 1) + 1 + extra
+        for size, s, d, k, extra in zip((h, w), stride, dilation, (kh, kw), output_padding, strict=True)
+    ]
+    if full[0] <= top + bottom or full[1] <= left + right:
+        raise ShapeError(f"padding {padding} cuts away all of a result of {full}")
+    v = x.astype(np.int64) - int(x_zero_point)
+    zero = np.broadcast_to(np.asarray(w_zero_point, np.int64).reshape(-1), (per_group * groups,))
+    acc = np.zeros((b, *full, per_group * groups), np.int64)
+    step = cin // groups
+    for g in range(groups):
+        channels = slice(g * per_group, (g + 1) * per_group)
+        pixels = v[..., g * step : (g + 1) * step].reshape(b * h * w, step)
+        wg = weight[g * step : (g + 1) * step].astype(np.int64) - zero[channels].reshape(1, -1, 1, 1)
+        for ky in range(kh):
+            for kx in range(kw):
+                rows = slice(ky * dilation[0], ky * dilation[0] + (h - 1) * stride[0] + 1, stride[0])
+                columns = slice(kx * dilation[1], kx * dilation[1] + (w - 1) * stride[1] + 1, stride[1])
+                acc[:, rows, columns, channels] += _exact_matmul(pixels, wg[:, :, ky, kx]).reshape(b, h, w, per_group)
+    acc = acc[:, top : full[0] - bottom, left : full[1] - right]
+    if bias_int32 is not None:
+        acc = acc + np.asarray(bias_int32, np.int64)
+    return _wrap_int32(acc)
+
+
+def conv_transpose2d(
+    x,
+    weight,
+    x_scale,
+    x_zero_point,
+    w_scale,
+    w_zero_point=0,
+    bias=None,
+    bias_int32=None,
+    stride=(1, 1),
+    padding=(0, 0, 0, 0),
+    output_padding=(0, 0),
+    dilation=(1, 1),
+    groups: int = 1,
+    lo=-np.inf,
+    hi=np.inf,
+) -> np.ndarray:
+    """A quantized transposed convolution up to its float output, float32 [B, HO, WO, Cout]. Arguments as ``conv_transpose2d_accumulate``
+    and ``linear``; w_scale, w_zero_point and bias: one an output channel."""
+    acc = conv_transpose2d_accumulate(x, weight, x_zero_point, w_zero_point, bias_int32, stride, padding, output_padding, dilation, groups)
+    return to_float(acc, output_scale(x_scale, w_scale), bias, lo, hi)
+
+
+def conv3d_accumulate(
+    x, weight, x_zero_point=0, w_zero_point=0, bias_int32=None, stride=(1, 1, 1), padding=(0,) * 6, dilation=(1, 1, 1), groups: int = 1
+) -> np.ndarray:
+    """The exact accumulator of a convolution of volumes, int32 [B, DO, HO, WO, Cout]: its planes are sums of two-dimensional ones.
+
+    x: uint8 [B, D, H, W, Cin]. weight: signed integers [Cout, Cin / groups, KD, KH, KW]. padding: (front, top, left, back, bottom, right).
+    """
+    x, weight = np.asarray(x), np.asarray(weight)
+    if x.ndim != 5 or weight.ndim != 5:
+        raise ShapeError(f"a weight {weight.shape} does not fit an input {x.shape} (NDHWC)")
+    front, top, left, back, bottom, right = padding
+    x = np.pad(x, ((0, 0), (front, back), (0, 0), (0, 0), (0, 0)), constant_values=int(x_zero_point))
+    span = dilation[0] * (weight.shape[2] - 1) + 1
+    if x.shape[1] < span:
+        raise ShapeError(f"a window of {span} planes does not fit the padded input, {x.shape[1]}")
+    planes = []
+    for first in range(0, x.shape[1] - span + 1, stride[0]):
+        planes.append(
+            sum(
+                conv2d_accumulate(
+                    x[:, first + k * dilation[0]],
+                    weight[:, :, k],
+                    x_zero_point,
+                    w_zero_point,
+                    None,
+                    stride[1:],
+                    (top, left, bottom, right),
+                    dilation[1:],
+                    groups,
+                ).astype(np.int64)
+                for k in range(weight.shape[2])
+            )
+        )
+    acc = np.stack(planes, axis=1)
+    if bias_int32 is not None:
+        acc = acc + np.asarray(bias_int32, np.int64)
+    return _wrap_int32(acc)
+
+
 # ---- elementwise and pooling --------------------------------------------------------------------------------------------
 
 
 def add(a, b, a_scale, a_zero_point, b_scale, b_zero_point, out_scale, out_zero_point, lo: int = 0, hi: int = 255) -> np.ndarray:
     """Sum of two quantized tensors on a third grid. Each dequantization and the sum round to float32, as three float operations do."""
     y = dequantize(a, a_scale, a_zero_point) + dequantize(b, b_scale, b_zero_point)
+    return requantize(y, out_scale, out_zero_point, lo, hi)
+
+
+def mul(a, b, a_scale, a_zero_point, b_scale, b_zero_point, out_scale, out_zero_point, lo: int = 0, hi: int = 255) -> np.ndarray:
+    """Product of two quantized tensors on a third grid, rounded as ``add`` is."""
+    y = dequantize(a, a_scale, a_zero_point) * dequantize(b, b_scale, b_zero_point)
     return requantize(y, out_scale, out_zero_point, lo, hi)
 
 

@@ -1,4 +1,4 @@
-"""``quantize_``: the Linear and Conv layers of a float model become integer layers, in place."""
+"""``quantize_``: the Linear, Conv and ConvTranspose layers of a float model become integer layers, in place."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def _reason_to_stay(module: Any, parent: Any) -> str:
         return "nn.MultiheadAttention reads the weight of its out_proj itself and never calls it"
     if isinstance(module, nn.MultiheadAttention):
         return "nn.MultiheadAttention computes its projections inside PyTorch: write attention with nn.Linear layers to quantize them"
-    if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
-        if type(module) not in (nn.Linear, nn.Conv1d, nn.Conv2d):
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+    if isinstance(module, layers):
+        if type(module) not in layers:
             if isinstance(module, nn.modules.lazy.LazyModuleMixin):
                 return f"{kind} has no weight yet: run the model once on an input"
             if nn.utils.parametrize.is_parametrized(module):
@@ -36,9 +37,9 @@ def _reason_to_stay(module: Any, parent: Any) -> str:
         if hooks:
             return "it has forward hooks, which the quantized layer would not run: remove them, quantize, register them again"
         return ""
-    unsupported = (nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
+    unsupported = (nn.Conv3d, nn.ConvTranspose3d, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
     if isinstance(module, unsupported):
-        return f"{kind} has no integer layer: Linear, Conv1d and Conv2d have"
+        return f"{kind} has no integer layer: Linear, Conv1d, Conv2d, ConvTranspose1d and ConvTranspose2d have"
     return ""
 
 
@@ -48,7 +49,8 @@ def _share_tied(new: Any, first: Any) -> None:
 
 
 def quantize_(model: Any, config: DynamicConfig, filter: Filter | None = None) -> Any:
-    """Replace every ``nn.Linear``, ``nn.Conv1d`` and ``nn.Conv2d`` of ``model`` by its :mod:`qgemm.nn` counterpart; return the model.
+    """Replace every ``nn.Linear``, ``nn.Conv1d``, ``nn.Conv2d``, ``nn.ConvTranspose1d`` and ``nn.ConvTranspose2d`` of ``model`` by its
+    :mod:`qgemm.nn` counterpart; return the model.
 
         model = qgemm.quantize_(model.eval(), qgemm.W8A8Dynamic())
         qgemm.quantize_(model, qgemm.W4A8Dynamic(), filter=lambda name, module: name != "head")
@@ -61,7 +63,7 @@ def quantize_(model: Any, config: DynamicConfig, filter: Filter | None = None) -
     :class:`qgemm.nn.Conv2d`.
 
     A layer used in several places stays one layer; layers with tied weights share their integers. Layers with weights that must stay
-    float (subclasses of Linear, transposed convolutions, recurrent layers, ``nn.MultiheadAttention``) are named with the reason in one
+    float (subclasses of Linear, 3-d convolutions, recurrent layers, ``nn.MultiheadAttention``) are named with the reason in one
     ``UserWarning``. ``nn.TransformerEncoderLayer`` is kept off its fused fast path, which would read the float weights of its layers.
 
     All or nothing: an error (those of :meth:`qgemm.nn.Linear.from_float`, naming the layer) leaves the model as it was.
@@ -77,7 +79,8 @@ def quantize_(model: Any, config: DynamicConfig, filter: Filter | None = None) -
         raise UnsupportedOpError(
             "qgemm.quantize_ replaces Python layers, which a TorchScript model does not have: quantize it before scripting"
         )
-    layer_of = {torch.nn.Linear: qnn.Linear, torch.nn.Conv1d: qnn.Conv1d, torch.nn.Conv2d: qnn.Conv2d}
+    names = ("Linear", "Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d")
+    layer_of = {getattr(torch.nn, name): getattr(qnn, name) for name in names}
 
     made: dict[int, Any] = {}  # id of a float layer -> its integer layer
     by_weight: dict[int, Any] = {}  # id of a float weight -> the first integer layer made from it
@@ -106,7 +109,7 @@ def quantize_(model: Any, config: DynamicConfig, filter: Filter | None = None) -
         listed = "\n".join(f"  {name}: {reason}" for name, reason in stay.items())
         warnings.warn(f"qgemm.quantize_ left {len(stay)} of the model's layers float:\n{listed}", UserWarning, stacklevel=2)
     elif not made and filter is None and not any(isinstance(m, QuantizedLayer) for m in model.modules()):
-        warnings.warn("qgemm.quantize_ found no nn.Linear, nn.Conv1d or nn.Conv2d in the model", UserWarning, stacklevel=2)
+        warnings.warn("qgemm.quantize_ found no Linear, Conv or ConvTranspose layer in the model", UserWarning, stacklevel=2)
     return made.get(id(model), model)
 
 

@@ -297,6 +297,60 @@ def test_padding_with_a_value(rng, value, scheme):
     assert np.array_equal(got, want) and p.steps[-1].scheme == scheme
 
 
+TRANSPOSED = {
+    "2x2, stride 2": ((6, 5, 2, 2), {"strides": [2, 2]}),
+    "4x4, stride 2, padded": ((6, 5, 4, 4), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    "ragged": ((6, 5, 3, 2), {"strides": [3, 2], "pads": [0, 1, 2, 0], "output_padding": [1, 0]}),
+    "dilated": ((6, 5, 3, 3), {"strides": [2, 2], "dilations": [2, 3], "pads": [2, 2, 2, 2]}),
+    "groups": ((6, 2, 3, 3), {"group": 3, "strides": [2, 2]}),
+    "depthwise": ((6, 1, 3, 3), {"group": 6, "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    "line": ((6, 5, 4), {"strides": [3], "pads": [1, 0]}),
+}
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_conv_transpose(rng, name, kind):
+    shape, attrs = TRANSPOSED[name]
+    size = [7, 9][: len(shape) - 2]
+    b, x = start([6, *size])
+    b.const("bias", data(rng, shape[1] * attrs.get("group", 1)))
+    per_channel = attrs.get("group", 1) == 1 or shape[1] > 1
+    y = b.add("ConvTranspose", [x, weight(b, rng, kind, shape, per_channel, axis=1), "bias"], "y", **attrs)
+    p = check(b, data(rng, 3, 6, *size), b.add("Relu", [y], "r"), kind.split()[0])
+    assert p.steps[1].kernel == "conv_transpose2d"
+
+
+def test_a_transposed_convolution_says_what_does_not_fit(rng):
+    b, x = start([None, None, None])
+    y = b.add("ConvTranspose", [x, weight(b, rng, "W8A8 int8", (6, 5, 2, 2), axis=1)], "y", pads=[1, 1, 1, 1])
+    p = qgemm.load(b.model(b.q(y, SY, ZY, out="out")))
+    with pytest.raises(ShapeError, match="6 channels"):
+        p(data(rng, 1, 5, 4, 4))
+    with pytest.raises(ShapeError, match="leave nothing"):
+        p(data(rng, 1, 6, 1, 1))
+
+
+VOLUMES = {
+    "3x3x3": ((8, 4, 3, 3, 3), {"pads": [1] * 6}),
+    "few channels, ragged": ((5, 4, 2, 3, 1), {"pads": [0, 1, 0, 1, 0, 2], "strides": [2, 1, 2]}),
+    "dilated": ((4, 4, 2, 2, 3), {"dilations": [2, 1, 2]}),
+    "groups": ((6, 2, 3, 1, 3), {"group": 2}),
+    "depthwise": ((4, 1, 3, 3, 3), {"group": 4, "pads": [1] * 6}),
+    "same": ((4, 4, 3, 3, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 2, 2]}),
+}
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize("name", VOLUMES)
+def test_conv3d(rng, name, kind):
+    shape, attrs = VOLUMES[name]
+    b, x = start([4, 5, 6, 7])
+    y = b.add("Conv", [x, weight(b, rng, kind, shape)], "y", **attrs)
+    p = check(b, data(rng, 2, 4, 5, 6, 7), y, kind.split()[0])
+    assert p.steps[1].kernel == "conv3d"
+
+
 # ---- what stays float, and why ----
 
 
@@ -322,11 +376,14 @@ def test_reasons(rng):
     b, x = start([20])
     w = b.weight("w", rng.integers(-999, 999, (6, 20)).astype(np.int16), 0.001)
     assert "16-bit weight" in float_reason(b, b.add("Gemm", [x, w], "y", transB=1))
-    b, x = start([2, 3, 3, 3])
-    assert "3-d convolution" in float_reason(b, b.add("Conv", [x, weight(b, rng, "W8A8 int8", (4, 2, 2, 2, 2))], "y"))
+    b, x = start([2, 2, 3, 3, 3])
+    assert "4-d convolution" in float_reason(b, b.add("Conv", [x, weight(b, rng, "W8A8 int8", (4, 2, 2, 2, 2, 2))], "y"))
     b, x = start([4, 6, 6])
-    w = weight(b, rng, "W8A8 int8", (4, 3, 2, 2), axis=1)
-    assert "ConvTranspose" in float_reason(b, b.add("ConvTranspose", [x, w], "y"))
+    w = weight(b, rng, "W8A8 int8", (4, 3, 2, 2))
+    assert "axis 0" in float_reason(b, b.add("ConvTranspose", [x, w], "y"))
+    b, x = start([4, 3, 3, 3])
+    w = weight(b, rng, "W8A8 int8", (4, 3, 2, 2, 2), axis=1)
+    assert "3-d transposed convolution" in float_reason(b, b.add("ConvTranspose", [x, w], "y"))
     b, x = start([70000], zx=0)
     w = b.weight("w", np.full((1, 70000), -128, np.int8), 0.001)
     assert "int32" in float_reason(b, b.add("Gemm", [x, w], "y", transB=1))

@@ -124,6 +124,24 @@ def samples():
     yield "conv1d_dynamic", (torch.randn(2, 4, 9), packed_conv(*lw, static=False), 8, *line)
     yield "conv1d_dynamic", (torch.randn(2, 4, 9), packed_conv(*lw, static=False), 8, *line, True, True)
 
+    up = (_core.pack_conv_transpose2d, rng.integers(-128, 128, (4, 8, 3, 3), dtype=np.int8))
+    grow = ([3, 3], [2, 2], [1, 1, 0, 1], [1, 0], [1, 1])
+    static = {"x_scale": X_SCALE, "x_zero_point": X_ZERO}
+    for given in (pixels, pixels.contiguous()):
+        yield "conv_transpose2d", (given, t(up[0](up[1], cw[1], stride=(2, 2), **static)), 8, *grow, U8, 0.1, 3)
+    for given, channels_last in ((image, False), (last, True)):
+        yield "conv_transpose2d_dynamic", (given, t(up[0](up[1], cw[1], stride=(2, 2))), 8, *grow, False, channels_last)
+    up1 = rng.integers(-128, 128, (4, 8, 1, 3), dtype=np.int8)
+    grow1 = ([3], [2], [1, 0], [1], [1])
+    yield "conv_transpose1d", (t(codes(rng, 2, 4, 9)), t(up[0](up1, cw[1], stride=(1, 2), **static)), 8, *grow1, U8, 0.1, 3)
+    for channels_last in (False, True):
+        yield "conv_transpose1d_dynamic", (torch.randn(2, 4, 9), t(up[0](up1, cw[1], stride=(1, 2))), 8, *grow1, False, channels_last)
+    vw, cube = rng.integers(-128, 128, (8, 4, 2, 3, 3), dtype=np.int8), ([2, 3, 3], [1, 2, 1], [0, 1, 1, 1, 1, 1], [1, 1, 1])
+    volume = t(codes(rng, 2, 4, 5, 6, 7))
+    for given in (volume, volume.to(memory_format=torch.channels_last_3d)):
+        yield "conv3d", (given, t(_core.pack_conv3d(vw, cw[1], **static)), 8, *cube, U8, 0.1, 3)
+    for channels_last in (False, True):
+        yield "conv3d_dynamic", (torch.randn(2, 4, 5, 6, 7), t(_core.pack_conv3d(vw, cw[1])), 8, *cube, False, channels_last)
     yield "max_pool2d", (pixels, [3, 3], [2, 2], [1, 1, 1, 1])
     yield "avg_pool2d", (pixels, [2, 2], [2, 2], [0, 0, 0, 0], True, X_SCALE, X_ZERO, U8, 0.05, 110)
     yield "avg_pool2d", (pixels, [7, 6], [1, 1], [0, 0, 0, 0], False, X_SCALE, X_ZERO, F32)

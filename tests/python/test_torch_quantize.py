@@ -154,7 +154,7 @@ def test_what_stays_float_is_named_with_the_reason():
             "lazy": nn.LazyLinear(4),
             "hooked": hooked,
             "normed": nn.utils.spectral_norm(nn.Linear(4, 4)),
-            "up": nn.ConvTranspose2d(4, 4, 2),
+            "up": nn.ConvTranspose3d(4, 4, 2),
             "recurrent": nn.LSTM(4, 4),
             "attention": nn.MultiheadAttention(4, 2),
         }
@@ -178,7 +178,7 @@ def test_what_stays_float_is_named_with_the_reason():
 
 
 def test_a_model_with_nothing_to_quantize_says_so():
-    with pytest.warns(UserWarning, match="no nn.Linear"):
+    with pytest.warns(UserWarning, match="no Linear, Conv or ConvTranspose"):
         quantize_(nn.Sequential(nn.ReLU()), CONFIG)
 
 

@@ -19,6 +19,7 @@ from .floatops import OPS
 from .grids import quantize, real, shift
 from .guard import check_grids, naming
 from .ir import Graph, Node, QParams, Tensor
+from .lower_conv import ConvLowering
 from .lower_rows import RowLowering
 from .passes.grid import MOVES, data_inputs, moves_bytes, pad_value
 from .step import Step
@@ -52,7 +53,7 @@ def lower(graph: Graph, on_unsupported: str = "float") -> list[Step]:
     return steps
 
 
-class Lowering(RowLowering):
+class Lowering(ConvLowering, RowLowering):
     def __init__(self, graph: Graph):
         self.graph = graph
         self.index_tensors = self._index_tensors()
@@ -119,7 +120,8 @@ class Lowering(RowLowering):
         return self._weighted(n, self._pack_linear)
 
     def _conv(self, n: Node) -> Step | None:
-        return self._weighted(n, self._pack_conv)
+        three = len(self.graph.tensors[n.inputs[1]].shape or ()) == 5
+        return self._weighted(n, self._pack_conv3d if three else self._pack_conv)
 
     def _weighted(self, n: Node, pack) -> Step:
         reason = self._why_float(n)
@@ -141,9 +143,11 @@ class Lowering(RowLowering):
             return reason
         if len(n.inputs) > 2 and n.inputs[2] and not self.graph.tensors[n.inputs[2]].is_const:
             return f"bias '{n.inputs[2]}' is computed at run time"
+        if n.op == "ConvTranspose":
+            return self._why_float_transposed(n)
         if n.op == "Conv":
-            if w.data.ndim not in (3, 4):
-                return f"{w.data.ndim - 2}-d convolution: integer kernels are 1-d and 2-d"
+            if w.data.ndim not in (3, 4, 5):
+                return f"{w.data.ndim - 2}-d convolution: integer kernels are 1-d to 3-d"
             if w.qparams.block_size:
                 return "blockwise convolution weight: integer kernels take one scale a channel"
             if w.qparams.axis not in (None, 0):
@@ -162,11 +166,12 @@ class Lowering(RowLowering):
             return False
         return not _weight_problem(w) and w.qparams.axis in (None, 0) and not w.qparams.block_size
 
-    def _canonical(self, n: Node) -> dict:
-        """Keyword arguments common to pack_linear and pack_conv2d."""
+    def _canonical(self, n: Node, qp: QParams | None = None, n_out: int | None = None) -> dict:
+        """Keyword arguments common to all packers. qp: the weight's grid with scales per output channel, n_out of them; given where
+        that is not what the weight itself says."""
         x, w = self.graph.tensors[n.inputs[0]].qparams, self.graph.tensors[n.inputs[1]]
-        qp = w.qparams
-        n_out = w.data.shape[0]
+        qp = qp or w.qparams
+        n_out = n_out or w.data.shape[0]
         bits = 4 if qp.bits <= 4 else 8
         scale = np.ascontiguousarray(qp.scale.reshape(-1) if not qp.block_size else qp.scale, np.float32)
         zero = np.ascontiguousarray(np.broadcast_to(qp.zero_point.reshape(-1), (n_out,)), np.int32) if qp.zero_point.any() else None

@@ -30,7 +30,7 @@ def _from_stored(stored: np.ndarray, bits: int, shape: tuple[int, ...]) -> np.nd
 
 
 class QuantizedLayer(torch.nn.Module):
-    """Base of :class:`Linear`, :class:`SharedInputLinear`, :class:`Conv1d` and :class:`Conv2d`.
+    """Base of :class:`Linear`, :class:`SharedInputLinear`, the convolutions and the transposed convolutions.
 
     Buffers, all part of ``state_dict`` but the last:
 
@@ -44,6 +44,8 @@ class QuantizedLayer(torch.nn.Module):
     input_zero_point   int32 [1] or absent
     packed             uint8                    derived, never saved: what the kernels read
     ================== ======================== ===================================================================
+
+    N counts output channels, and a transposed convolution's weight_q has them first too: [Cout, Cin / groups, ...].
 
     ``.half()``, ``.double()`` and ``.to(dtype)`` leave these as they are (a scale in another type is another scale); the layer computes
     float32 -> float32 and says so when it is given something else. ``.to(device)`` moves them, and a call off the CPU is a DeviceError.
@@ -104,7 +106,9 @@ class QuantizedLayer(torch.nn.Module):
 
     def _take_float(self, module: torch.nn.Module, name: str, input_scale: float | None, input_zero_point: int | None) -> None:
         try:
-            scale, q = numerics.weight_encoding(module.weight.detach().numpy(), self.weight_bits, group_size=self.group_size)
+            scale, q = numerics.weight_encoding(
+                self._outputs_first(module.weight.detach()).contiguous().numpy(), self.weight_bits, group_size=self.group_size
+            )
         except QuantizationError as e:
             raise QuantizationError(f"layer '{name}': {e}" if name else str(e)) from None
         self.weight_q = torch.from_numpy(_to_stored(q, self.weight_bits))
@@ -121,6 +125,14 @@ class QuantizedLayer(torch.nn.Module):
         self.packed = self._pack(self._buffers, name)
         self.name = name
         self.train(module.training)
+
+    def _outputs_first(self, weight: torch.Tensor) -> torch.Tensor:
+        """A float layer's weight in ``weight_shape``, whose first axis counts output channels."""
+        return weight
+
+    def _as_float_has_it(self, weight: torch.Tensor) -> torch.Tensor:
+        """The inverse of ``_outputs_first``."""
+        return weight
 
     # ---- packing --------------------------------------------------------------------------------------------------------------------
 
@@ -158,17 +170,20 @@ class QuantizedLayer(torch.nn.Module):
 
     def int_weight(self) -> torch.Tensor:
         """The integer weights, int8 in the float layer's shape, whatever their stored form."""
+        return self._as_float_has_it(self._int_rows())
+
+    def _int_rows(self) -> torch.Tensor:
         q = self.weight_q.cpu().contiguous().numpy()
         return torch.from_numpy(_from_stored(q, self.weight_bits, self.weight_shape).copy()).to(self.weight_q.device)
 
     def dequantize_weight(self) -> torch.Tensor:
         """``weight_scale * (int_weight - weight_zero_point)``: float32 in the float layer's shape."""
-        q = self.int_weight().to(torch.int32).flatten(1)
+        q = self._int_rows().to(torch.int32).flatten(1)
         if self.weight_zero_point is not None:
             q = q - self.weight_zero_point[:, None]
         scale = self.weight_scale
         scale = scale.repeat_interleave(self.group_size, 1)[:, : q.shape[1]] if self.group_size else scale[:, None]
-        return (q.float() * scale).reshape(self.weight_shape)
+        return self._as_float_has_it((q.float() * scale).reshape(self.weight_shape))
 
     # ---- state ----------------------------------------------------------------------------------------------------------------------
 

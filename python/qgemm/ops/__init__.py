@@ -15,6 +15,9 @@ matmul             uint8 or int8 [..., M, K] and [..., K, N]                    
 conv2d             uint8 [B, C, H, W], packed                                              dtype [B, Cout, HO, WO], channels_last
 conv2d_dynamic     float32 [B, C, H, W], packed; one encoding for the whole tensor         float32 [B, Cout, HO, WO]
 conv1d, _dynamic   the same with [B, C, L]
+conv3d, _dynamic   the same with [B, C, D, H, W], packed by pack_conv3d                    channels_last_3d
+conv_transpose2d   uint8 [B, C, H, W], packed by pack_conv_transpose2d                     dtype [B, Cout, HO, WO], channels_last
+ ... _dynamic      float32 [B, C, H, W]; conv_transpose1d and 1d_dynamic take [B, C, L]    float32 [B, Cout, HO, WO]
 max_pool2d         uint8 [B, C, H, W]                                                      uint8, channels_last
 avg_pool2d         uint8 [B, C, H, W]                                                      dtype, channels_last
 add                two uint8 of one shape                                                  uint8, that shape
@@ -22,8 +25,9 @@ lut                uint8 of any shape, table uint8 [256]                        
 ================== ======================================================================= =========================================
 
 ``dtype``: uint8 or int8 (requantized with out_scale and out_zero_point), float32, or int32 (the accumulator). ``lo`` and ``hi`` bound the
-output, on its own grid: ReLU is ``lo = out_zero_point`` for integers, ``lo = 0`` for floats. ``padding``: (top, left, bottom, right), or
-(left, right) for conv1d. ``packed``: a 1-D uint8 tensor from ``qgemm._core.pack_linear`` or ``pack_conv2d``; the sizes that a shape
+output, on its own grid: ReLU is ``lo = out_zero_point`` for integers, ``lo = 0`` for floats. ``padding``: all starts, then all ends, so
+(left, right) for conv1d and (top, left, bottom, right) for conv2d; a transposed convolution cuts it from its result. ``packed``: a 1-D
+uint8 tensor from ``qgemm._core.pack_linear``, ``pack_conv2d``, ``pack_conv3d`` or ``pack_conv_transpose2d``; the sizes that a shape
 function needs (out_features, out_channels, kernel_size) are given beside it. docs/numerics.md has the arithmetic.
 
 quantize_dynamic and linear_quantized are the halves of linear_dynamic, with its bits, for several layers that read one input.
@@ -50,6 +54,14 @@ from ..errors import require
 require("torch", "qgemm.ops")
 
 from ._conv import avg_pool2d, conv1d, conv1d_dynamic, conv2d, conv2d_dynamic, max_pool2d  # noqa: E402
+from ._conv_more import (  # noqa: E402
+    conv3d,
+    conv3d_dynamic,
+    conv_transpose1d,
+    conv_transpose1d_dynamic,
+    conv_transpose2d,
+    conv_transpose2d_dynamic,
+)
 from ._elementwise import add, dequantize, lut, quantize, quantize_dynamic  # noqa: E402
 from ._linear import linear, linear16, linear_dynamic, linear_quantized, matmul  # noqa: E402
 
@@ -60,6 +72,12 @@ __all__ = [
     "conv1d_dynamic",
     "conv2d",
     "conv2d_dynamic",
+    "conv3d",
+    "conv3d_dynamic",
+    "conv_transpose1d",
+    "conv_transpose1d_dynamic",
+    "conv_transpose2d",
+    "conv_transpose2d_dynamic",
     "dequantize",
     "linear",
     "linear16",

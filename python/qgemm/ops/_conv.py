@@ -80,6 +80,16 @@ def _as_2d(stride, padding, dilation):
     return (1, stride[0]), (0, padding[0], 0, padding[1]), (1, dilation[0])
 
 
+def _quantized(x, symmetric):
+    """``x`` as uint8 on one grid, in the layout it has (a change of layout then moves bytes, not floats), its scale and zero point."""
+    q = torch.empty_like(x, dtype=torch.uint8)
+    order = dense_order(q)
+    scale, zero_point = np.empty(1, np.float32), np.empty(1, np.int32)
+    count = x.numel()
+    _core.quantize_dynamic(like(order, x).reshape(1, count), written(order, q).reshape(1, count), scale, zero_point, False, symmetric)
+    return q, scale.item(), zero_point.item()
+
+
 def _conv(spatial, op):
     fast = (_core.tensor_conv1d, _core.tensor_conv2d)[spatial - 1]
 
@@ -123,22 +133,10 @@ def _conv_dynamic(spatial, op):
     ):
         _image(x, op, spatial)
         sizes = _out_sizes(op, x.shape[2:], kernel_size, stride, padding, dilation)
-        # Quantized in the layout it has; a change of layout then moves bytes, not floats.
-        q = torch.empty_like(x, dtype=torch.uint8)
-        order = dense_order(q)
-        scale, zero_point = np.empty(1, np.float32), np.empty(1, np.int32)
-        count = x.numel()
-        _core.quantize_dynamic(
-            like(order, x).reshape(1, count),
-            written(order, q).reshape(1, count),
-            scale,
-            zero_point,
-            False,
-            symmetric,
-        )
+        q, scale, zero_point = _quantized(x, symmetric)
         out = _empty_nhwc((x.shape[0], out_channels, *sizes), torch.float32)
         window = _as_2d(stride, padding, dilation)
-        _core.conv2d(_nhwc(q), array(packed), _out_nhwc(out), *window, 1.0, 0, lo, hi, scale.item(), zero_point.item())
+        _core.conv2d(_nhwc(q), array(packed), _out_nhwc(out), *window, 1.0, 0, lo, hi, scale, zero_point)
         return out if channels_last else _nchw(out)
 
     return conv

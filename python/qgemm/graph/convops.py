@@ -1,0 +1,56 @@
+"""Closures that call the engine's less common convolutions. As in ``executors``, what does not depend on the input is bound beforehand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import _core
+from ..errors import ShapeError
+from .executors import Result, _channels_last, _logical
+from .floatnn import Window
+
+
+def conv_transpose(x: str, y: str, packed: np.ndarray, win: Window, extra, channels: int, n: int, result: Result, label: str):
+    """One or two spatial axes. extra: ONNX's output_padding."""
+    core, bounds, dtype = _core.conv_transpose2d, result.bounds, result.dtype
+    flat = (1,) * (2 - len(win.kernel))
+    kernel, stride, dilation = (*flat, *win.kernel), (*flat, *win.stride), (*flat, *win.dilation)
+    pads = ((0, 0),) * len(flat) + win.pads
+    extra = (0,) * len(flat) + tuple(extra)
+    padding = (pads[0][0], pads[1][0], pads[0][1], pads[1][1])
+    ndim = 2 + len(win.kernel)
+
+    def run(env):
+        a = env[x]
+        if a.ndim != ndim or a.shape[1] != channels:
+            raise ShapeError(
+                f"layer '{label}' takes {ndim} dimensions with {channels} channels in axis 1; its input '{x}' has shape {a.shape}"
+            )
+        t = _channels_last(a)
+        sizes = [
+            (size - 1) * s - b0 - a0 + d * (k - 1) + e + 1
+            for size, s, (b0, a0), d, k, e in zip(t.shape[1:3], stride, pads, dilation, kernel, extra, strict=True)
+        ]
+        if min(sizes) < 1:
+            raise ShapeError(f"layer '{label}': its pads {padding} leave nothing of the result for its input '{x}' of shape {a.shape}")
+        out = np.empty((t.shape[0], *sizes, n), dtype)
+        core(t, packed, out, stride, padding, extra, dilation, *bounds)
+        env[y] = _logical(out, ndim)
+
+    return result.finish(run, y)
+
+
+def conv3d(x: str, y: str, packed: np.ndarray, win: Window, channels: int, n: int, result: Result, label: str):
+    core, bounds, dtype = _core.conv3d, result.bounds, result.dtype
+
+    def run(env):
+        a = env[x]
+        if a.ndim != 5 or a.shape[1] != channels:
+            raise ShapeError(f"layer '{label}' takes 5 dimensions with {channels} channels in axis 1; its input '{x}' has shape {a.shape}")
+        t = np.ascontiguousarray(a.transpose(0, 2, 3, 4, 1))
+        pads, sizes = win.resolve(t.shape[1:4])
+        out = np.empty((t.shape[0], *sizes, n), dtype)
+        core(t, packed, out, win.kernel, win.stride, (*(p[0] for p in pads), *(p[1] for p in pads)), win.dilation, *bounds)
+        env[y] = out.transpose(0, 4, 1, 2, 3)
+
+    return result.finish(run, y)

@@ -1,0 +1,66 @@
+"""Lowering of transposed and three-dimensional convolutions."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from .. import _core
+from . import convops
+from .floatnn import Window
+from .ir import Node, QParams
+from .step import Step
+
+
+class ConvLowering:
+    """Methods of Lowering, by operator name."""
+
+    def _convtranspose(self, n: Node) -> Step:
+        return self._weighted(n, self._pack_transposed)
+
+    def _why_float_transposed(self, n: Node) -> str:
+        """Why no integer kernel takes this weight, which is int8 on a grid already."""
+        w = self.graph.tensors[n.inputs[1]]
+        if w.data.ndim not in (3, 4):
+            return f"{w.data.ndim - 2}-d transposed convolution: integer kernels are 1-d and 2-d"
+        if w.qparams.block_size:
+            return "blockwise convolution weight: integer kernels take one scale a channel"
+        if w.qparams.axis not in (None, 1):
+            return f"weight scales along axis {w.qparams.axis}: integer kernels take one scale an output channel, axis 1"
+        if n.attrs.get("output_shape") or n.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+            return "output_shape or auto_pad: integer kernels take explicit pads"
+        return ""
+
+    def _pack_transposed(self, n: Node) -> Step:
+        w, groups = self.graph.tensors[n.inputs[1]], n.attrs.get("group", 1)
+        data = w.data if w.data.ndim == 4 else w.data[:, :, None, :]
+        win = Window(n.attrs, w.data.shape[2:])
+        flat = (1,) * (2 - len(win.kernel))
+        n_out = w.data.shape[1] * groups
+        packed = _core.pack_conv_transpose2d(
+            np.ascontiguousarray(data),
+            groups=groups,
+            stride=(*flat, *win.stride),
+            dilation=(*flat, *win.dilation),
+            **self._canonical(n, _per_output(w.qparams, groups), n_out),
+        )
+        extra = n.attrs.get("output_padding") or [0] * len(win.kernel)
+        result, label = self._result(n), n.module or n.name
+        run = convops.conv_transpose(n.inputs[0], n.outputs[0], packed, win, extra, w.data.shape[0], n_out, result, label)
+        return self._step(n, "conv_transpose2d", self._scheme(n), run, weight_bytes=packed.nbytes)
+
+    def _pack_conv3d(self, n: Node) -> Step:
+        w, groups = self.graph.tensors[n.inputs[1]], n.attrs.get("group", 1)
+        packed = _core.pack_conv3d(np.ascontiguousarray(w.data), groups=groups, **self._canonical(n))
+        win, channels = Window(n.attrs, w.data.shape[2:]), w.data.shape[1] * groups
+        result, label = self._result(n), n.module or n.name
+        run = convops.conv3d(n.inputs[0], n.outputs[0], packed, win, channels, w.data.shape[0], result, label)
+        return self._step(n, "conv3d", self._scheme(n), run, weight_bytes=packed.nbytes)
+
+
+def _per_output(qp: QParams, groups: int) -> QParams:
+    """The grid of a transposed convolution's weight [Cin, Cout / groups, ...] with one scale an output channel of all groups."""
+    if qp.axis is None or groups == 1:
+        return qp
+    return dataclasses.replace(qp, scale=np.tile(qp.scale.reshape(-1), groups), zero_point=np.tile(qp.zero_point.reshape(-1), groups))
