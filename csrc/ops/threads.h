@@ -7,7 +7,9 @@
 #include <cstdlib>
 #include <exception>
 #include <new>
+#include <type_traits>
 
+#include "cpu/team.h"
 #include "cpu/threads.h"
 
 namespace qgemm {
@@ -15,12 +17,17 @@ namespace qgemm {
 // Tests raise it, so that shapes of every size are shared among threads: a thread is worth `grain / grain_divisor` units.
 inline int64_t grain_divisor = 1;
 
+// A share of a team's that waits for it costs so much less than a parallel region.
+constexpr int64_t kTeamGrain = 8;
+
 // Threads for `work` units when a thread is worth `grain` of them. Obeys omp_set_num_threads (so torch.set_num_threads) and
 // OMP_NUM_THREADS.
 inline int threads_for(int64_t work, int64_t grain) {
-  grain = grain > grain_divisor ? grain / grain_divisor : 1;
-  if (work < 2 * grain || !may_share()) return 1;
-  const int64_t most = omp_get_max_threads(), worth = work / grain;
+  const Team* team = Team::current();
+  const int64_t divisor = team ? grain_divisor * kTeamGrain : grain_divisor;
+  grain = grain > divisor ? grain / divisor : 1;
+  if (work < 2 * grain || !(team || may_share())) return 1;
+  const int64_t most = team ? team->size() : omp_get_max_threads(), worth = work / grain;
   return static_cast<int>(worth < most ? worth : most);
 }
 
@@ -34,6 +41,14 @@ template <class F>
 void parallel_shares(int64_t n, int threads, F&& f) {
   if (threads <= 1 || n <= 1) {
     if (n > 0) f(int64_t(0), n);
+    return;
+  }
+  if (Team* team = Team::current()) {
+    threads = threads < team->size() ? threads : team->size();
+    using G = std::remove_reference_t<F>;
+    team->share(
+        n, threads, [](void* p, int64_t b, int64_t e) { (*static_cast<G*>(p))(b, e); },
+        const_cast<void*>(static_cast<const void*>(&f)));
     return;
   }
   std::exception_ptr thrown;

@@ -38,6 +38,10 @@ inline const char* dtype_name<int32_t>() {
   return "int32";
 }
 template <>
+inline const char* dtype_name<int64_t>() {
+  return "int64";
+}
+template <>
 inline const char* dtype_name<float>() {
   return "float32";
 }
@@ -173,11 +177,14 @@ py::array_t<uint8_t> aligned_bytes(int64_t count);
 
 // Sets the Python error of qgemm.errors that an engine error stands for.
 void raise(const Error& e);
+// In a catch block of a plain C function: sets the Python error that the exception stands for, and returns null.
+PyObject* raise_current();
 
 void bind_gemm(py::module_& m);
 void bind_ops(py::module_& m);
 void bind_rows(py::module_& m);
 void bind_taps(py::module_& m);
 void bind_tensor(py::module_& m);
+void bind_program(py::module_& m);
 
 }  // namespace qgemm

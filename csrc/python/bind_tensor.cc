@@ -301,29 +301,12 @@ py::object tensor_conv(const Arguments& p) {
   return out.give();
 }
 
-PyObject* raised() {
-  try {
-    throw;
-  } catch (const Error& e) {
-    raise(e);
-  } catch (py::error_already_set& e) {
-    e.restore();
-  } catch (const py::builtin_exception& e) {
-    e.set_error();
-  } catch (const std::bad_alloc&) {
-    PyErr_NoMemory();
-  } catch (const std::exception& e) {
-    PyErr_SetString(PyExc_RuntimeError, e.what());
-  }
-  return nullptr;
-}
-
 template <py::object (*function)(const Arguments&)>
 PyObject* always(PyObject*, PyObject* const* values, Py_ssize_t count) {
   try {
     return function({values, count}).release().ptr();
   } catch (...) {
-    return raised();
+    return raise_current();
   }
 }
 
@@ -333,7 +316,7 @@ PyObject* unwatched(PyObject*, PyObject* const* values, Py_ssize_t count) {
   try {
     return (tensors::watched() ? py::none() : function({values, count})).release().ptr();
   } catch (...) {
-    return raised();
+    return raise_current();
   }
 }
 

@@ -8,7 +8,7 @@ namespace qgemm {
 namespace dlpack {
 
 constexpr int32_t kCpu = 1;
-constexpr uint8_t kInt = 0, kUInt = 1, kFloat = 2;
+constexpr uint8_t kInt = 0, kUInt = 1, kFloat = 2, kBool = 6;
 
 struct DataType {
   uint8_t code, bits;

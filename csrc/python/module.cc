@@ -38,6 +38,23 @@ void raise(const Error& e) {
   PyErr_SetString(type.ptr(), e.what());
 }
 
+PyObject* raise_current() {
+  try {
+    throw;
+  } catch (const Error& e) {
+    raise(e);
+  } catch (py::error_already_set& e) {
+    e.restore();
+  } catch (const py::builtin_exception& e) {
+    e.set_error();
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::exception& e) {
+    PyErr_SetString(PyExc_RuntimeError, e.what());
+  }
+  return nullptr;
+}
+
 namespace {
 
 py::dict features() {
@@ -133,4 +150,5 @@ PYBIND11_MODULE(_core, m) {
   bind_rows(m);
   bind_taps(m);
   bind_tensor(m);
+  bind_program(m);
 }

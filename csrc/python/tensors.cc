@@ -79,6 +79,8 @@ int dtype_code(PyObject* dtype) {
   return -1;
 }
 
+bool is_tensor(PyObject* object) { return g_api && Py_TYPE(object) == g_type; }
+
 bool strided(PyObject* object, uint8_t code, uint8_t bits, dlpack::Tensor& t) {
   if (!g_api || Py_TYPE(object) != g_type) return false;
   if (g_api->tensor_from_object(object, &t) != 0) {
@@ -142,6 +144,11 @@ bool Fresh::allocate(const int64_t* shape, int32_t ndim, dlpack::DataType type, 
   b->managed = {g_api->header.version, nullptr, release, 0, t};
   block_ = &b->managed;
   return true;
+}
+
+void Fresh::view_as(const int64_t* shape, const int64_t* strides) {
+  std::copy_n(shape, block_->tensor.ndim, block_->tensor.shape);
+  std::copy_n(strides, block_->tensor.ndim, block_->tensor.strides);
 }
 
 py::object Fresh::give() {

@@ -25,6 +25,9 @@ bool use(const py::type& type, const py::sequence& dtypes, const py::sequence& w
 
 bool watched();
 
+// Whether the object is of exactly the type.
+bool is_tensor(PyObject* object);
+
 // Position among the dtypes given to use(), or -1.
 int dtype_code(PyObject* dtype);
 
@@ -52,6 +55,8 @@ class Fresh {
   // C-contiguous, or [B, C, ...] with the channels innermost. False when the size does not fit 63 bits. Throws std::bad_alloc.
   bool allocate(const int64_t* shape, int32_t ndim, dlpack::DataType type, bool channels_innermost = false);
   char* data() const { return static_cast<char*>(block_->tensor.data); }
+  // The same memory seen with other axes: shape and strides (in elements) of as many dimensions.
+  void view_as(const int64_t* shape, const int64_t* strides);
   // Gives the memory away as an object of the type.
   py::object give();
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import sys
+import threading
 
 import numpy as np
 
+from . import _core
 from .errors import ConfigError, DeviceError, DTypeError, ModelFormatError, QgemmError, ShapeError
+from .graph.compile import Compiled, Compiler, ShapesChanged, memory_order
 from .graph.grids import real
 from .graph.guard import DAMAGE
 from .graph.ir import Graph, Tensor
 from .graph.lower import lower
+from .graph.native import NotNative
 from .graph.step import Step
 from .graph.values import dequantize_array, grid_arrays
+
+# Shapes a program stays compiled for; each has memory of its own.
+_SHAPES = 8
 
 
 class Program:
@@ -43,6 +50,9 @@ class Program:
         self._plan = _with_last_uses(graph, self.steps)
         self._specs = [_InputSpec(graph.tensors[i]) for i in graph.inputs]
         self._reads = [_output_reader(graph, o) for o in graph.outputs]
+        self._runner = _core.ProgramRunner()
+        self._compiled: dict[tuple, Compiled | None] = {}
+        self._lock = threading.Lock()
         self._may_alias = any(not graph.tensors[o].is_const and not _held_as_bytes(graph.tensors[o]) for o in graph.outputs)
 
     @property
@@ -59,15 +69,60 @@ class Program:
 
     def __call__(self, *inputs):
         """One output, or a tuple of them."""
+        y = _core.run_program(self._runner, *inputs)  # None: not compiled for these shapes, or not plain tensors
+        return self._general(inputs) if y is None else y
+
+    def _general(self, inputs):
         arrays, torch = self._arrays(inputs)
+        results = self._compiled_results(arrays)
+        if results is None:
+            results = self._stepwise(arrays)
+        if torch is not None:
+            results = [torch.from_numpy(r) for r in results]
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def _compiled_results(self, arrays: list[np.ndarray]) -> list[np.ndarray] | None:
+        arrays = [_dense(a) for a in arrays]
+        compiled = self._compile(arrays)
+        if compiled is None:
+            return None
+        if compiled.native:
+            y = _core.run_program(self._runner, *arrays)
+            if y is not None:  # None: other threads have pushed it out meanwhile
+                return list(y) if len(self.graph.outputs) > 1 else [y]
+        workspace = compiled.workspace()
+        try:
+            results = workspace.run(arrays, _execute)
+        except ShapesChanged:
+            return None
+        compiled.idle.append(workspace)
+        return results
+
+    def _compile(self, arrays: list[np.ndarray]) -> Compiled | None:
+        """The native program for arrays of these shapes and memory orders; None when it has none."""
+        key = tuple((a.shape, memory_order(a.shape, a.strides)) for a in arrays)
+        with self._lock:
+            if key in self._compiled:
+                return self._compiled[key]
+            try:
+                compiled = Compiler(self.graph, self.steps, _execute).compile(arrays)
+            except NotNative:
+                compiled = None
+            if len(self._compiled) >= _SHAPES:
+                del self._compiled[next(iter(self._compiled))]
+            self._compiled[key] = compiled
+            if compiled is not None and compiled.native:
+                self._runner.add(compiled.core, _SHAPES)
+            return compiled
+
+    def _stepwise(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """Every step in Python: what a compiled program must equal, byte for byte."""
         env = dict(zip(self.graph.inputs, arrays, strict=True))
         self._run(env)
         results = [read(env) for read in self._reads]
         if self._may_alias:  # the caller may write into what it gets: never into its own input
             results = [r.copy() if any(np.may_share_memory(r, a) for a in arrays) else r for r in results]
-        if torch is not None:
-            results = [torch.from_numpy(r) for r in results]
-        return results[0] if len(results) == 1 else tuple(results)
+        return results
 
     def trace(self, *inputs) -> dict[str, np.ndarray]:
         """Run and return every run-time tensor by name: uint8 on 8-bit grids, float32 elsewhere."""
@@ -184,6 +239,12 @@ def _output_reader(graph: Graph, name: str):
 
 def _held_as_bytes(t: Tensor) -> bool:
     return t.qparams is not None and t.qparams.u8
+
+
+def _dense(a: np.ndarray) -> np.ndarray:
+    """``a`` without gaps between its elements, aligned."""
+    order = memory_order(a.shape, a.strides)
+    return a if a.transpose(order).flags.c_contiguous and a.flags.aligned else np.ascontiguousarray(a)
 
 
 def _execute(step: Step, env) -> None:

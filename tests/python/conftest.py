@@ -23,3 +23,27 @@ def isa(request) -> str:
     _core.force_isa(request.param)
     yield request.param
     _core.force_isa(before)
+
+
+@pytest.fixture(autouse=True)
+def compiled_equals_stepwise(monkeypatch):
+    """Every program that any test compiles gives the bytes of its Python steps, also when its memory has been used before."""
+    from qgemm.program import Program, _execute
+
+    compile_ = Program._compile
+
+    def checked(self, arrays):
+        known = set(map(id, self._compiled.values()))
+        compiled = compile_(self, arrays)
+        if compiled is not None and id(compiled) not in known:
+            want = self._stepwise(arrays)
+            workspace = compiled.workspace()
+            for _ in range(2):
+                got = workspace.run(arrays, _execute)
+                for g, w, name in zip(got, want, self.graph.outputs, strict=True):
+                    assert g.dtype == w.dtype and g.shape == w.shape, name
+                    assert g.tobytes() == w.tobytes(), f"output '{name}'"
+            compiled.idle.append(workspace)
+        return compiled
+
+    monkeypatch.setattr(Program, "_compile", checked)

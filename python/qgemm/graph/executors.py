@@ -244,7 +244,7 @@ def _matrix(a: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 # Largest K of a product of two uint8 activations whose exact sum always fits int32: 255 * 255 * K < 2^31.
-_MATMUL_K = 33_025
+MATMUL_K = 33_025
 
 
 def matmul(y: str, read_a, read_b, ga: QParams, gb: QParams, result: Result, store, label: str):
@@ -261,7 +261,7 @@ def matmul(y: str, read_a, read_b, ga: QParams, gb: QParams, result: Result, sto
         p, q = p[None] if row else p, q[:, None] if column else q
         if p.shape[-1] != q.shape[-2]:
             raise ShapeError(f"layer '{label}' multiplies shapes {p.shape} and {q.shape}: {p.shape[-1]} columns against {q.shape[-2]} rows")
-        if p.shape[-1] > _MATMUL_K:
+        if p.shape[-1] > MATMUL_K:
             acc = np.matmul(p.astype(np.float64) - grids[1], q.astype(np.float64) - grids[3]).astype(f32) * f32(grids[0] * grids[2])
             acc = acc[..., 0, :] if row else acc
             store(env, acc[..., 0] if column else acc)

@@ -14,6 +14,7 @@ from .. import _core
 from ..errors import AccumulatorOverflowError, QuantizationError, UnsupportedOpError
 from . import executors as ex
 from . import floatnn  # noqa: F401  (registers its operators)
+from . import native as nat
 from .floatnn import Window
 from .floatops import OPS
 from .grids import quantize, real, shift
@@ -23,12 +24,16 @@ from .lower_conv import ConvLowering
 from .lower_rows import RowLowering
 from .passes.grid import MOVES, data_inputs, moves_bytes, pad_value
 from .step import Step
-from .values import input_quantizer, raw_reader, raw_values, reader, writer
+from .values import const_bytes, input_quantizer, raw_reader, raw_values, reader, writer
 
 # Layers that on_unsupported="raise" does not allow in float.
 COMPUTE = {"Conv", "ConvTranspose", "Linear", "Gemm", "MatMul", "Einsum"}
 
 _VIEWS = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Identity", "Expand"}
+
+
+# Moves that compare elements, so that which one moves depends on their values.
+_SELECTS = {"MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin"}
 
 
 def supported_ops() -> list[str]:
@@ -64,7 +69,10 @@ class Lowering(ConvLowering, RowLowering):
         for name in self.graph.inputs:
             qp = self.graph.tensors[name].qparams
             if qp is not None and qp.u8:
-                out.append(Step(name, "Quantize", "quantize", f"u{qp.bits}", input_quantizer(self.graph, name), (name,), (name,)))
+                form = nat.Quantize(name, name, nat.Grid.of(qp))
+                out.append(
+                    Step(name, "Quantize", "quantize", f"u{qp.bits}", input_quantizer(self.graph, name), (name,), (name,), native=form)
+                )
             elif qp is not None:
                 out.append(self._input_rounding(name, qp))
         for n in self.graph.nodes:
@@ -100,11 +108,11 @@ class Lowering(ConvLowering, RowLowering):
         self.used_names.add(name)
         return name
 
-    def _step(self, n: Node, kernel: str, scheme: str, run, reason: str = "", weight_bytes: int = 0) -> Step:
+    def _step(self, n: Node, kernel: str, scheme: str, run, reason: str = "", weight_bytes: int = 0, native=None) -> Step:
         consts = self.graph.tensors
         ins = tuple(i for i in dict.fromkeys(n.inputs) if i and not consts[i].is_const)
         outs = tuple(o for o in n.outputs if o)
-        return Step(self._name(n), n.op, kernel, scheme, run, ins, outs, reason, n.module, weight_bytes, n.name)
+        return Step(self._name(n), n.op, kernel, scheme, run, ins, outs, reason, n.module, weight_bytes, n.name, native)
 
     def _qp(self, name: str) -> QParams | None:
         """The grid of a run-time tensor that is held as bytes, else None."""
@@ -189,8 +197,10 @@ class Lowering(ConvLowering, RowLowering):
         w = self.graph.tensors[n.inputs[1]]
         packed = _core.pack_linear(np.ascontiguousarray(w.data), group_size=w.qparams.block_size, **self._canonical(n))
         n_out, k = w.data.shape
-        run = ex.linear(n.inputs[0], n.outputs[0], packed, n_out, k, self._result(n), n.module or n.name)
-        return self._step(n, "linear", self._scheme(n), run, weight_bytes=packed.nbytes)
+        result = self._result(n)
+        run = ex.linear(n.inputs[0], n.outputs[0], packed, n_out, k, result, n.module or n.name)
+        form = _unless_wide(result, nat.Linear(n.inputs[0], n.outputs[0], packed, k, result))
+        return self._step(n, "linear", self._scheme(n), run, weight_bytes=packed.nbytes, native=form)
 
     def _pack_linear16(self, n: Node) -> Step:
         w = self.graph.tensors[n.inputs[1]]
@@ -201,8 +211,10 @@ class Lowering(ConvLowering, RowLowering):
             del args["bias_int32"]
         packed = _core.pack_linear(np.ascontiguousarray(w.data), **args)
         n_out, k = w.data.shape
-        run = ex.linear16(n.inputs[0], n.outputs[0], packed, n_out, k, grid, self._result(n), n.module or n.name)
-        return self._step(n, "linear16", self._scheme(n), run, weight_bytes=packed.nbytes)
+        result = self._result(n)
+        run = ex.linear16(n.inputs[0], n.outputs[0], packed, n_out, k, grid, result, n.module or n.name)
+        form = _unless_wide(result, nat.Linear16(n.inputs[0], n.outputs[0], packed, k, nat.Grid.of(grid), result))
+        return self._step(n, "linear16", self._scheme(n), run, weight_bytes=packed.nbytes, native=form)
 
     def _pack_conv(self, n: Node) -> Step:
         w = self.graph.tensors[n.inputs[1]]
@@ -211,9 +223,12 @@ class Lowering(ConvLowering, RowLowering):
         packed = _core.pack_conv2d(np.ascontiguousarray(data), groups=groups, **self._canonical(n))
         win = Window(n.attrs, w.data.shape[2:])
         channels = w.data.shape[1] * groups
-        run = ex.conv(n.inputs[0], n.outputs[0], packed, win, channels, w.data.shape[0], self._result(n), n.module or n.name)
+        result = self._result(n)
+        run = ex.conv(n.inputs[0], n.outputs[0], packed, win, channels, w.data.shape[0], result, n.module or n.name)
+        form = _unless_wide(result, nat.Conv(n.inputs[0], n.outputs[0], packed, win, result))
         depthwise = groups > 1 and w.data.shape[1] == 1 and w.data.shape[0] == groups
-        return self._step(n, "conv2d depthwise" if depthwise else "conv2d", self._scheme(n), run, weight_bytes=packed.nbytes)
+        kernel = "conv2d depthwise" if depthwise else "conv2d"
+        return self._step(n, kernel, self._scheme(n), run, weight_bytes=packed.nbytes, native=form)
 
     def _scheme(self, n: Node) -> str:
         x, w = self.graph.tensors[n.inputs[0]].qparams, self.graph.tensors[n.inputs[1]].qparams
@@ -227,12 +242,13 @@ class Lowering(ConvLowering, RowLowering):
         used = np.arange(qp.qmax + 1)
         if np.array_equal(table[used], used):
             return self._step(n, "view", "bytes", ex.alias(x, y))
-        return self._step(n, "lut", "u8", ex.lut(x, y, table))
+        return self._step(n, "lut", "u8", ex.lut(x, y, table), native=nat.Lut(x, y, np.ascontiguousarray(table, np.uint8)))
 
     def _requantize(self, n: Node) -> Step | None:
         x, y = self.graph.tensors[n.inputs[0]], self.graph.tensors[n.outputs[0]]
         if x.qparams is None and not x.is_const and y.qparams is not None and y.qparams.u8:
-            return self._step(n, "quantize", f"u{y.qparams.bits}", ex.quantize_step(x.name, y.name, y.qparams))
+            form = nat.Quantize(x.name, y.name, nat.Grid.of(y.qparams))
+            return self._step(n, "quantize", f"u{y.qparams.bits}", ex.quantize_step(x.name, y.name, y.qparams), native=form)
         return None
 
     def _add(self, n: Node) -> Step | None:
@@ -248,8 +264,17 @@ class Lowering(ConvLowering, RowLowering):
             qp, _ = shift(qp, signed=False)
             grids.append(qp)
             reads.append(raw_reader(self.graph, i, qp))
-        run = ex.add(*n.inputs, out.name, *reads, *grids, self._result(n))
-        return self._step(n, "add", "u8", run)
+        result = self._result(n)
+        run = ex.add(*n.inputs, out.name, *reads, *grids, result)
+        form = nat.Add(*self._operands(n, grids), out.name, result)
+        return self._step(n, "add", "u8", run, native=form)
+
+    def _operands(self, n: Node, grids) -> list[nat.Operand]:
+        """Both inputs of a sum or product on their grids; constants as bytes."""
+        return [
+            nat.Operand(i, nat.Grid.of(g), const_bytes(self.graph, i, g) if self.graph.tensors[i].is_const else None)
+            for i, g in zip(n.inputs, grids, strict=True)
+        ]
 
     def _maxpool(self, n: Node) -> Step | None:
         if any(n.outputs[1:]):
@@ -257,7 +282,8 @@ class Lowering(ConvLowering, RowLowering):
         kernel = n.attrs["kernel_shape"]
         if not moves_bytes(self.graph, n) or len(kernel) > 2:
             return None
-        return self._step(n, "max_pool2d", "bytes", ex.max_pool(n.inputs[0], n.outputs[0], Window(n.attrs, kernel), n.name))
+        x, y, win = n.inputs[0], n.outputs[0], Window(n.attrs, kernel)
+        return self._step(n, "max_pool2d", "bytes", ex.max_pool(x, y, win, n.name), native=nat.MaxPool(x, y, win))
 
     def _averagepool(self, n: Node) -> Step | None:
         qp, kernel = self._qp(n.inputs[0]), n.attrs["kernel_shape"]
@@ -265,15 +291,19 @@ class Lowering(ConvLowering, RowLowering):
         win = Window(n.attrs, kernel)
         if qp is None or len(kernel) > 2 or any(d != 1 for d in win.dilation) or (win.ceil and with_pad):
             return None
-        run = ex.avg_pool(n.inputs[0], n.outputs[0], win, with_pad, qp, self._result(n), n.name)
-        return self._step(n, "avg_pool2d", f"u{qp.bits}", run)
+        result = self._result(n)
+        run = ex.avg_pool(n.inputs[0], n.outputs[0], win, with_pad, qp, result, n.name)
+        form = _unless_wide(result, nat.AvgPool(n.inputs[0], n.outputs[0], win, with_pad, nat.Grid.of(qp), result))
+        return self._step(n, "avg_pool2d", f"u{qp.bits}", run, native=form)
 
     def _globalaveragepool(self, n: Node) -> Step | None:
         qp, rank = self._qp(n.inputs[0]), self.graph.tensors[n.inputs[0]].shape
         if qp is None or (rank is not None and len(rank) not in (3, 4)):
             return None
-        run = ex.global_avg_pool(n.inputs[0], n.outputs[0], qp, self._result(n), n.name)
-        return self._step(n, "avg_pool2d", f"u{qp.bits}", run)
+        result = self._result(n)
+        run = ex.global_avg_pool(n.inputs[0], n.outputs[0], qp, result, n.name)
+        form = _unless_wide(result, nat.AvgPool(n.inputs[0], n.outputs[0], None, False, nat.Grid.of(qp), result))
+        return self._step(n, "avg_pool2d", f"u{qp.bits}", run, native=form)
 
     def _matmul(self, n: Node) -> Step | None:
         grids = []
@@ -283,8 +313,10 @@ class Lowering(ConvLowering, RowLowering):
                 return None
             grids.append(shift(t.qparams, signed=False)[0])
         reads = [raw_reader(self.graph, i, g) for i, g in zip(n.inputs, grids, strict=True)]
-        run = ex.matmul(n.outputs[0], *reads, *grids, self._result(n), writer(self.graph, n.outputs[0]), n.module or n.name)
-        return self._step(n, "matmul", f"A{grids[0].bits}A{grids[1].bits}", run)
+        result = self._result(n)
+        run = ex.matmul(n.outputs[0], *reads, *grids, result, writer(self.graph, n.outputs[0]), n.module or n.name)
+        form = _unless_wide(result, nat.MatMul(*self._operands(n, grids), n.outputs[0], result, ex.MATMUL_K))
+        return self._step(n, "matmul", f"A{grids[0].bits}A{grids[1].bits}", run, native=form)
 
     # ---- moves and float ----
 
@@ -299,7 +331,27 @@ class Lowering(ConvLowering, RowLowering):
             reads = (reads + [lambda env: None] * 2)[: max(3, len(reads))]
             reads[2] = lambda env: byte
         kernel = "view" if n.op in _VIEWS else "numpy"
-        return self._step(n, kernel, "bytes", _call(n, OPS[n.op](attrs), reads, [_put(o) for o in n.outputs]))
+        fn = OPS[n.op](attrs)
+        return self._step(n, kernel, "bytes", _call(n, fn, reads, [_put(o) for o in n.outputs]), native=self._moved(n, fn, moved, qp))
+
+    def _moved(self, n: Node, fn, moved: set[str], qp: QParams) -> nat.Move | None:
+        """The native form of an operation that puts every element somewhere, or a constant there."""
+        if n.op in _SELECTS:
+            return None
+        inputs: list = []
+        for i in n.inputs:
+            t = self.graph.tensors[i] if i else None
+            if t is None:
+                inputs.append(None)
+            elif i in moved:
+                inputs.append(nat.MovedConstant(const_bytes(self.graph, i, qp)) if t.is_const else i)
+            else:
+                inputs.append(real(t) if t.is_const else nat.Static(i))
+        if n.op == "Pad" and n.attrs.get("mode", "constant") == "constant":
+            byte = int(quantize(np.asarray(pad_value(self.graph, n), np.float32), qp))
+            inputs = (inputs + [None, None])[: max(3, len(inputs))]
+            inputs[2] = np.asarray(-1 - byte)
+        return nat.Move(tuple(inputs), tuple(n.outputs), fn)
 
     def _float(self, n: Node, reason: str = "") -> Step:
         try:
@@ -347,6 +399,11 @@ def _call(n: Node, fn, reads, stores):
                 store(env, value)
 
     return run
+
+
+def _unless_wide(result: ex.Result, form):
+    """No native form where the result is rounded to a grid that is not held as bytes."""
+    return form if result.after is None else None
 
 
 def _put(name: str):

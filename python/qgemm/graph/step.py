@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from .compile import Compiler
+
 Env = dict[str, np.ndarray]
+
+
+class Native(Protocol):
+    """A form of graph.native."""
+
+    def emit(self, c: Compiler) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -30,3 +40,4 @@ class Step:
     module: str = ""
     weight_bytes: int = 0
     node: str = ""  # the ONNX node's name
+    native: Native | None = None  # the same in a compiled program; None: it runs in Python there too

@@ -1,0 +1,414 @@
+"""Steps + the shapes of one call -> a native program.
+
+The steps run once, in order, on the call's own inputs: that tells every tensor's shape, memory order and type, whatever the
+operators are. Each step's native form is emitted as soon as its result is known. Results that are views of other tensors cost
+nothing; values that depend on shapes alone are constants of the program; a step without a native form becomes an island that runs
+in Python, on views of the program's memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+
+from .. import _core
+from .grids import real
+from .ir import Graph
+from .native import Grid, NotNative
+from .step import Env, Step
+
+# Operators that may return their input, or a part of it, as it is. For any other one shared memory would be an accident.
+_MAY_ALIAS = {
+    "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Identity", "Expand", "Cast", "CastLike", "Dropout",
+    "Clip", "Resize", "Pad", "Tile", "Concat", "Requantize", "Lut", "Quantize", "DepthToSpace", "SpaceToDepth", "Gather",
+    "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Value:
+    """Where a tensor lies in the program's memory. at: (buffer, byte offset). strides in bytes."""
+
+    at: tuple[int, int]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def dense_as(self, order) -> bool:
+        """True when the elements lie without gaps, C-contiguous with the axes in this order."""
+        step = self.dtype.itemsize
+        for i in reversed(tuple(order)):
+            if self.shape[i] != 1 and self.strides[i] != step:
+                return False
+            step *= self.shape[i]
+        return True
+
+    def dense(self) -> tuple[int, ...]:
+        """The order of axes in which the elements lie without gaps; NotNative when there is none."""
+        order = memory_order(self.shape, self.strides)
+        if not self.dense_as(order):
+            raise NotNative
+        return order
+
+    def same_order(self, other: Value) -> bool:
+        """True when both are dense in one order of axes (of the same shape, whatever their types)."""
+        return self.shape == other.shape and self.dense_as(order := other.dense()) and other.dense_as(order)
+
+    def broadcast(self, shape) -> Value:
+        strides = np.broadcast_to(np.lib.stride_tricks.as_strided(np.empty(0, self.dtype), self.shape, self.strides), shape).strides
+        return Value(self.at, tuple(shape), strides, self.dtype)
+
+    def reshaped_front(self) -> Value:
+        return Value(self.at, (1, *self.shape), (0, *self.strides), self.dtype)
+
+    def reshaped_back(self) -> Value:
+        return Value(self.at, (*self.shape, 1), (*self.strides, 0), self.dtype)
+
+    def addresses(self) -> np.ndarray:
+        """int64 of ``shape``: the byte offset of every element in the buffer."""
+        out = np.full(self.shape, self.at[1], np.int64)
+        for axis, (n, step) in enumerate(zip(self.shape, self.strides, strict=True)):
+            out += (np.arange(n, dtype=np.int64) * step).reshape([-1 if i == axis else 1 for i in range(len(self.shape))])
+        return out
+
+
+def memory_order(shape, strides) -> tuple[int, ...]:
+    """Axes from the outermost in memory to the innermost; those of one element stay where they are."""
+    moved = iter(sorted((i for i in range(len(shape)) if shape[i] != 1), key=lambda i: (-strides[i], i)))
+    return tuple(i if shape[i] == 1 else next(moved) for i in range(len(shape)))
+
+
+@dataclass
+class Island:
+    """A step in Python. imports: results that native steps read afterwards; exports: name -> Value of what it reads."""
+
+    step: Step
+    exports: dict[str, Value]
+    copies: tuple[str, ...] = ()
+    imports: dict[str, Value] = field(default_factory=dict)
+    shapes: dict[str, tuple] = field(default_factory=dict)
+    drop: list[str] = field(default_factory=list)  # names that no later island reads
+    index: int = 0  # of its place in the program
+
+
+@dataclass
+class Compiled:
+    """A native program for one set of input shapes. segments: (first op, end) of native runs and the Islands between them."""
+
+    core: _core.ProgramBuilder
+    segments: list
+    statics: dict[str, np.ndarray]
+    inputs: list[tuple[int, np.dtype]]
+    outputs: list[tuple[int, np.dtype, tuple[int, ...], tuple[int, ...]]]  # buffer, type, shape in memory, order of axes
+    idle: list[Workspace] = field(default_factory=list)
+
+    def workspace(self) -> Workspace:
+        """Memory for one run; append it to ``idle`` afterwards."""
+        try:
+            return self.idle.pop()
+        except IndexError:
+            return Workspace(self)
+
+    @property
+    def native(self) -> bool:
+        """True when one call runs it all."""
+        return not any(isinstance(s, Island) for s in self.segments)
+
+
+class Compiler:
+    """One compilation. Forms use value, constant, static, result, temporary, dense and core."""
+
+    def __init__(self, graph: Graph, steps: Sequence[Step], run_step: Callable[[Step, Env], None]):
+        self.graph, self.steps, self.run_step = graph, steps, run_step
+        self.core = _core.ProgramBuilder()
+        self.values: dict[str, Value] = {}
+        self.made_by: dict[str, Island] = {}  # results that only Python has so far
+        self.statics: dict[str, np.ndarray] = {}
+        self.env: dict[str, np.ndarray] = {}
+        self.islands: list[tuple[int, Island]] = []
+        self.current = -1
+        self.written: dict[str, np.ndarray] = {}
+
+    # ---- what forms use ----
+
+    def value(self, name: str) -> Value:
+        """Where a run-time tensor lies before the current step."""
+        if name in self.values:
+            return self.values[name]
+        if name in self.made_by:
+            island, a = self.made_by[name], self.env[name] if name not in self.written else self.written[name]
+            v = self._allocate(a)
+            island.imports[name] = v
+            self.core.use(island.index, v.at[0])
+            self.values[name] = v
+            return v
+        if name in self.statics:
+            return self.constant(self.statics[name])
+        raise NotNative
+
+    def constant(self, a: np.ndarray) -> Value:
+        a = np.asarray(a, order="C")
+        return Value((self.core.constant(a), 0), a.shape, a.strides, a.dtype)
+
+    def static(self, name: str) -> np.ndarray:
+        if name not in self.statics:
+            raise NotNative
+        return self.statics[name]
+
+    def result(self, name: str, rows: bool = False) -> Value:
+        """Memory for a result of the current step, in its numpy result's memory order (rows: which must be C-contiguous)."""
+        a = self.env[name]
+        v = self._allocate(a, name)
+        if rows and not v.dense_as(range(len(v.shape))):
+            raise NotNative
+        self.pending[name] = v
+        return v
+
+    def temporary(self, count: int) -> tuple[int, int]:
+        return self.core.arena(count), 0
+
+    def dense(self, v: Value, order) -> tuple[int, int]:
+        """The place of the elements of ``v``, C-contiguous with its axes in ``order``: where they are, or a copy."""
+        order = tuple(order)
+        if v.dense_as(order):
+            return v.at
+        to = self.temporary(v.size * v.dtype.itemsize)
+        if len(v.shape) > 8 or v.dtype.itemsize > 8:
+            raise NotNative
+        self.core.copy(v.at, to, v.dtype.itemsize, [v.shape[i] for i in order], [v.strides[i] for i in order])
+        return to
+
+    def _allocate(self, a: np.ndarray, name: str = "") -> Value:
+        order = memory_order(a.shape, a.strides)
+        v = Value((0, 0), a.shape, a.strides, a.dtype)
+        if not v.dense_as(order):
+            order = tuple(range(a.ndim))
+        strides, step = [0] * a.ndim, a.itemsize
+        for i in reversed(order):
+            strides[i] = step
+            step *= a.shape[i]
+        # A result that leaves the program as it is goes straight to the caller's memory.
+        index = self.direct.get(name, -1)
+        if index >= 0 and index not in self.borders:
+            buffer = self._output(index, a.dtype, a.shape, order)
+        else:
+            buffer = self.core.arena(a.nbytes)
+        return Value((buffer, 0), a.shape, tuple(strides), a.dtype)
+
+    # ---- compilation ----
+
+    def compile(self, arrays: Sequence[np.ndarray]) -> Compiled:
+        if any(a.size == 0 for a in arrays):
+            raise NotNative  # no inference has an empty tensor for its hot path
+        graph = self.graph
+        self.borders: dict[int, tuple] = {}
+        self.direct = {o: k for k, o in enumerate(graph.outputs) if not _held_as_bytes(graph, o)}
+        inputs = []
+        for name, a in zip(graph.inputs, arrays, strict=True):
+            order = memory_order(a.shape, a.strides)
+            buffer = self.core.input(a.dtype, [a.shape[i] for i in order], [order.index(i) for i in range(a.ndim)])
+            self.values[name] = Value((buffer, 0), a.shape, a.strides, a.dtype)
+            if not self.values[name].dense_as(order):
+                raise NotNative
+            self.env[name] = a
+            inputs.append((buffer, a.dtype))
+        dead = _last_uses(graph, self.steps)
+        for k, step in enumerate(self.steps):
+            self._step(k, step)
+            if self.islands:
+                self.islands[-1][1].drop.extend(dead[k])
+            for name in dead[k]:
+                for table in (self.env, self.values, self.made_by):
+                    table.pop(name, None)
+        self.core.step(len(self.steps), "'output'")
+        for k, o in enumerate(graph.outputs):
+            self._finish_output(k, o)
+        self.core.finish()
+        return Compiled(self.core, self._segments(), self.statics, inputs, [self.borders[k] for k in range(len(graph.outputs))])
+
+    def _step(self, k: int, step: Step) -> None:
+        before = {i: self.env[i] for i in step.inputs if i in self.env}
+        if any(i not in self.env for i in step.inputs):
+            raise NotNative
+        self.run_step(step, self.env)
+        if any(self.env[o].size == 0 for o in step.outputs):
+            raise NotNative
+        self.core.step(k, f"'{step.name}' ({step.op})")
+        if step.op == "Shape" or step.op == "Size" or all(i in self.statics for i in step.inputs):
+            for o in step.outputs:
+                self._forget(o)
+                self.statics[o] = self.env[o]
+            return
+        if step.op in _MAY_ALIAS and self._views(step, before):
+            return
+        self.pending: dict[str, Value] = {}
+        self.written = {i: a for i, a in before.items() if i in step.outputs}
+        start, borders = len(self.core), dict(self.borders)
+        if step.native is not None:
+            try:
+                step.native.emit(self)
+            except NotNative:
+                self.core.truncate(start)
+                self.borders = borders
+            else:
+                for o in step.outputs:
+                    self._forget(o)
+                    self.values[o] = self.pending[o]
+                return
+        self._island(step, before)
+
+    def _views(self, step: Step, before: dict[str, np.ndarray]) -> bool:
+        """Whether every result is a view of an input that lies in native memory; then nothing happens at run time."""
+        found = {}
+        for o in step.outputs:
+            y = self.env[o]
+            for i, x in before.items():
+                v = self.values.get(i)
+                if v is not None and _same_strides(x.shape, v.strides, x.strides) and np.may_share_memory(x, y) and x.dtype == y.dtype:
+                    offset = y.__array_interface__["data"][0] - x.__array_interface__["data"][0]
+                    found[o] = Value((v.at[0], v.at[1] + offset), y.shape, y.strides, y.dtype)
+                    break
+            else:
+                return False
+        for o, v in found.items():
+            self._forget(o)
+            self.values[o] = v
+        return True
+
+    def _forget(self, name: str) -> None:
+        for table in (self.values, self.made_by, self.statics):
+            table.pop(name, None)
+
+    def _island(self, step: Step, before: dict[str, np.ndarray]) -> None:
+        exports = {i: self.values[i] for i in before if i in self.values and i not in self.made_by}
+        copies = tuple(o for o in step.outputs if any(np.may_share_memory(self.env[o], x) for x in before.values()))
+        island = Island(step, exports, copies, shapes={o: (self.env[o].shape, self.env[o].dtype) for o in step.outputs})
+        index = self.core.island(sorted({v.at[0] for v in exports.values()}))
+        island.index = index
+        self.islands.append((index, island))
+        for o in step.outputs:
+            self._forget(o)
+            self.made_by[o] = island
+
+    def _output(self, index: int, dtype, shape, order) -> int:
+        memory = tuple(shape[i] for i in order)
+        axes = tuple(order.index(i) for i in range(len(shape)))
+        buffer = self.core.output(index, np.dtype(dtype), memory, axes)
+        self.borders[index] = (buffer, np.dtype(dtype), memory, axes)
+        return buffer
+
+    def _finish_output(self, index: int, name: str) -> None:
+        if index in self.borders:
+            return
+        t = self.graph.tensors[name]
+        v = self.constant(real(t)) if t.is_const else self.value(name)
+        order = memory_order(v.shape, v.strides)
+        if not v.dense_as(order):
+            order = tuple(range(len(v.shape)))
+        grid = _held_as_bytes(self.graph, name)
+        out = Value((self._output(index, np.float32 if grid else v.dtype, v.shape, order), 0), v.shape, v.strides, v.dtype)
+        if grid:
+            self.core.dequantize(self.dense(v, order), out.at, v.size, grid.scale, grid.zero_point)
+        elif len(v.shape) > 8 or v.dtype.itemsize > 8:
+            raise NotNative
+        else:
+            self.core.copy(v.at, out.at, v.dtype.itemsize, [v.shape[i] for i in order], [v.strides[i] for i in order])
+
+    def _segments(self) -> list:
+        out, at = [], 0
+        for index, island in self.islands:
+            if index > at:
+                out.append((at, index))
+            out.append(island)
+            at = index + 1
+        if len(self.core) > at:
+            out.append((at, len(self.core)))
+        return out
+
+
+def _held_as_bytes(graph: Graph, name: str) -> Grid | None:
+    t = graph.tensors[name]
+    return Grid.of(t.qparams) if not t.is_const and t.qparams is not None and t.qparams.u8 else None
+
+
+def _last_uses(graph: Graph, steps: Sequence[Step]) -> list[list[str]]:
+    """Names that nobody reads after each step."""
+    last: dict[str, int] = {}
+    for k, s in enumerate(steps):
+        for name in (*s.inputs, *s.outputs):
+            last[name] = k
+    dead: list[list[str]] = [[] for _ in steps]
+    for name, k in last.items():
+        if name not in graph.outputs:
+            dead[k].append(name)
+    return dead
+
+
+def _same_strides(shape, a, b) -> bool:
+    return all(n == 1 or s == t for n, s, t in zip(shape, a, b, strict=True))
+
+
+class ShapesChanged(Exception):
+    """An island's result has another shape than when the program was compiled: shapes depend on values here."""
+
+
+class Workspace:
+    """One frame of a compiled program, with numpy views of its memory for the islands."""
+
+    def __init__(self, compiled: Compiled):
+        self.compiled, self.frame = compiled, compiled.core.take()
+        self.views: dict[tuple, np.ndarray] = {}
+        self.outside = {b for b, *_ in (*compiled.inputs, *compiled.outputs)}
+
+    def view(self, v: Value) -> np.ndarray:
+        key = (v.at, v.shape, v.strides, v.dtype)
+        found = self.views.get(key)
+        if found is None:
+            found = self.frame.view(v.at, v.shape, v.strides, v.dtype)
+            if v.at[0] not in self.outside:
+                self.views[key] = found
+        return found
+
+    def run(self, arrays: Sequence[np.ndarray], run_step, seconds: np.ndarray | None = None) -> list[np.ndarray]:
+        """The program's outputs. run_step(step, env) runs a step in Python. seconds: float64, one an operation, added to."""
+        c, frame = self.compiled, self.frame
+        for (buffer, _), a in zip(c.inputs, arrays, strict=True):
+            frame.bind(buffer, a)
+        results = []
+        for buffer, dtype, memory, axes in c.outputs:
+            y = np.empty(memory, dtype)
+            frame.bind(buffer, y)
+            results.append(y.transpose(axes))
+        env = dict(c.statics)
+        for segment in c.segments:
+            if isinstance(segment, Island):
+                start = perf_counter()
+                self._island(segment, env, run_step)
+                if seconds is not None:
+                    seconds[segment.index] += perf_counter() - start
+            else:
+                frame.run(*segment, seconds)
+        return results
+
+    def _island(self, island: Island, env, run_step) -> None:
+        for name, v in island.exports.items():
+            env[name] = self.view(v)
+        step = island.step
+        run_step(step, env)
+        for name, (shape, dtype) in island.shapes.items():
+            y = env[name]
+            if y.shape != shape or y.dtype != dtype:
+                raise ShapesChanged
+            if name in island.copies:
+                env[name] = y.copy(order="K")
+            if name in island.imports:
+                np.copyto(self.view(island.imports[name]), y)
+        for name in island.drop:
+            env.pop(name, None)

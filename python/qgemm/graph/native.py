@@ -1,0 +1,365 @@
+"""Native forms of steps: what a step becomes in a compiled program.
+
+A form is emitted while its step's numpy result is at hand, which tells every shape and memory order; it adds operations to the
+builder and leaves the result in exactly that memory order. A form that does not fit the arrays it meets raises NotNative, and the
+step then runs in Python between two native segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .floatnn import Window
+from .ir import QParams
+
+if TYPE_CHECKING:
+    from .compile import Compiler
+    from .executors import Result
+
+
+class NotNative(Exception):
+    """This form cannot express the step on these arrays."""
+
+
+_NHWC = (0, 2, 3, 1)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Scale and zero point of a per-tensor uint8 grid."""
+
+    scale: float
+    zero_point: int
+    qmax: int = 255
+
+    @classmethod
+    def of(cls, qp: QParams) -> Grid:
+        return cls(qp.scale.item(), qp.zero_point.item(), qp.qmax)
+
+
+def _bounds(result: Result) -> tuple:
+    """(floats, scale, zero point, lo, hi) as the builder takes them."""
+    return (result.dtype is np.float32, *result.bounds)
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """float32 -> bytes; an image becomes channels-last on the way."""
+
+    x: str
+    y: str
+    grid: Grid
+
+    def emit(self, c: Compiler) -> None:
+        x = c.value(self.x)
+        y = c.result(self.y)
+        g = self.grid
+        grid = (g.scale, g.zero_point, g.qmax)
+        if x.same_order(y):
+            c.core.quantize(x.at, y.at, x.size, *grid)
+        elif len(x.shape) == 4 and x.dense() == tuple(range(4)) and y.dense() == _NHWC:
+            b, ch, h, w = x.shape
+            c.core.quantize_planes(x.at, y.at, b, ch, h * w, *grid)
+        else:
+            bytes_ = c.temporary(x.size)
+            c.core.quantize(c.dense(x, range(len(x.shape))), bytes_, x.size, *grid)
+            c.core.copy(bytes_, y.at, 1, *_in_order(x.shape, y.dense(), 1))
+
+
+@dataclass(frozen=True)
+class Dequantize:
+    """bytes -> float32 in the same memory order."""
+
+    x: str
+    y: str
+    grid: Grid
+
+    def emit(self, c: Compiler) -> None:
+        x, y = c.value(self.x), c.result(self.y)
+        c.core.dequantize(c.dense(x, y.dense()), y.at, x.size, self.grid.scale, self.grid.zero_point)
+
+
+@dataclass(frozen=True)
+class Linear:
+    x: str
+    y: str
+    packed: np.ndarray
+    k: int
+    result: Result
+
+    def emit(self, c: Compiler) -> None:
+        x, y = c.value(self.x), c.result(self.y, rows=True)
+        c.core.linear(c.dense(x, range(len(x.shape))), y.at, self.packed, x.size // self.k, *_bounds(self.result))
+
+
+@dataclass(frozen=True)
+class Linear16:
+    x: str
+    y: str
+    packed: np.ndarray
+    k: int
+    grid: Grid
+    result: Result
+
+    def emit(self, c: Compiler) -> None:
+        x, y = c.value(self.x), c.result(self.y, rows=True)
+        g, q = self.grid, c.temporary(2 * x.size)
+        c.core.quantize(c.dense(x, range(len(x.shape))), q, x.size, g.scale, g.zero_point, g.qmax, 2)
+        c.core.linear16(q, y.at, self.packed, x.size // self.k, g.scale, g.zero_point, *_bounds(self.result))
+
+
+def _two(values, fill):
+    values = tuple(values)
+    return values if len(values) == 2 else (fill, *values)
+
+
+class _Image:
+    """A [B, C, H, W] or [B, C, W] value as the channels-last image that the engine's windows walk over."""
+
+    def __init__(self, c: Compiler, name: str):
+        x = c.value(name)
+        if len(x.shape) == 4:
+            b, ch, h, w = x.shape
+            self.at, self.shape = c.dense(x, _NHWC), (b, h, w, ch)
+        elif len(x.shape) == 3:
+            b, ch, w = x.shape
+            self.at, self.shape = c.dense(x, (0, 2, 1)), (b, 1, w, ch)
+        else:
+            raise NotNative
+        self.spatial = x.shape[2:]
+
+
+def _image_result(c: Compiler, name: str):
+    y = c.result(name)
+    if y.dense_as((0, 2, 3, 1) if len(y.shape) == 4 else (0, 2, 1)):
+        return y
+    raise NotNative
+
+
+def _padding(win: Window, spatial) -> tuple[int, int, int, int]:
+    pads, _ = win.resolve(spatial)
+    (t, b), (le, r) = ((0, 0), pads[0]) if len(pads) == 1 else pads
+    return t, le, b, r
+
+
+@dataclass(frozen=True)
+class Conv:
+    x: str
+    y: str
+    packed: np.ndarray
+    win: Window
+    result: Result
+
+    def emit(self, c: Compiler) -> None:
+        image, y = _Image(c, self.x), _image_result(c, self.y)
+        c.core.conv2d(
+            image.at, y.at, self.packed, image.shape, _two(self.win.stride, 1), _padding(self.win, image.spatial),
+            _two(self.win.dilation, 1), *_bounds(self.result),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    x: str
+    y: str
+    win: Window
+
+    def emit(self, c: Compiler) -> None:
+        image, y = _Image(c, self.x), _image_result(c, self.y)
+        c.core.max_pool2d(
+            image.at, y.at, image.shape, _two(self.win.kernel, 1), _two(self.win.stride, 1), _padding(self.win, image.spatial),
+            _two(self.win.dilation, 1),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AvgPool:
+    """win None: over the whole image."""
+
+    x: str
+    y: str
+    win: Window | None
+    with_pad: bool
+    grid: Grid
+    result: Result
+
+    def emit(self, c: Compiler) -> None:
+        image, y = _Image(c, self.x), _image_result(c, self.y)
+        if self.win is None:
+            geometry = image.shape[1:3], (1, 1), (0, 0, 0, 0)
+        else:
+            geometry = _two(self.win.kernel, 1), _two(self.win.stride, 1), _padding(self.win, image.spatial)
+        c.core.avg_pool2d(
+            image.at, y.at, image.shape, *geometry, self.with_pad, self.grid.scale, self.grid.zero_point, *_bounds(self.result)
+        )
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One side of a product or sum: a run-time tensor, or a constant's bytes."""
+
+    name: str
+    grid: Grid
+    constant: np.ndarray | None = None
+
+    def value(self, c: Compiler):
+        return c.value(self.name) if self.constant is None else c.constant(self.constant)
+
+
+@dataclass(frozen=True)
+class Add:
+    a: Operand
+    b: Operand
+    y: str
+    result: Result
+
+    def emit(self, c: Compiler) -> None:
+        y = c.result(self.y)
+        order = y.dense()
+        sides = [s.value(c) for s in (self.a, self.b)]
+        places = [c.dense(v.broadcast(y.shape), order) for v in sides]
+        # The sum may overwrite a term that nobody needs any more; rather the second one, which a residual branch has just made.
+        over_b = places[1] == sides[1].at and self.b.constant is None
+        grids = (self.a.grid.scale, self.a.grid.zero_point, self.b.grid.scale, self.b.grid.zero_point)
+        c.core.add(*places, y.at, y.size, *grids, *self.result.bounds, over_b)
+
+
+@dataclass(frozen=True)
+class Lut:
+    x: str
+    y: str
+    table: np.ndarray
+
+    def emit(self, c: Compiler) -> None:
+        y = c.result(self.y)
+        c.core.lut(c.dense(c.value(self.x), y.dense()), y.at, self.table, y.size)
+
+
+@dataclass(frozen=True)
+class MatMul:
+    a: Operand
+    b: Operand
+    y: str
+    result: Result
+    most_k: int  # of the integer kernel
+
+    def emit(self, c: Compiler) -> None:
+        y = c.result(self.y, rows=True)
+        p, q = self.a.value(c), self.b.value(c)
+        p, q = p.reshaped_front() if len(p.shape) == 1 else p, q.reshaped_back() if len(q.shape) == 1 else q
+        (m, k), n = p.shape[-2:], q.shape[-1]
+        if k > self.most_k:
+            raise NotNative
+        lead = np.broadcast_shapes(p.shape[:-2], q.shape[:-2])
+        batch = int(np.prod(lead, dtype=np.int64))
+        sides = [self._side(c, v.broadcast((*lead, *v.shape[-2:])), s.grid) for v, s in ((p, self.a), (q, self.b))]
+        c.core.matmul(batch, m, n, k, *sides, y.at, *_bounds(self.result))
+
+    @staticmethod
+    def _side(c: Compiler, v, grid: Grid):
+        from .. import _core
+
+        rank, transposed = len(v.shape), False
+        order = tuple(range(rank))
+        if not v.dense_as(order):
+            swapped = (*order[:-2], rank - 1, rank - 2)
+            transposed = v.dense_as(swapped)
+            order = swapped if transposed else order
+        at = c.dense(v, order)
+        rows, columns = v.shape[order[-2]], v.shape[order[-1]]
+        return _core.ProgramMatrix(at, rows * columns, columns, transposed, grid.scale, grid.zero_point)
+
+
+@dataclass(frozen=True)
+class Move:
+    """Elements of the inputs at other places: the operator itself, run once on addresses instead of values, says which."""
+
+    inputs: tuple  # a tensor's name, or an array that is no run-time data (indices, constants of the data's type), or None
+    outputs: tuple[str, ...]
+    fn: object
+
+    def emit(self, c: Compiler) -> None:
+        # Address of an element: source in the upper bits, byte offset in the lower 40; constants of a fill are negative.
+        sources, arguments = [], []
+        itemsize = 0
+        for i in self.inputs:
+            if isinstance(i, str):
+                v = c.value(i)
+            elif isinstance(i, MovedConstant):
+                v = c.constant(i.data)
+            else:
+                arguments.append(None if i is None else i.read(c) if isinstance(i, Static) else i)
+                continue
+            itemsize = v.dtype.itemsize
+            arguments.append((len(sources) << 40) + v.addresses())
+            sources.append(v)
+        results = self.fn(*arguments)
+        for name, found in zip(self.outputs, results if isinstance(results, tuple) else (results,), strict=False):
+            if name:
+                self._copy(c, sources, found, c.result(name), itemsize)
+
+    @staticmethod
+    def _copy(c: Compiler, sources: Sequence, found: np.ndarray, y, itemsize: int) -> None:
+        flat = found.transpose(y.dense()).ravel()
+        starts = np.flatnonzero(np.concatenate(([True], np.diff(flat) != np.where(flat[1:] < 0, 0, itemsize))))
+        ends = np.append(starts[1:], flat.size)
+        first = flat[starts]
+        for k in range(-1, len(sources)):
+            mine = (first >> 40 == k) if k >= 0 else first < 0
+            if not mine.any():
+                continue
+            at = first[mine] & ((1 << 40) - 1) if k >= 0 else np.zeros(mine.sum(), np.int64)
+            runs = np.stack([at, starts[mine] * itemsize, (ends - starts)[mine] * itemsize], 1)
+            if k >= 0:
+                buffer, _ = sources[k].at
+                c.core.runs((buffer, 0), y.at, _loops(runs))
+                continue
+            for value in np.unique(first[mine]):
+                c.core.fill(y.at, -int(value) - 1, _loops(runs[first[mine] == value]))
+
+
+@dataclass(frozen=True)
+class Static:
+    """An input of a Move that holds indices or sizes: known when the shapes are."""
+
+    name: str
+
+    def read(self, c: Compiler) -> np.ndarray:
+        return c.static(self.name)
+
+
+@dataclass(frozen=True)
+class MovedConstant:
+    data: np.ndarray
+
+
+def _loops(runs: np.ndarray) -> np.ndarray:
+    """int64 [N, 3] of (from, to, bytes) -> [M, 6]: neighbours of one length and one step become a loop."""
+    out = []
+    same = (np.diff(runs[1:], axis=0) == np.diff(runs[:-1], axis=0)).all(1) if len(runs) > 2 else np.zeros(0, bool)
+    i = 0
+    breaks = np.flatnonzero(~same)
+    while i < len(runs):
+        if i + 1 >= len(runs) or runs[i + 1, 2] != runs[i, 2]:
+            out.append((*runs[i], 1, 0, 0))
+            i += 1
+            continue
+        at = np.searchsorted(breaks, i)
+        end = breaks[at] + 1 if at < len(breaks) else len(runs) - 1  # the last run with the step of i -> i + 1
+        step = runs[i + 1] - runs[i]
+        out.append((*runs[i], end - i + 1, step[0], step[1]))
+        i = end + 1
+    return np.array(out, np.int64).reshape(-1, 6)
+
+
+def _in_order(shape, order, itemsize: int) -> tuple[list[int], list[int]]:
+    """Shape and byte strides of a C-contiguous array of ``shape``, its axes taken in ``order``."""
+    strides, step = [0] * len(shape), itemsize
+    for i in range(len(shape) - 1, -1, -1):
+        strides[i] = step
+        step *= shape[i]
+    return [shape[i] for i in order], [strides[i] for i in order]
