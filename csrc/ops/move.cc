@@ -29,7 +29,7 @@ void row(const char* x, int64_t n, int64_t stride, int64_t element, char* y) {
 
 // A fixed-size copy is a few instructions; a call of memcpy for 3 bytes is not.
 template <int N>
-void pieces(const char* x, char* y, const Run& r) {
+void pieces(const char* x, char* y, const CopyRun& r) {
   for (int64_t i = 0; i < r.count; ++i) std::memcpy(y + i * r.to_step, x + i * r.from_step, N);
 }
 
@@ -93,11 +93,11 @@ void copy_strided(const void* x, const Strided& s, void* y) {
   });
 }
 
-void copy_runs(const void* x, void* y, const std::vector<Run>& runs) {
+void copy_runs(const void* x, void* y, const std::vector<CopyRun>& runs) {
   int64_t bytes = 0;
-  for (const Run& r : runs) bytes += r.bytes * r.count;
+  for (const CopyRun& r : runs) bytes += r.bytes * r.count;
   const auto n = static_cast<int64_t>(runs.size());
-  auto one = [&](const Run& r) {
+  auto one = [&](const CopyRun& r) {
     const char* from = static_cast<const char*>(x) + r.from;
     char* to = static_cast<char*>(y) + r.to;
     switch (r.bytes) {
@@ -123,14 +123,14 @@ void copy_runs(const void* x, void* y, const std::vector<Run>& runs) {
     });
     return;
   }
-  for (const Run& r : runs)
+  for (const CopyRun& r : runs)
     parallel_shares(r.count, r.count >= threads ? threads : 1, [&](int64_t b, int64_t e) {
       one({r.from + b * r.from_step, r.to + b * r.to_step, r.bytes, e - b, r.from_step, r.to_step});
     });
 }
 
-void fill_runs(void* y, uint8_t value, const std::vector<Run>& runs) {
-  for (const Run& r : runs)
+void fill_runs(void* y, uint8_t value, const std::vector<CopyRun>& runs) {
+  for (const CopyRun& r : runs)
     for (int64_t i = 0; i < r.count; ++i)
       std::memset(static_cast<char*>(y) + r.to + i * r.to_step, value, static_cast<size_t>(r.bytes));
 }

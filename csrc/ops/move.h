@@ -20,13 +20,13 @@ Strided simplified(const Strided& s);
 void copy_strided(const void* x, const Strided& s, void* y);
 
 // `count` pieces of `bytes` each, the next ones a step further on both sides.
-struct Run {
+struct CopyRun {
   int64_t from, to, bytes, count, from_step, to_step;
 };
 
-void copy_runs(const void* x, void* y, const std::vector<Run>& runs);
+void copy_runs(const void* x, void* y, const std::vector<CopyRun>& runs);
 
 // Runs of one byte value: bytes [to, to + bytes), count times.
-void fill_runs(void* y, uint8_t value, const std::vector<Run>& runs);
+void fill_runs(void* y, uint8_t value, const std::vector<CopyRun>& runs);
 
 }  // namespace qgemm

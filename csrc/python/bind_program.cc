@@ -269,31 +269,31 @@ void add_copy(Compiled& c, At x, At y, int64_t element, const std::vector<int64_
                 [s, from, to](Addresses a) { copy_strided(at(a, from), s, at(a, to)); });
 }
 
-std::vector<Run> runs_of(const py::array& table) {
+std::vector<CopyRun> runs_of(const py::array& table) {
   if (!is<int64_t>(table) || table.ndim() != 2 || table.shape(1) != 6)
     throw Error(Code::shape, "runs must be int64 [N, 6]: from, to, bytes, count, from_step, to_step");
   need_contiguous(table, "runs");
   const auto* t = static_cast<const int64_t*>(table.data());
-  std::vector<Run> runs;
+  std::vector<CopyRun> runs;
   for (py::ssize_t i = 0; i < table.shape(0); ++i, t += 6) runs.push_back({t[0], t[1], t[2], t[3], t[4], t[5]});
   return runs;
 }
 
-int64_t bytes_of(const std::vector<Run>& runs) {
+int64_t bytes_of(const std::vector<CopyRun>& runs) {
   int64_t n = 0;
-  for (const Run& r : runs) n += r.bytes * r.count;
+  for (const CopyRun& r : runs) n += r.bytes * r.count;
   return n;
 }
 
 void add_runs(Compiled& c, At x, At y, const py::array& table) {
-  const std::vector<Run> runs = runs_of(table);
+  const std::vector<CopyRun> runs = runs_of(table);
   const Place from = place(x), to = place(y);
   c.program.add("copy", {0, 2 * bytes_of(runs)}, {from.buffer, to.buffer},
                 [runs, from, to](Addresses a) { copy_runs(at(a, from), at(a, to), runs); });
 }
 
 void add_fill(Compiled& c, At y, int64_t value, const py::array& table) {
-  const std::vector<Run> runs = runs_of(table);
+  const std::vector<CopyRun> runs = runs_of(table);
   const Place to = place(y);
   c.program.add("fill", {0, bytes_of(runs)}, {to.buffer},
                 [runs, to, value](Addresses a) { fill_runs(at(a, to), static_cast<uint8_t>(value), runs); });

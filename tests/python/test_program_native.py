@@ -1,0 +1,204 @@
+"""Programs behind Program.__call__: compiled once a shape, native but for islands, byte for byte what the Python steps give.
+
+That every network of every test compiles to the same bytes is asserted by the fixture compiled_equals_stepwise of conftest.py.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import qgemm
+from onnx_nets import Builder
+from qgemm import _core
+from qgemm.errors import ShapeError
+
+
+def floats(rng, *shape):
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def compiled(program):
+    (c,) = program._compiled.values()
+    return c
+
+
+def kernels(program) -> list[str]:
+    return [kernel for _, kernel, *_ in compiled(program).core.ops()]
+
+
+def conv(b, rng, x, n, c, k, **attrs):
+    w = b.weight(f"w{len(b.nodes)}", rng.integers(-128, 128, (n, c, k, k)).astype(np.int8), np.full(n, 0.002))
+    return b.q(b.add("Conv", [x, w], f"c{len(b.nodes)}", **attrs), 0.05, 128)
+
+
+def residual_net(rng, concat=False):
+    b = Builder()
+    b.input("x", ["n", 3, 16, 16])
+    stem = conv(b, rng, b.q("x", 0.02, 128), 16, 3, 3, strides=[2, 2], pads=[1, 1, 1, 1])
+    branch = conv(b, rng, conv(b, rng, stem, 16, 16, 3, pads=[1, 1, 1, 1]), 16, 16, 1)
+    joined = b.q(b.add("Add", [stem, branch], "sum"), 0.08, 120)
+    pooled = b.q(b.add("MaxPool", [joined], "m", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]), 0.08, 120)
+    if concat:
+        side = b.q(b.add("Sigmoid", [pooled], "sig"), 1 / 255, 0)
+        pooled = b.q(b.add("Concat", [pooled, side], "cat", axis=1), 0.08, 120)
+    mean = b.q(b.add("GlobalAveragePool", [pooled], "g"), 0.03, 100)
+    w = b.weight("fc", rng.integers(-128, 128, (10, 32 if concat else 16)).astype(np.int8), np.full(10, 0.01))
+    b.q(b.add("Gemm", [b.add("Flatten", [mean], "f"), w], "z", transB=1), 0.1, 128, out="y")
+    return b.model("y")
+
+
+@pytest.mark.parametrize("concat", [False, True])
+def test_a_convolutional_network_is_one_native_call(rng, isa, concat):
+    p = qgemm.load(residual_net(rng, concat))
+    for n in (1, 3):
+        x = floats(rng, n, 3, 16, 16)
+        assert np.array_equal(p(x), p._stepwise([x])[0]) and np.array_equal(p(x), p(x))
+    assert all(c.native for c in p._compiled.values())
+    for c in p._compiled.values():
+        arena, minimum = c.core.memory()
+        assert minimum <= arena <= 1.3 * minimum + 64 * 20
+
+
+def test_reshapes_cost_nothing_and_the_input_is_transposed_once(rng):
+    p = qgemm.load(residual_net(rng))
+    p(floats(rng, 1, 3, 16, 16))
+    assert kernels(p) == [
+        "quantize", "conv2d", "conv2d", "conv2d", "add", "max_pool2d", "avg_pool2d", "linear", "dequantize",
+    ]  # fmt: skip
+
+
+def test_moves_become_copies(rng):
+    """Concat, Pad, Slice, Gather, DepthToSpace, Transpose, Resize and Tile of bytes, whatever the memory order."""
+    b = Builder()
+    b.input("x", ["n", 8, 6, 5])
+    q = b.q("x", 0.05, 128)
+    c = conv(b, rng, q, 8, 8, 1)  # channels-last from here on
+    c = b.q(b.add("Concat", [c, q], "cat", axis=1), 0.05, 128)
+    pads = b.const("pads", np.array([0, 0, 1, 2, 0, 0, 0, 1], np.int64))
+    c = b.add("Pad", [c, pads], "pad")
+    idx = b.const("idx", np.array([3, 1, 1, 15, 8, 9, 10, 2], np.int64))
+    c = b.add("Gather", [c, idx], "gather", axis=1)
+    ends = [b.const(k, np.array(v, np.int64)) for k, v in (("s", [1]), ("e", [7]), ("a", [2]), ("st", [2]))]
+    c = b.add("Slice", [c, *ends], "slice")
+    c = b.add("DepthToSpace", [c], "d2s", blocksize=2)
+    c = b.add("Resize", [c, "", b.const("scales", np.array([1, 1, 2, 2], np.float32))], "up", mode="nearest",
+              coordinate_transformation_mode="asymmetric", nearest_mode="floor")  # fmt: skip
+    c = b.add("Transpose", [c], "tr", perm=[0, 2, 1, 3])
+    c = b.add("Tile", [c, b.const("reps", np.array([1, 1, 2, 1], np.int64))], "tile")
+    b.q(c, 0.05, 128, out="y")
+    p = qgemm.load(b.model("y"))
+    for n in (1, 2):
+        x = floats(rng, n, 8, 6, 5)
+        assert np.array_equal(p(x), p._stepwise([x])[0])
+    assert all(c.native for c in p._compiled.values())
+
+
+def test_islands_between_native_segments(rng):
+    b = Builder()
+    b.input("x", ["n", 32])
+    h = b.q("x", 0.05, 128)
+    for k in range(3):
+        w = b.weight(f"w{k}", rng.integers(-128, 128, (32, 32)).astype(np.int8), np.full(32, 0.003))
+        h = b.q(b.add("Gemm", [h, w], f"g{k}", transB=1), 0.05, 128)
+        h = b.q(b.add("Mul", [b.add("Celu", [h], f"s{k}"), b.add("Sin", [h], f"t{k}")], f"o{k}"), 0.02, 100)
+    b.q(h, 0.02, 100, out="y")
+    p = qgemm.load(b.model("y", "o1"))
+    x = floats(rng, 5, 32)
+    for got, want in zip(p(x), p._stepwise([x]), strict=True):
+        assert np.array_equal(got, want)
+    assert not compiled(p).native
+
+
+def test_shapes_that_depend_on_values_run_stepwise(rng):
+    b = Builder()
+    b.input("x", ["n", 6])
+    b.add("NonZero", [b.add("Relu", ["x"], "r")], "at")
+    b.add("Cast", ["at"], "y", to=1)
+    p = qgemm.load(b.model("y"))
+    for x in (floats(rng, 2, 6), np.ones((2, 6), np.float32), -np.ones((2, 6), np.float32), floats(rng, 2, 6)):
+        assert np.array_equal(p(x), np.stack(np.nonzero(np.maximum(x, 0))).astype(np.float32))
+
+
+def test_many_shapes_and_callers_at_once(rng):
+    p = qgemm.load(residual_net(rng))
+    xs = [floats(rng, n, 3, 16, 16) for n in range(1, 13)] * 3
+    want = [p._stepwise([x])[0] for x in xs]
+    with ThreadPoolExecutor(6) as pool:
+        for got, w in zip(pool.map(p, xs), want, strict=True):
+            assert np.array_equal(got, w)
+    assert len(p._compiled) <= 8
+
+
+def test_torch_memory_formats_strides_and_types(rng):
+    torch = pytest.importorskip("torch")
+    p = qgemm.load(residual_net(rng))
+    x = torch.from_numpy(floats(rng, 2, 3, 16, 16))
+    y = p(x)
+    wide = torch.zeros(2, 3, 16, 32)
+    wide[..., ::2] = x
+    for given in (x, x.contiguous(memory_format=torch.channels_last), wide[..., ::2], x.clone().requires_grad_(), torch.nn.Parameter(x)):
+        for _ in range(2):  # the second time from the compiled program
+            got = p(given)
+            assert type(got) is torch.Tensor and torch.equal(got, y) and not got.requires_grad
+    y2 = p(x)
+    y2.zero_()
+    assert torch.equal(p(x), y)
+    with torch.inference_mode():
+        assert torch.equal(p(x), y)
+
+
+def test_a_result_keeps_channels_last_memory(rng):
+    torch = pytest.importorskip("torch")
+    b = Builder()
+    b.input("x", ["n", 3, 8, 8])
+    b.add("Identity", [conv(b, rng, b.q("x", 0.02, 128), 16, 3, 3)], "y")
+    p = qgemm.load(b.model("y"))
+    x = torch.from_numpy(floats(rng, 2, 3, 8, 8))
+    first, again = p(x), p(x)
+    assert torch.equal(first, again) and again.shape == (2, 16, 6, 6) and again.is_contiguous(memory_format=torch.channels_last)
+    assert np.array_equal(p(x.numpy()), first.numpy())
+
+
+def test_threads_do_not_change_a_bit(rng):
+    torch = pytest.importorskip("torch")
+    p = qgemm.load(residual_net(rng))
+    x = torch.from_numpy(floats(rng, 8, 3, 16, 16))
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            results.append(p(x))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def test_a_sum_of_one_tensor_with_itself_and_a_broadcast_constant(rng):
+    b = Builder()
+    b.input("x", ["n", 4, 3])
+    x = b.q("x", 0.05, 128)
+    s = b.q(b.add("Add", [x, x], "twice"), 0.1, 128)
+    k = b.weight("k", rng.integers(0, 256, (4, 1)).astype(np.uint8), np.float32(0.05), np.uint8(128))
+    b.q(b.add("Add", [k, s], "more"), 0.1, 128, out="y")
+    p = qgemm.load(b.model("y"))
+    x = floats(rng, 2, 4, 3)
+    assert np.array_equal(p(x), p._stepwise([x])[0]) and compiled(p).native
+
+
+def test_the_runner_takes_only_what_it_was_compiled_for(rng):
+    p = qgemm.load(residual_net(rng))
+    x = floats(rng, 1, 3, 16, 16)
+    assert _core.run_program(p._runner, x) is None  # nothing compiled yet
+    p(x)
+    assert np.array_equal(_core.run_program(p._runner, x), p(x))
+    for other in (x.astype(np.float64), x[..., :8], np.asfortranarray(x), [x], x[0]):
+        assert _core.run_program(p._runner, other) is None
+    assert _core.run_program(p._runner, x, x) is None and _core.run_program(p._runner) is None
+    with pytest.raises(TypeError):
+        _core.run_program()
+    with pytest.raises(ShapeError):
+        p(x[0])
