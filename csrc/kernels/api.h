@@ -69,20 +69,31 @@ struct unpack4_args {
   ptrdiff_t bytes;
 };
 
-// Depthwise convolution of one block of up to 64 channels along a run of output pixels that share one set of tap positions: pixel
-// i reads tap t at a[t] + i * step. A run at an image border has one pixel, or taps that point into a row of zero points.
-// Weights: for each group of 4 taps (zero filled): 64 channels x 4 taps, channel order permuted as docs/packing.md shows, so that
-// two in-lane unpacks bring four taps of one channel into a dword and two in-lane packs bring the results back in natural order.
+// Depthwise convolution of one block of up to 64 channels: `outputs` (1 or 2) output rows of `pixels` each. Input rows come four a
+// bundle, so that a dword can hold four taps of one channel, and each output row has weights of its own over all of them. Output
+// pixel x of output row o is the epilogue of
+//   sum of b[o][s][q][t][channel][i] * rows[4 * q + i][column * pixel + channel],  column = first + x * stride + t * dilation + i * shift
+// over splits s, bundles q, taps t and i = 0..3; a column outside [0, columns) reads as `padding`. Two splits are two weights added
+// (a centred weight may need 9 bits). Filters of several rows bundle along y (shift = 0); of one row, along x (all four rows the
+// same, shift from tap to tap). Channel order of b and of the epilogue's arrays is permuted as docs/packing.md shows, so that two
+// in-lane unpacks bring four taps of one channel into a dword and two in-lane packs bring the results back in natural order.
 // Row arrays of the epilogue (row_zero_point, row_scale, row_sum) do not apply.
 struct depthwise_args {
-  const uint8_t* const* a;  // [taps] pointers to `channels` readable bytes each, for every pixel
-  ptrdiff_t step;           // bytes from one pixel to the next, the same for every tap
-  int32_t pixels, taps, channels;
+  const uint8_t* const* rows;  // [bundles][4] pointers to the block's channels in column 0
+  ptrdiff_t pixel;             // bytes from a column to the next
+  int64_t first, columns, stride, dilation, shift;
+  int32_t bundles, taps, splits;
+  int32_t pixels, outputs, channels;
+  uint8_t padding;
   const int8_t* b;
   const Epilogue* ep;
-  int32_t col;  // first index in the [n] arrays, a multiple of 64
-  void* c;      // first pixel's first channel of the block
-  ptrdiff_t ldc;
+  int32_t col;         // first index in the [n] arrays, a multiple of 64
+  void* c;             // first row's first pixel's first channel of the block
+  ptrdiff_t ldc, ldr;  // bytes from pixel to pixel, from output row to output row
+  // 64-byte aligned; at least bundles * taps * 4 rounded up to 64, and 256 * bundles * min(stride, taps) * (16 + (taps - 1) *
+  // dilation / stride). More than that lets long rows be cut less often, as long as it stays in L1.
+  uint8_t* scratch;
+  int64_t scratch_bytes;
 };
 
 // q = clamp(rint(x * inv_scale) + zero_point, qmin, qmax), NaN -> zero_point. Output element of `bytes` 1 or 2.

@@ -22,13 +22,18 @@ QGEMM_INLINE __m256i load32(const uint8_t* p, int n) {
   return v;
 }
 
-// Taps t .. t+3 (fewer at the end; absent ones are 0) of 32 channels. v[j], lane i: channels 16i + 4j + 0..3.
-QGEMM_INLINE void interleave(const uint8_t* const* a, int taps, ptrdiff_t offset, int channels, __m256i* v) {
-  const __m256i zero = _mm256_setzero_si256();
-  const __m256i t0 = load32(a[0] + offset, channels);
-  const __m256i t1 = taps > 1 ? load32(a[1] + offset, channels) : zero;
-  const __m256i t2 = taps > 2 ? load32(a[2] + offset, channels) : zero;
-  const __m256i t3 = taps > 3 ? load32(a[3] + offset, channels) : zero;
+// n bytes of a row in one column, or padding.
+QGEMM_INLINE __m256i load_row(const depthwise_args& g, const uint8_t* row, int64_t column, int n) {
+  if (column < 0 || column >= g.columns) return _mm256_set1_epi8(static_cast<char>(g.padding));
+  return load32(row + column * g.pixel, n);
+}
+
+// The four rows of a bundle in one column. v[j], lane i: channels 16i + 4j + 0..3.
+QGEMM_INLINE void interleave(const depthwise_args& g, const uint8_t* const* rows, int64_t column, int channel, int n, __m256i* v) {
+  const __m256i t0 = load_row(g, rows[0] + channel, column, n);
+  const __m256i t1 = load_row(g, rows[1] + channel, column + g.shift, n);
+  const __m256i t2 = load_row(g, rows[2] + channel, column + 2 * g.shift, n);
+  const __m256i t3 = load_row(g, rows[3] + channel, column + 3 * g.shift, n);
   const __m256i lo01 = _mm256_unpacklo_epi8(t0, t1), hi01 = _mm256_unpackhi_epi8(t0, t1);
   const __m256i lo23 = _mm256_unpacklo_epi8(t2, t3), hi23 = _mm256_unpackhi_epi8(t2, t3);
   v[0] = _mm256_unpacklo_epi16(lo01, lo23);
@@ -37,24 +42,29 @@ QGEMM_INLINE void interleave(const uint8_t* const* a, int taps, ptrdiff_t offset
   v[3] = _mm256_unpackhi_epi16(hi01, hi23);
 }
 
-// One pixel of the 32-channel half `h` (0 or 1) of the block; `channels` of them valid.
-QGEMM_INLINE void pixel(const depthwise_args& g, const Epilogue& e, ptrdiff_t offset, int h, int channels, char* c) {
+// Output pixel x of row o, the 32-channel half `h` (0 or 1) of the block; `channels` of them valid.
+QGEMM_INLINE void pixel(const depthwise_args& g, const Epilogue& e, int o, int x, int h, int channels, char* c) {
   const int first = g.col + 8 * h;  // in the permuted order register j of the half starts at 16j + 8h
   __m256i acc[4];
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) acc[j] = load8(e.correction + first + 16 * j);
-  const int8_t* b = g.b + 32 * h;
-  for (int t = 0; t < g.taps; t += 4, b += 256) {
-    __m256i v[4];
-    interleave(g.a + t, g.taps - t, offset + 32 * h, channels, v);
+  const int8_t* b = g.b + static_cast<ptrdiff_t>(o) * g.splits * g.bundles * g.taps * 256 + 32 * h;
+  for (int s = 0; s < g.splits; ++s)
+    for (int q = 0; q < g.bundles; ++q) {
+      int64_t column = g.first + x * g.stride;
+      for (int t = 0; t < g.taps; ++t, b += 256, column += g.dilation) {
+        __m256i v[4];
+        interleave(g, g.rows + 4 * q, column, 32 * h, channels, v);
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + 64 * j));
-      const __m256i w_even = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), w_odd = _mm256_srai_epi16(w, 8);
-      const __m256i v_even = _mm256_and_si256(v[j], _mm256_set1_epi16(0xff)), v_odd = _mm256_srli_epi16(v[j], 8);
-      acc[j] = _mm256_add_epi32(acc[j], _mm256_add_epi32(_mm256_madd_epi16(v_even, w_even), _mm256_madd_epi16(v_odd, w_odd)));
+        for (int j = 0; j < 4; ++j) {
+          const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + 64 * j));
+          const __m256i w_even = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), w_odd = _mm256_srai_epi16(w, 8);
+          const __m256i v_even = _mm256_and_si256(v[j], _mm256_set1_epi16(0xff)), v_odd = _mm256_srli_epi16(v[j], 8);
+          acc[j] =
+              _mm256_add_epi32(acc[j], _mm256_add_epi32(_mm256_madd_epi16(v_even, w_even), _mm256_madd_epi16(v_odd, w_odd)));
+        }
+      }
     }
-  }
   if (e.out == OutType::u8 || e.out == OutType::s8) {
     __m256i q[4];
 #pragma GCC unroll 4
@@ -101,11 +111,12 @@ QGEMM_INLINE void pixel(const depthwise_args& g, const Epilogue& e, ptrdiff_t of
 void depthwise_u8s8_1x32(const depthwise_args& g) {
   const Epilogue e = *g.ep;
   const int size = out_bytes(e.out);
-  for (int h = 0; 32 * h < g.channels; ++h) {
-    const int channels = g.channels - 32 * h < 32 ? g.channels - 32 * h : 32;
-    char* c = static_cast<char*>(g.c) + 32 * h * size;
-    for (ptrdiff_t i = 0; i < g.pixels; ++i, c += g.ldc) pixel(g, e, i * g.step, h, channels, c);
-  }
+  for (int o = 0; o < g.outputs; ++o)
+    for (int h = 0; 32 * h < g.channels; ++h) {
+      const int channels = g.channels - 32 * h < 32 ? g.channels - 32 * h : 32;
+      char* c = static_cast<char*>(g.c) + o * g.ldr + 32 * h * size;
+      for (int x = 0; x < g.pixels; ++x, c += g.ldc) pixel(g, e, o, x, h, channels, c);
+    }
 }
 
 }  // namespace avx2

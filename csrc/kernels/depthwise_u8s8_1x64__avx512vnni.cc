@@ -1,14 +1,19 @@
-// Depthwise convolution, 64 channels a step. Four taps are interleaved so that a dword holds four taps of one channel: two levels
-// of in-lane unpacks, 8 shuffles for 4 taps of 64 channels. One vpdpbusd then multiplies four live bytes a lane, where widening
-// each tap to dwords would use one in four. The packs of the epilogue are in-lane too and undo the order, so bytes are stored
-// with no permute.
+// Depthwise convolution, 64 channels a step. First the bundled rows are interleaved so that a dword holds four taps of one channel:
+// two levels of in-lane unpacks, 8 shuffles for a column of 64 channels. The result lies in scratch memory that stays in L1, where
+// every output whose window holds the column reads it. One vpdpbusd then multiplies four live bytes a lane, where widening each tap
+// to dwords would use one in four. The packs of the epilogue are in-lane too and undo the order, so bytes are stored with no
+// permute.
+//
+// Blocks of at most 32 or 16 channels put 2 or 4 columns side by side in a register. Scratch memory has a plane for each of the
+// four registers of a column; in a plane, columns follow each other in pieces of 64, 32 or 16 bytes, so that the columns of
+// neighbouring outputs are one load at any offset. With a stride, the columns that one tap visits have planes of their own.
 #include "kernels/epilogue__avx512vnni.h"
 
 namespace qgemm {
 namespace avx512vnni {
 namespace {
 
-// One tap of kPixels pixels, `step` bytes apart, 64 / kPixels channels each.
+// kPixels pieces of 64 / kPixels channels, `step` bytes apart.
 template <int kPixels, bool kMasked>
 QGEMM_INLINE __m512i load64(const uint8_t* p, ptrdiff_t step, __mmask64 k) {
   if (kPixels == 1) return kMasked ? _mm512_maskz_loadu_epi8(k, p) : _mm512_loadu_si512(p);
@@ -29,224 +34,294 @@ QGEMM_INLINE __m512i load64(const uint8_t* p, ptrdiff_t step, __mmask64 k) {
   return _mm512_inserti64x4(_mm512_castsi256_si512(lo), hi, 1);
 }
 
-// v[j], lane i: taps 0..3 of channels 16i + 4j + 0..3; absent taps are 0.
-template <int kTaps, int kPixels, bool kMasked>
-QGEMM_INLINE void interleave(const uint8_t* const* a, ptrdiff_t offset, ptrdiff_t step, __mmask64 k, __m512i* v) {
-  const __m512i zero = _mm512_setzero_si512();
-  const __m512i t0 = load64<kPixels, kMasked>(a[0] + offset, step, k);
-  const __m512i t1 = kTaps > 1 ? load64<kPixels, kMasked>(a[1] + offset, step, k) : zero;
-  const __m512i lo01 = _mm512_unpacklo_epi8(t0, t1), hi01 = _mm512_unpackhi_epi8(t0, t1);
-  __m512i lo23 = zero, hi23 = zero;
-  if (kTaps > 2) {
-    const __m512i t2 = load64<kPixels, kMasked>(a[2] + offset, step, k);
-    const __m512i t3 = kTaps > 3 ? load64<kPixels, kMasked>(a[3] + offset, step, k) : zero;
-    lo23 = _mm512_unpacklo_epi8(t2, t3);
-    hi23 = _mm512_unpackhi_epi8(t2, t3);
-  }
-  v[0] = _mm512_unpacklo_epi16(lo01, lo23);
-  v[1] = _mm512_unpackhi_epi16(lo01, lo23);
-  v[2] = _mm512_unpacklo_epi16(hi01, hi23);
-  v[3] = _mm512_unpackhi_epi16(hi01, hi23);
-}
-
-template <int kTaps, int kPixels, bool kMasked>
-QGEMM_INLINE void accumulate(const uint8_t* const* a, ptrdiff_t offset, ptrdiff_t step, __mmask64 k, const __m512i* w,
-                             __m512i* acc) {
-  __m512i v[4];
-  interleave<kTaps, kPixels, kMasked>(a, offset, step, k, v);
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) acc[j] = _mm512_dpbusd_epi32(acc[j], v[j], w[j]);
-}
-
-template <bool kMasked>
-QGEMM_INLINE void accumulate_from(const uint8_t* const* a, int taps, ptrdiff_t offset, __mmask64 k, const int8_t* b,
-                                  __m512i* acc) {
-  __m512i w[4];
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) w[j] = _mm512_loadu_si512(b + 64 * j);
-  switch (taps) {
-    case 1:
-      return accumulate<1, 1, kMasked>(a, offset, 0, k, w, acc);
-    case 2:
-      return accumulate<2, 1, kMasked>(a, offset, 0, k, w, acc);
-    case 3:
-      return accumulate<3, 1, kMasked>(a, offset, 0, k, w, acc);
-    default:
-      return accumulate<4, 1, kMasked>(a, offset, 0, k, w, acc);
-  }
-}
-
-struct Out {
-  const float *scale, *bias;
-  __m512 inv_scale, top, f_lo, f_hi;
-  __m512i zero_point, lo, flip;
-};
-
-// 64 corrected accumulators to u8 or s8 (flip: 0x80 in each byte), in kPixels pieces `ldc` bytes apart.
-template <int kPixels, bool kMasked>
-QGEMM_INLINE void store_bytes64(const Out& o, const __m512i* acc, __mmask64 k, char* c, ptrdiff_t ldc) {
-  __m512i q[4];
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const __m512 y =
-        _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[j]), _mm512_loadu_ps(o.scale + 16 * j), _mm512_loadu_ps(o.bias + 16 * j));
-    q[j] = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(y, o.inv_scale), o.top));
-  }
-  const __m512i w01 = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), o.zero_point);
-  const __m512i w23 = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), o.zero_point);
-  const __m512i bytes = _mm512_xor_si512(_mm512_max_epu8(_mm512_packus_epi16(w01, w23), o.lo), o.flip);
-  if (kPixels == 1) {
-    if (kMasked)
-      _mm512_mask_storeu_epi8(c, k, bytes);
-    else
-      _mm512_storeu_si512(c, bytes);
-  } else if (kPixels == 2) {
-    const __m256i a = _mm512_castsi512_si256(bytes), b = _mm512_extracti64x4_epi64(bytes, 1);
-    if (kMasked) {
-      _mm256_mask_storeu_epi8(c, static_cast<__mmask32>(k), a);
-      _mm256_mask_storeu_epi8(c + ldc, static_cast<__mmask32>(k), b);
-    } else {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(c), a);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(c + ldc), b);
-    }
-  } else {
-    const __m128i v[4] = {_mm512_castsi512_si128(bytes), _mm512_extracti32x4_epi32(bytes, 1), _mm512_extracti32x4_epi32(bytes, 2),
-                          _mm512_extracti32x4_epi32(bytes, 3)};
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      if (kMasked)
-        _mm_mask_storeu_epi8(c + i * ldc, static_cast<__mmask16>(k), v[i]);
-      else
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(c + i * ldc), v[i]);
-    }
-  }
-}
-
-// 64 corrected accumulators to fp32 or s32.
-QGEMM_INLINE void store_words64(const Out& o, OutType out, __m512i* acc, int channels, void* c) {
-  if (out == OutType::f32) {
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const __m512 y =
-          _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[j]), _mm512_loadu_ps(o.scale + 16 * j), _mm512_loadu_ps(o.bias + 16 * j));
-      acc[j] = _mm512_castps_si512(_mm512_min_ps(_mm512_max_ps(y, o.f_lo), o.f_hi));
-    }
-  }
-  transpose_lanes(acc);
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j)
-    if (channels > 16 * j) _mm512_mask_storeu_epi32(static_cast<int32_t*>(c) + 16 * j, lanes16(valid16(channels, j)), acc[j]);
-}
-
-QGEMM_INLINE Out make_out(const Epilogue& e, int col) {
-  Out o;
-  o.scale = e.scale + col;
-  o.bias = e.bias + col;
-  o.inv_scale = _mm512_set1_ps(e.inv_scale);
-  o.top = _mm512_set1_ps(static_cast<float>(e.hi - e.zero_point));
-  o.f_lo = _mm512_set1_ps(e.f_lo);
-  o.f_hi = _mm512_set1_ps(e.f_hi);
-  o.zero_point = _mm512_set1_epi16(static_cast<short>(e.zero_point));
-  o.lo = _mm512_set1_epi8(static_cast<char>(e.lo));
-  o.flip = _mm512_set1_epi8(e.out == OutType::s8 ? static_cast<char>(0x80) : 0);
-  return o;
-}
-
-// The first 64 / kPixels positions of each register in every lane group: what pixels side by side all use.
+// The same where some of the columns lie outside the image. row: its column 0.
 template <int kPixels>
-QGEMM_INLINE __m512i repeat(const void* p) {
-  const __m512i v = _mm512_loadu_si512(p);
-  return kPixels == 1 ? v : _mm512_maskz_shuffle_i32x4(0xffff, v, v, kPixels == 2 ? 0x44 : 0x00);
+__m512i load64_edge(const depthwise_args& g, const uint8_t* row, int64_t column, __mmask64 k) {
+  const __m512i padding = _mm512_set1_epi8(static_cast<char>(g.padding));
+  alignas(64) uint8_t bytes[64];
+  _mm512_store_si512(bytes, padding);
+  for (int i = 0; i < kPixels; ++i, column += g.stride) {
+    if (column < 0 || column >= g.columns) continue;
+    const uint8_t* p = row + column * g.pixel;
+    if (kPixels == 1)
+      return _mm512_mask_loadu_epi8(padding, k, p);
+    else if (kPixels == 2)
+      _mm256_mask_storeu_epi8(bytes + 32 * i, static_cast<__mmask32>(k), _mm256_maskz_loadu_epi8(static_cast<__mmask32>(k), p));
+    else
+      _mm_mask_storeu_epi8(bytes + 16 * i, static_cast<__mmask16>(k), _mm_maskz_loadu_epi8(static_cast<__mmask16>(k), p));
+  }
+  return _mm512_load_si512(bytes);
 }
 
-// The block's 64 entries of the epilogue's arrays.
-struct Columns {
+// `positions` columns, g.stride apart, of one bundle to the four planes at `v`. Register j, lane i: taps 0..3 of channels
+// 16 i + 4 j + 0..3.
+template <int kPixels, bool kMasked>
+void interleave(const depthwise_args& g, const uint8_t* const* rows, int channel, int64_t column, int positions, __mmask64 k,
+                uint8_t* v, ptrdiff_t plane) {
+  const ptrdiff_t step = g.stride * g.pixel;
+  const int64_t end = g.columns - 3 * g.shift - (kPixels - 1) * g.stride;  // columns before it are loaded whole
+  const uint8_t* const row[4] = {rows[0] + channel, rows[1] + channel, rows[2] + channel, rows[3] + channel};
+  ptrdiff_t at[4];
+  for (int i = 0; i < 4; ++i) at[i] = (column + i * g.shift) * g.pixel;
+  uint8_t* const v3 = v + 3 * plane;
+  for (int x = 0; x < positions; x += kPixels) {
+    __m512i t[4];
+    if (column >= 0 && column < end) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) t[i] = load64<kPixels, kMasked>(row[i] + at[i], step, k);
+    } else {
+      for (int i = 0; i < 4; ++i) t[i] = load64_edge<kPixels>(g, row[i], column + i * g.shift, k);
+    }
+    const __m512i lo01 = _mm512_unpacklo_epi8(t[0], t[1]), hi01 = _mm512_unpackhi_epi8(t[0], t[1]);
+    const __m512i lo23 = _mm512_unpacklo_epi8(t[2], t[3]), hi23 = _mm512_unpackhi_epi8(t[2], t[3]);
+    _mm512_store_si512(v + 16 * (4 / kPixels) * x, _mm512_unpacklo_epi16(lo01, lo23));
+    _mm512_store_si512(v + plane + 16 * (4 / kPixels) * x, _mm512_unpackhi_epi16(lo01, lo23));
+    _mm512_store_si512(v + 2 * plane + 16 * (4 / kPixels) * x, _mm512_unpacklo_epi16(hi01, hi23));
+    _mm512_store_si512(v3 + 16 * (4 / kPixels) * x, _mm512_unpackhi_epi16(hi01, hi23));
+    column += kPixels * g.stride;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) at[i] += kPixels * step;
+  }
+}
+
+// What the tiles of one call share.
+struct Tiles {
+  const int32_t* offsets;  // [taps] of a tap's columns in scratch memory, of all bundles
+  int taps, splits;
+  ptrdiff_t plane;
+  const int8_t* b;   // at the first lane
+  ptrdiff_t b_next;  // bytes to the weights of the second output row
   const int32_t* correction;
   const float *scale, *bias;
+  const Epilogue* e;
+  ptrdiff_t ldc, ldr;
+  int channels;
 };
 
-// 3x3, the common case, from pixel `first` in steps of kPixels: 9 taps are 12 weight registers, which stay loaded for the whole
-// run. Returns the first pixel not done. Not inlined, so that gcc takes the three column pointers as they are: it would otherwise
-// keep the sums of their parts in general registers that the loop needs.
-template <int kPixels, bool kMasked>
-__attribute__((noinline)) int run9(const depthwise_args& g, Columns columns, int first) {
-  Out o = make_out(*g.ep, 0);
-  o.scale = columns.scale;
-  o.bias = columns.bias;
-  const __mmask64 k = lanes64(g.channels);
-  const int32_t* correction = columns.correction;
-  const uint8_t* const* a = g.a;
-  __m512i w[12];
-#pragma GCC unroll 12
-  for (int j = 0; j < 12; ++j) w[j] = repeat<kPixels>(g.b + 64 * j);
-  char* c = static_cast<char*>(g.c) + first * g.ldc;
-  ptrdiff_t offset = first * g.step;
-  int i = first;
-  // g.step and g.ldc are read again for each pixel: that is cheaper than the general registers that would hold them.
-  for (; i + kPixels <= g.pixels; i += kPixels, offset += kPixels * g.step, c += kPixels * g.ldc) {
-    __m512i acc[4];
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) acc[j] = _mm512_loadu_si512(correction + 16 * j);
-    accumulate<4, kPixels, kMasked>(a, offset, g.step, k, w, acc);
-    accumulate<4, kPixels, kMasked>(a + 4, offset, g.step, k, w + 4, acc);
-    accumulate<1, kPixels, kMasked>(a + 8, offset, g.step, k, w + 8, acc);
-    store_bytes64<kPixels, kMasked>(o, acc, k, c, g.ldc);
-  }
-  return i;
+// The entries of one register that columns side by side all use.
+template <int kPixels>
+QGEMM_INLINE __m512i load_lanes(const void* p) {
+  if (kPixels == 1) return _mm512_loadu_si512(p);
+  if (kPixels == 2) return _mm512_broadcast_i64x4(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+}
+template <int kPixels>
+QGEMM_INLINE __m512 load_lanes_ps(const float* p) {
+  return _mm512_castsi512_ps(load_lanes<kPixels>(p));
 }
 
-// The same with the columns of one pixel repeated for each of kPixels.
-template <int kPixels, bool kMasked>
-int run9_beside(const depthwise_args& g, const Columns& c) {
-  int32_t repeated[3][64] __attribute__((aligned(64)));
-#pragma GCC unroll 4
-  for (int j = 0; j < 64; j += 16) {
-    _mm512_store_si512(repeated[0] + j, repeat<kPixels>(c.correction + j));
-    _mm512_store_si512(repeated[1] + j, repeat<kPixels>(c.scale + j));
-    _mm512_store_si512(repeated[2] + j, repeat<kPixels>(c.bias + j));
-  }
-  return run9<kPixels, kMasked>(
-      g, {repeated[0], reinterpret_cast<const float*>(repeated[1]), reinterpret_cast<const float*>(repeated[2])}, 0);
-}
-
-template <bool kMasked>
-void run(const depthwise_args& g) {
-  const Epilogue& e = *g.ep;
-  const Out o = make_out(e, g.col);
-  const OutType out = e.out;
-  const __mmask64 k = lanes64(g.channels);
-  char* c = static_cast<char*>(g.c);
-  for (ptrdiff_t offset = 0, i = 0; i < g.pixels; ++i, offset += g.step, c += g.ldc) {
-    __m512i acc[4];
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) acc[j] = _mm512_loadu_si512(e.correction + g.col + 16 * j);
-    const int8_t* b = g.b;
-    int t = 0;
-    for (; t + 4 <= g.taps; t += 4, b += 256) accumulate_from<kMasked>(g.a + t, 4, offset, k, b, acc);
-    if (t < g.taps) accumulate_from<kMasked>(g.a + t, g.taps - t, offset, k, b, acc);
-    if (out == OutType::u8 || out == OutType::s8)
-      store_bytes64<1, kMasked>(o, acc, k, c, 0);
+// 64 bytes as kPixels pieces `ldc` apart; `pixels` of them and `channels` of each are valid.
+template <int kPixels>
+QGEMM_INLINE void store_pieces(__m512i bytes, char* c, ptrdiff_t ldc, int pixels, int channels) {
+  if (kPixels == 1) {
+    if (channels == 64)
+      _mm512_storeu_si512(c, bytes);
     else
-      store_words64(o, out, acc, g.channels, c);
+      _mm512_mask_storeu_epi8(c, lanes64(channels), bytes);
+  } else if (kPixels == 2) {
+    const __mmask32 k = static_cast<__mmask32>(lanes64(channels));
+    _mm256_mask_storeu_epi8(c, k, _mm512_castsi512_si256(bytes));
+    if (pixels > 1) _mm256_mask_storeu_epi8(c + ldc, k, _mm512_extracti64x4_epi64(bytes, 1));
+  } else {
+    const __mmask16 k = lanes16(channels);
+    _mm_mask_storeu_epi8(c, k, _mm512_castsi512_si128(bytes));
+    if (pixels > 1) _mm_mask_storeu_epi8(c + ldc, k, _mm512_extracti32x4_epi32(bytes, 1));
+    if (pixels > 2) _mm_mask_storeu_epi8(c + 2 * ldc, k, _mm512_extracti32x4_epi32(bytes, 2));
+    if (pixels > 3) _mm_mask_storeu_epi8(c + 3 * ldc, k, _mm512_extracti32x4_epi32(bytes, 3));
+  }
+}
+
+// The tile to u8 or s8. kBounded: no input can bring y * inv_scale near 2^31, so the upper clamp waits until the values are bytes.
+template <int kRows, int kVectors, int kPixels, bool kBounded>
+QGEMM_INLINE void store_bytes_tile(const Tiles& s, __m512i (*acc)[kVectors][4], int pixels, char* c) {
+  const Epilogue& e = *s.e;
+  const __m512 inv_scale = _mm512_set1_ps(e.inv_scale), top = _mm512_set1_ps(static_cast<float>(e.hi - e.zero_point));
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512 scale = load_lanes_ps<kPixels>(s.scale + 16 * j), bias = load_lanes_ps<kPixels>(s.bias + 16 * j);
+#pragma GCC unroll 2
+    for (int o = 0; o < kRows; ++o)
+#pragma GCC unroll 6
+      for (int i = 0; i < kVectors; ++i) {
+        __m512 y = _mm512_mul_ps(_mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[o][i][j]), scale, bias), inv_scale);
+        if (!kBounded) y = _mm512_min_ps(y, top);
+        acc[o][i][j] = _mm512_cvtps_epi32(y);
+      }
+  }
+  const __m512i zero_point = _mm512_set1_epi16(static_cast<short>(e.zero_point));
+  const __m512i lo = _mm512_set1_epi8(static_cast<char>(e.lo)), hi = _mm512_set1_epi8(static_cast<char>(e.hi));
+  const __m512i flip = _mm512_set1_epi8(e.out == OutType::s8 ? static_cast<char>(0x80) : 0);
+#pragma GCC unroll 2
+  for (int o = 0; o < kRows; ++o)
+#pragma GCC unroll 6
+    for (int i = 0; i < kVectors; ++i) {
+      const __m512i* q = acc[o][i];
+      const __m512i w01 = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero_point);
+      const __m512i w23 = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero_point);
+      const __m512i clamped = _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(w01, w23), lo), hi);
+      store_pieces<kPixels>(_mm512_xor_si512(clamped, flip), c + o * s.ldr + kPixels * i * s.ldc, s.ldc, pixels - kPixels * i,
+                            s.channels);
+    }
+}
+
+// Four accumulators from memory to s32 or f32.
+template <int kPixels>
+__attribute__((noinline)) void store_words(const Tiles& s, const int32_t* words, int pixels, char* c) {
+  const Epilogue& e = *s.e;
+  __m512i v[4];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    v[j] = _mm512_load_si512(words + 16 * j);
+    if (e.out != OutType::f32) continue;
+    const __m512 y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(v[j]), load_lanes_ps<kPixels>(s.scale + 16 * j),
+                                     load_lanes_ps<kPixels>(s.bias + 16 * j));
+    v[j] = _mm512_castps_si512(_mm512_min_ps(_mm512_max_ps(y, _mm512_set1_ps(e.f_lo)), _mm512_set1_ps(e.f_hi)));
+  }
+  transpose_lanes(v);
+  constexpr int kLanes = 4 / kPixels;
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i)
+    if (i / kLanes < pixels && 16 * (i % kLanes) < s.channels)
+      _mm512_mask_storeu_epi32(c + i / kLanes * s.ldc + 64 * (i % kLanes), lanes16(valid16(s.channels, i % kLanes)), v[i]);
+}
+
+// kRows output rows of kVectors registers of outputs, whose columns begin at `v`; `pixels` of the outputs are valid.
+template <int kRows, int kVectors, int kPixels>
+void tile(const Tiles& s, const uint8_t* v, int pixels, char* c) {
+  __m512i acc[kRows][kVectors][4];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512i start = load_lanes<kPixels>(s.correction + 16 * j);
+#pragma GCC unroll 2
+    for (int o = 0; o < kRows; ++o)
+#pragma GCC unroll 6
+      for (int i = 0; i < kVectors; ++i) acc[o][i][j] = start;
+  }
+  const int8_t* b = s.b;
+  const ptrdiff_t plane = s.plane, b_next = s.b_next;
+  for (int split = 0; split < s.splits; ++split) {
+    const int32_t* offset = s.offsets;
+#pragma GCC unroll 1
+    for (const int32_t* const end = offset + s.taps; offset < end; ++offset, b += 256) {
+      const uint8_t* u = v + *offset;
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j, u += plane) {
+        const __m512i w0 = load_lanes<kPixels>(b + 64 * j);
+        const __m512i w1 = kRows > 1 ? load_lanes<kPixels>(b + b_next + 64 * j) : w0;
+#pragma GCC unroll 6
+        for (int i = 0; i < kVectors; ++i) {
+          const __m512i x = _mm512_loadu_si512(u + 64 * i);
+          acc[0][i][j] = _mm512_dpbusd_epi32(acc[0][i][j], x, w0);
+          if (kRows > 1) acc[kRows - 1][i][j] = _mm512_dpbusd_epi32(acc[kRows - 1][i][j], x, w1);
+        }
+      }
+    }
+  }
+  if (s.e->out == OutType::u8 || s.e->out == OutType::s8) {
+    if (s.e->bounded)
+      store_bytes_tile<kRows, kVectors, kPixels, true>(s, acc, pixels, c);
+    else
+      store_bytes_tile<kRows, kVectors, kPixels, false>(s, acc, pixels, c);
+    return;
+  }
+  alignas(64) int32_t words[kRows][kVectors][64];
+#pragma GCC unroll 2
+  for (int o = 0; o < kRows; ++o)
+#pragma GCC unroll 6
+    for (int i = 0; i < kVectors; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) _mm512_store_si512(words[o][i] + 16 * j, acc[o][i][j]);
+  for (int o = 0; o < kRows; ++o)
+    for (int i = 0; i < kVectors; ++i)
+      store_words<kPixels>(s, words[o][i], pixels - kPixels * i, c + o * s.ldr + kPixels * i * s.ldc);
+}
+
+// The instantiation for `vectors`, 1..kVectors.
+template <int kRows, int kVectors, int kPixels>
+struct TileOf {
+  QGEMM_INLINE void run(int vectors, const Tiles& s, const uint8_t* v, int pixels, char* c) {
+    if (vectors == kVectors)
+      tile<kRows, kVectors, kPixels>(s, v, pixels, c);
+    else
+      TileOf<kRows, kVectors - 1, kPixels>::run(vectors, s, v, pixels, c);
+  }
+};
+template <int kRows, int kPixels>
+struct TileOf<kRows, 0, kPixels> {
+  QGEMM_INLINE void run(int, const Tiles&, const uint8_t*, int, char*) {}
+};
+
+int64_t divisor(int64_t a, int64_t b) {
+  while (b) {
+    const int64_t r = a % b;
+    a = b;
+    b = r;
+  }
+  return a;
+}
+
+// `channels` channels from lane `lane` of the block on, kPixels columns a register.
+template <int kPixels>
+void run(const depthwise_args& g, int lane, int channels) {
+  constexpr int kPiece = 64 / kPixels;                            // bytes of a column in a plane
+  const int64_t common = g.stride == 1 ? 1 : divisor(g.stride, g.dilation);
+  const int period = static_cast<int>(g.stride / common < g.taps ? g.stride / common : g.taps);  // taps with planes of their own
+  const int64_t advance = g.dilation / common;  // positions from a tap to the next that shares its planes
+  const int64_t reach = (g.taps - 1) / period * advance;
+  const int tile_vectors = g.outputs > 1 ? 3 : 6;
+  const int all_taps = g.bundles * g.taps;
+  int32_t* offsets = reinterpret_cast<int32_t*>(g.scratch);
+  const ptrdiff_t offset_bytes = (static_cast<ptrdiff_t>(all_taps) * 4 + 63) / 64 * 64;
+  const ptrdiff_t sets = static_cast<ptrdiff_t>(g.bundles) * period;  // of four planes
+  // Even segments of as many outputs as fit.
+  int64_t most = (g.scratch_bytes - offset_bytes) / (sets * 256) * kPixels - reach - kPixels;
+  if (most > kPixels * tile_vectors) most = most / (kPixels * tile_vectors) * (kPixels * tile_vectors);
+  const int64_t segments = (g.pixels + most - 1) / most;
+  const int longest = static_cast<int>((g.pixels + segments - 1) / segments + kPixels - 1) / kPixels * kPixels;
+  const ptrdiff_t plane = (longest + reach + kPixels - 1) / kPixels * 64;
+  for (int q = 0, i = 0; q < g.bundles; ++q)
+    for (int t = 0; t < g.taps; ++t, ++i)
+      offsets[i] = static_cast<int32_t>((static_cast<ptrdiff_t>(q) * period + t % period) * 4 * plane + t / period * advance * kPiece);
+  uint8_t* const v = g.scratch + offset_bytes;
+  const __mmask64 k = lanes64(channels);
+  const Epilogue& e = *g.ep;
+  const int col = g.col + 4 * lane;
+  const Tiles s{offsets,      all_taps,    g.splits, plane, g.b + 16 * lane, static_cast<ptrdiff_t>(g.splits) * all_taps * 256,
+                e.correction + col, e.scale + col, e.bias + col, &e, g.ldc, g.ldr, channels};
+  char* const out = static_cast<char*>(g.c) + 16 * lane * (e.out == OutType::u8 || e.out == OutType::s8 ? 1 : 4);
+  for (int first = 0; first < g.pixels; first += longest) {
+    const int pixels = g.pixels - first < longest ? g.pixels - first : longest;
+    const int vectors = (pixels + kPixels - 1) / kPixels;
+    for (int q = 0; q < g.bundles; ++q)
+      for (int t = 0; t < period; ++t) {
+        uint8_t* const planes = v + (static_cast<ptrdiff_t>(q) * period + t) * 4 * plane;
+        const int64_t column = g.first + first * g.stride + t * g.dilation;
+        const int positions = static_cast<int>(vectors * kPixels + (g.taps - 1 - t) / period * advance);
+        if (channels == kPiece)
+          interleave<kPixels, false>(g, g.rows + 4 * q, 16 * lane, column, positions, k, planes, plane);
+        else
+          interleave<kPixels, true>(g, g.rows + 4 * q, 16 * lane, column, positions, k, planes, plane);
+      }
+    const int tiles = (vectors + tile_vectors - 1) / tile_vectors;
+    for (int i = 0; i < tiles; ++i) {
+      const int from = vectors * i / tiles, to = vectors * (i + 1) / tiles;
+      char* const c = out + (first + from * kPixels) * g.ldc;
+      if (g.outputs > 1)
+        TileOf<2, 3, kPixels>::run(to - from, s, v + 64 * from, pixels - from * kPixels, c);
+      else
+        TileOf<1, 6, kPixels>::run(to - from, s, v + 64 * from, pixels - from * kPixels, c);
+    }
   }
 }
 
 }  // namespace
 
 void depthwise_u8s8_1x64(const depthwise_args& g) {
-  const Epilogue& e = *g.ep;
-  const Columns c{e.correction + g.col, e.scale + g.col, e.bias + g.col};
   const int n = g.channels;
-  if (g.taps != 9 || (e.out != OutType::u8 && e.out != OutType::s8)) {
-    n < 64 ? run<true>(g) : run<false>(g);
-  } else if (n > 32) {
-    n < 64 ? run9<1, true>(g, c, 0) : run9<1, false>(g, c, 0);
-  } else {
-    int done = 0;
-    if (n > 16 && g.pixels > 1) done = n < 32 ? run9_beside<2, true>(g, c) : run9_beside<2, false>(g, c);
-    if (n <= 16 && g.pixels > 3) done = n < 16 ? run9_beside<4, true>(g, c) : run9_beside<4, false>(g, c);
-    if (done < g.pixels) run9<1, true>(g, c, done);
-  }
+  if (n > 48) return run<1>(g, 0, n);
+  if (n > 16) run<2>(g, 0, n < 32 ? n : 32);
+  if (n <= 16) run<4>(g, 0, n);
+  if (n > 32) run<4>(g, 2, n - 32);
 }
 
 }  // namespace avx512vnni

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cpu/error.h"
+#include "ops/conv_job.h"
 #include "ops/threads.h"
 
 namespace qgemm {
@@ -13,27 +14,8 @@ namespace {
 
 constexpr int64_t kBlockBytes = 256 * 1024;  // of input behind one block of output pixels: what stays in L2 while panels pass
 constexpr int64_t kBlockPointers = 4096;     // of a block's pointer table
-constexpr int64_t kDepthwiseCost = 8;        // a depthwise multiply-add takes about this many of a GEMM's
 
-struct Job {
-  const KernelTable& t;
-  const PackedView& w;
-  const Window& g;
-  const uint8_t* x;
-  char* c;
-  Epilogue e;
-  int64_t oh, ow, size;
-  uint8_t zero_point;      // of x: the value of padding
-  const uint8_t* padding;  // a row of it: enough bytes for one tap (depthwise: for a whole input row)
-  int64_t ldc;             // bytes from an output pixel to the next
-  const OutputSpec& spec;
-  const PostOp* post;  // null: nothing follows
-
-  // What follows on output pixels [first, first + count), channels [col, col + n).
-  void finish(int64_t first, int64_t count, int64_t col, int64_t n) const {
-    if (post) apply_post(t, *post, spec, c + first * ldc + col * size, ldc, first, count, col, n);
-  }
-};
+using Job = ConvJob;
 
 // Output pixels [first, first + rows) of convolution group `group`, as the tiles' pointers. Tiles are of even height: 16 rows on
 // a 6-row kernel are 6+5+5, not 6+6+4.
@@ -203,128 +185,6 @@ void dense(const Job& j) {
   });
 }
 
-// A run of output pixels of one row whose taps move together.
-struct Run {
-  int64_t first, pixels;
-};
-
-// The runs of one output row: pixels whose window crosses the left or right border come one by one, those between in one run.
-int64_t find_runs(const Window& g, int64_t ow, Run* runs) {
-  const int64_t reach = g.dilation_w * (g.kw - 1);
-  int64_t lo = std::min(ow, (g.left + g.stride_w - 1) / g.stride_w);
-  const int64_t last = g.w - 1 + g.left - reach;
-  const int64_t hi = last < 0 ? lo : std::max(lo, std::min(ow, last / g.stride_w + 1));
-  int64_t n = 0;
-  for (int64_t i = 0; i < lo; ++i) runs[n++] = {i, 1};
-  if (hi > lo) runs[n++] = {lo, hi - lo};
-  for (int64_t i = hi; i < ow; ++i) runs[n++] = {i, 1};
-  return n;
-}
-
-// Pointers of the taps at output position (oy, ox) of image `x`.
-void point(const Job& j, const uint8_t* x, int64_t oy, int64_t ox, const uint8_t** taps) {
-  const Window& g = j.g;
-  const int64_t y0 = oy * g.stride_h - g.top, x0 = ox * g.stride_w - g.left;
-  for (int64_t ky = 0; ky < g.kh; ++ky) {
-    const int64_t iy = y0 + ky * g.dilation_h;
-    for (int64_t kx = 0; kx < g.kw; ++kx) {
-      const int64_t ix = x0 + kx * g.dilation_w;
-      *taps++ = iy >= 0 && iy < g.h && ix >= 0 && ix < g.w ? x + (iy * g.w + ix) * g.c : j.padding;
-    }
-  }
-}
-
-void depthwise(const Job& j) {
-  const Window& g = j.g;
-  const PackedView& w = j.w;
-  const int64_t blocks = w.panels_per_group, rows = g.batch * j.oh, image = g.h * g.w * g.c;
-  const int threads = threads_for(rows * j.ow * w.n * w.taps, kGrainMacs / kDepthwiseCost);
-  parallel_shares(rows * blocks, threads, [&](int64_t begin, int64_t end) {
-    static thread_local Scratch<const uint8_t*> pointers;
-    static thread_local Scratch<Run> run_list;
-    Run* runs = run_list.get(j.ow);
-    const int64_t count = find_runs(g, j.ow, runs);
-    const uint8_t** base = pointers.get((count + 1) * w.taps);
-    const uint8_t** taps = base + count * w.taps;
-    depthwise_args d{};
-    d.a = taps;
-    d.step = g.stride_w * g.c;
-    d.taps = static_cast<int32_t>(w.taps);
-    d.ep = &j.e;
-    d.ldc = j.ldc;
-    int64_t pointed = -1;
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t row = i / blocks, block = i % blocks, channel = block * kPanel;
-      if (row != pointed)
-        for (int64_t r = 0; r < count; ++r) point(j, j.x + row / j.oh * image, row % j.oh, runs[r].first, base + r * w.taps);
-      pointed = row;
-      d.b = reinterpret_cast<const int8_t*>(w.panels) + block * w.panel_stride;
-      d.channels = static_cast<int32_t>(std::min<int64_t>(kPanel, w.n - channel));
-      d.col = static_cast<int32_t>(channel);
-      for (int64_t r = 0; r < count; ++r) {
-        for (int64_t t = 0; t < w.taps; ++t) taps[t] = base[r * w.taps + t] + channel;
-        d.pixels = static_cast<int32_t>(runs[r].pixels);
-        d.c = j.c + (row * j.ow + runs[r].first) * j.ldc + channel * j.size;
-        j.t.depthwise(d);
-      }
-      j.finish(row * j.ow, j.ow, channel, d.channels);
-    }
-  });
-}
-
-// Depthwise with weight zero points, which is rare: each channel has its own sum of inputs, so products and sums are made apart,
-// joined in int32 and put through the epilogue in natural channel order.
-void depthwise_asymmetric(const Job& j) {
-  const Window& g = j.g;
-  const PackedView& w = j.w;
-  const int64_t rows = g.batch * j.oh, image = g.h * g.w * g.c, n = w.n_padded;
-  const int threads = threads_for(rows * j.ow * w.n * w.taps, kGrainMacs / kDepthwiseCost);
-  parallel_shares(rows, threads, [&](int64_t begin, int64_t end) {
-    static thread_local Scratch<const uint8_t*> pointers;
-    static thread_local Scratch<int32_t> words;
-    const uint8_t** taps = pointers.get(2 * w.taps);
-    int32_t* acc = words.get(6 * n);
-    int32_t *sum = acc + n, *zeros = acc + 2 * n, *zero_point = acc + 3 * n;
-    float *scale = reinterpret_cast<float*>(acc + 4 * n), *bias = reinterpret_cast<float*>(acc + 5 * n);
-    std::memset(acc, 0, static_cast<size_t>(6 * n) * 4);
-    for (int64_t c = 0; c < w.n; ++c) {
-      const int64_t p = depthwise_position(c);
-      zero_point[c] = w.w_zero_point[p];
-      scale[c] = j.e.scale[p];
-      bias[c] = j.e.bias[p];
-    }
-    Epilogue raw = j.e, natural = j.e;
-    raw.out = OutType::s32;
-    natural.correction = zeros;
-    natural.scale = scale;
-    natural.bias = bias;
-    depthwise_args d{};
-    d.a = taps + w.taps;
-    d.pixels = 1;
-    d.taps = static_cast<int32_t>(w.taps);
-    d.ep = &raw;
-    for (int64_t row = begin; row < end; ++row) {
-      for (int64_t ox = 0; ox < j.ow; ++ox) {
-        point(j, j.x + row / j.oh * image, row % j.oh, ox, taps);
-        for (int64_t channel = 0; channel < w.n; channel += kPanel) {
-          for (int64_t t = 0; t < w.taps; ++t) taps[w.taps + t] = taps[t] + channel;
-          d.b = reinterpret_cast<const int8_t*>(w.panels) + channel / kPanel * w.panel_stride;
-          d.channels = static_cast<int32_t>(std::min<int64_t>(kPanel, w.n - channel));
-          d.col = static_cast<int32_t>(channel);
-          d.c = acc + channel;
-          j.t.depthwise(d);
-        }
-        j.t.sum_pool({taps, static_cast<int32_t>(w.taps), static_cast<int32_t>(w.n), sum});
-        for (int64_t c = 0; c < w.n; ++c)
-          acc[c] = static_cast<int32_t>(static_cast<uint32_t>(acc[c]) -
-                                        static_cast<uint32_t>(zero_point[c]) * static_cast<uint32_t>(sum[c]));
-        j.t.requantize({acc, static_cast<int32_t>(w.n), &natural, j.c + (row * j.ow + ox) * j.ldc});
-      }
-      j.finish(row * j.ow, j.ow, 0, w.n);
-    }
-  });
-}
-
 }  // namespace
 
 void conv2d(const PackedView& w, const Window& window, const uint8_t* x, void* out, const OutputSpec& spec,
@@ -390,12 +250,10 @@ void conv2d(const PackedView& w, const Window& window, const uint8_t* x, void* o
   std::memset(padding, j.zero_point, static_cast<size_t>(padding_size));
   j.padding = padding;
 
-  if (!is_depthwise)
-    dense(j);
-  else if (w.has_w_zero_point)
-    depthwise_asymmetric(j);
-  else
+  if (is_depthwise)
     depthwise(j);
+  else
+    dense(j);
 }
 
 }  // namespace qgemm

@@ -30,7 +30,7 @@ struct Header {
   int32_t x_zero_point;
   int32_t has_w_zero_point, dynamic;
   float y_bound;
-  uint32_t zero;
+  int32_t parts;
   uint32_t check;  // of all the bytes above
   char pad[256 - 8 - 2 * 4 - 8 * 8 - 4 * 4 - 3 * 4];
 };
@@ -69,7 +69,10 @@ void lay_out(PackedView& v, const uint8_t* base) {
     v.n_padded = round_up(v.n, 64);
     v.n_group_padded = v.n_padded;
     v.panels_per_group = v.n_padded / 64;
-    v.panel_stride = (v.taps + 3) / 4 * 256;
+    v.bundles = v.kh == 1 ? 1 : (v.kh + 3) / 4;
+    v.bundle_taps = v.kh == 1 ? (v.kw + 3) / 4 : v.kw;
+    v.rows_at_once = v.kh == 1 || v.kh % 4 == 0 ? 1 : 2;  // where a bundle has room for the filter one row further down
+    v.panel_stride = v.rows_at_once * v.parts * v.bundles * v.bundle_taps * 256;
   } else {
     v.cout_g = v.groups ? v.n / v.groups : 0;
     v.fold_w = v.kind == PackedKind::conv && v.groups == 1 && v.kw > 1 && v.cin_g <= 16;
@@ -151,6 +154,12 @@ PackedView layout_of(const PackSpec& s) {
   v.x_zero_point = s.x_zero_point;
   v.has_w_zero_point = s.zero_point != nullptr;
   v.dynamic = s.dynamic;
+  v.parts = 1;
+  if (s.kind == PackedKind::depthwise && s.zero_point) {
+    v.parts = 2;  // w - zero_point lies in -255..254, the sum of two bytes; with a zero point of -128 it may be 255
+    for (int64_t i = 0; i < s.n; ++i)
+      if (s.zero_point[i] == -128) v.parts = 3;
+  }
   check_dims(v, Code::shape, s.name);
   lay_out(v, nullptr);
   return v;
@@ -167,10 +176,6 @@ struct Place {
   int64_t group, panel, byte;
 };
 Place place(const PackedView& v, int64_t n, int64_t kk) {
-  if (v.kind == PackedKind::depthwise) {
-    const int64_t pos = depthwise_position(n);
-    return {0, pos / 64, (kk / 4 * 64 + pos % 64) * 4 + kk % 4};
-  }
   const int64_t g = n / v.cout_g, col = n % v.cout_g, p = col / kPanel;
   int64_t tap = 0, c = kk;
   if (v.kind == PackedKind::conv) {
@@ -180,6 +185,13 @@ Place place(const PackedView& v, int64_t n, int64_t kk) {
   }
   const int64_t k4 = (v.kc + 3) / 4;
   return {g, p, ((tap * k4 + c / 4) * v.panel_width(p) + col % kPanel) * 4 + c % 4};
+}
+
+// Where part `part` of tap kk of depthwise channel n lies in its panel: of the first output row, or of the one below it.
+int64_t depthwise_byte(const PackedView& v, int64_t n, int64_t kk, int row, int part) {
+  const int64_t y = kk / v.kw + row, x = kk % v.kw;
+  const int64_t bundle = v.kh == 1 ? 0 : y / 4, tap = v.kh == 1 ? x / 4 : x, i = v.kh == 1 ? x % 4 : y % 4;
+  return ((((row * v.parts + part) * v.bundles + bundle) * v.bundle_taps + tap) * 64 + depthwise_position(n) % 64) * 4 + i;
 }
 
 // Byte and shift of s8 element `byte` in a nibble panel.
@@ -307,7 +319,11 @@ void pack_depthwise(const PackSpec& s, const PackedView& v, int64_t p, uint8_t* 
     int64_t sum = 0, absolute = 0;
     for (int64_t t = 0; t < v.k; ++t) {
       const int8_t w = s.weight[n * v.k + t];
-      out[place(v, n, t).byte] = static_cast<uint8_t>(w);
+      for (int part = 0, left = w - zw; part < v.parts; ++part) {
+        const int byte = left < -128 ? -128 : left > 127 ? 127 : left;
+        left -= byte;
+        for (int row = 0; row < v.rows_at_once; ++row) out[depthwise_byte(v, n, t, row, part)] = static_cast<uint8_t>(byte);
+      }
       sum += w;
       absolute += std::abs(w - zw);
       found.in_range = found.in_range && (s.bits == 8 || (w >= -8 && w <= 7));
@@ -453,6 +469,7 @@ void pack(const PackSpec& s, uint8_t* dst) {
   h.x_zero_point = v.x_zero_point;
   h.has_w_zero_point = v.has_w_zero_point;
   h.dynamic = v.dynamic;
+  h.parts = v.parts;
   h.y_bound = static_cast<float>(found.y_bound * 1.0001);  // the fp32 roundings on the way
   h.check = checksum(h);
   std::memcpy(dst, &h, sizeof(h));
@@ -480,6 +497,8 @@ PackedView checked_view(const uint8_t* data, int64_t bytes, const Header& h) {
   v.has_w_zero_point = h.has_w_zero_point != 0;
   v.dynamic = h.dynamic != 0;
   v.y_bound = h.y_bound;
+  v.parts = h.parts;
+  if (v.parts < 1 || v.parts > 3) throw Error(Code::packed, std::string("the packed weight's header is damaged") + remedy);
   check_dims(v, Code::packed, "");
   lay_out(v, data);
   if (v.total_bytes != bytes)
@@ -518,7 +537,17 @@ PackedView view(const uint8_t* data, int64_t bytes) {
 
 void unpack(const PackedView& v, int8_t* weight) {
   const int64_t group_bytes = v.group_panel_bytes();
-  const bool nibbles = v.bits == 4 && v.kind != PackedKind::depthwise;
+  const bool nibbles = v.bits == 4;
+  if (v.kind == PackedKind::depthwise) {
+    for (int64_t n = 0; n < v.n; ++n)
+      for (int64_t k = 0; k < v.k; ++k) {
+        const int8_t* panel = reinterpret_cast<const int8_t*>(v.panels) + n / 64 * v.panel_stride;
+        int w = v.w_zero_point[depthwise_position(n)];
+        for (int part = 0; part < v.parts; ++part) w += panel[depthwise_byte(v, n, k, 0, part)];
+        weight[n * v.k + k] = static_cast<int8_t>(w);
+      }
+    return;
+  }
   for (int64_t n = 0; n < v.n; ++n)
     for (int64_t k = 0; k < v.k; ++k) {
       const Place p = place(v, n, k);

@@ -54,6 +54,10 @@ struct PackedView {
   int64_t n_padded;        // groups * n_group_padded (depthwise: n rounded up to 64)
   int64_t panels_per_group;
   int64_t panel_stride;  // bytes from a full panel to the next
+  // Depthwise: four taps of a channel make a dword, along y, or along x where the filter has one row. `rows_at_once` output rows
+  // have weights over the same bundles of four input rows. A centred weight is the sum of `parts` bytes.
+  int64_t bundles, bundle_taps;
+  int rows_at_once, parts;
   int64_t total_bytes;
 
   // [n_padded], in panel order, zero in the padding

@@ -1,4 +1,5 @@
 // Testers of the kernels of convolution and pooling that are not GEMM: depthwise tiles, maxima, sums, and the end of an average.
+#include <algorithm>
 #include <memory>
 
 #include "kernel_testers.h"
@@ -32,47 +33,61 @@ int any_channels(Rng& rng) {
 void test_depthwise(const KernelRow& row) {
   Rng rng(11);
   EpilogueMaker maker;
-  TapRows rows(1 << 13);
-  Guarded weights(16 * 256), pointers(8 * 64);
-  Output got(1 << 15), want(1 << 15);
-  for (int i = 0; i < cases(8000); ++i) {
+  TapRows rows(1 << 14);
+  Guarded weights(2 * 2 * 20 * 256), pointers(8 * 32), scratch(1 << 19);
+  Output got(1 << 16), want(1 << 16);
+  for (int i = 0; i < cases(8000);) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
-    const int channels = any_channels(rng), taps = static_cast<int>(rng.pick<int64_t>({1, 2, 3, 4, 5, 7, 9, 9, 9, 25, 49}));
-    const int pixels = static_cast<int>(rng.pick<int64_t>({1, 2, 3, 4, 5, 7, 8, 9, 13, rng.between(1, 30)}));
-    const int64_t step = rng.pick<int64_t>({0, channels, 2 * channels, channels + 1, 64, 200});
-    const Mood a_mood = any_mood(rng), b_mood = any_mood(rng);
-    std::vector<const uint8_t*> a(static_cast<size_t>(taps));
-    const uint8_t* shared = nullptr;
-    for (size_t t = 0; t < a.size(); ++t) {
-      a[t] = rows.place(rng, a_mood, t, (pixels - 1) * step + channels, side);
-      if (shared && rng.chance(10)) a[t] = shared;  // taps outside the image share one row of zero points
-      shared = a[t];
-    }
-    const int64_t groups = (taps + 3) / 4;
-    int8_t* b = weights.place<int8_t>(static_cast<size_t>(groups * 256), side);
-    fill(rng, b_mood, b, groups * 256);
-    for (int64_t t = taps; t < 4 * groups; ++t)
-      for (int64_t c = 0; c < 64; ++c) b[(t / 4 * 64 + c) * 4 + t % 4] = 0;
-    const int col = 64 * static_cast<int>(rng.between(0, 1));
-    const Epilogue& e = maker.make(rng, 1, col + 64, 255.0 * 128.0 * 3.0, false, false, side);
-    const int64_t size = element_size(e.out), ld = (channels + rng.pick<int64_t>({0, 0, 1, 7})) * size;
     depthwise_args g{};
-    g.a = pointers.place(a, side);
-    g.step = step;
-    g.pixels = pixels;
-    g.taps = taps;
-    g.channels = channels;
+    g.channels = any_channels(rng);
+    g.bundles = static_cast<int>(rng.pick<int64_t>({1, 1, 1, 2, 2, 3}));
+    g.taps = static_cast<int>(rng.pick<int64_t>({1, 2, 3, 3, 3, 4, 5, 6}));
+    g.splits = rng.chance(80) ? 1 : 2;
+    g.outputs = static_cast<int>(rng.between(1, 2));
+    g.stride = rng.pick<int64_t>({1, 1, 1, 2, 2, 3, 5});
+    g.dilation = rng.pick<int64_t>({1, 1, 1, 2, 3, 4, 6});
+    g.shift = rng.pick<int64_t>({0, 0, 0, 1, 2});
+    g.columns = rng.pick<int64_t>({1, 2, 7, 8, 14, 28, rng.between(1, 40)});
+    g.first = rng.pick<int64_t>({0, -1, -2, -7, rng.between(-9, 9)});
+    g.pixels = static_cast<int>(rng.pick<int64_t>({1, 2, 3, 4, 5, 7, 8, 9, 13, 14, rng.between(1, 40)}));
+    g.pixel = g.channels + rng.pick<int64_t>({0, 1, 64, 200});
+    g.padding = static_cast<uint8_t>(rng.between(0, 255));
+    const int64_t row_bytes = (g.columns - 1) * g.pixel + g.channels;
+    const int64_t b_bytes = int64_t(g.outputs) * g.splits * g.bundles * g.taps * 256;
+    const int64_t reach = (g.taps - 1) * g.dilation / g.stride;
+    const int64_t least = 64 * ((g.bundles * g.taps + 15) / 16) + 256 * g.bundles * std::min<int64_t>(g.stride, g.taps) * (reach + 16);
+    g.scratch_bytes = least + rng.pick<int64_t>({0, 64, 4096, 16384});
+    if (row_bytes > (1 << 14) || g.scratch_bytes > (1 << 19)) continue;
+    ++i;
+    const Mood a_mood = any_mood(rng), b_mood = any_mood(rng);
+    std::vector<const uint8_t*> a(static_cast<size_t>(4 * g.bundles));
+    for (size_t r = 0; r < a.size(); ++r) {
+      a[r] = rows.place(rng, a_mood, r, row_bytes, side);
+      if (r && rng.chance(10)) a[r] = a[r - 1];  // rows outside the image share one row of zero points
+    }
+    int8_t* b = weights.place<int8_t>(static_cast<size_t>(b_bytes), side);
+    fill(rng, b_mood, b, b_bytes);
+    g.rows = pointers.place(a, side);
     g.b = b;
+    g.scratch = scratch.place<uint8_t>(static_cast<size_t>((g.scratch_bytes + 63) / 64 * 64), side);
+    g.col = 64 * static_cast<int>(rng.between(0, 1));
+    const Epilogue& e = maker.make(rng, 1, g.col + 64, 255.0 * 128.0 * 3.0, false, false, side);
+    const int64_t size = element_size(e.out);
+    // Rows side by side, as those of an image, or one after the other.
+    const int64_t total = int64_t(g.outputs) * g.pixels;
     g.ep = &e;
-    g.col = col;
-    g.ldc = ld;
-    now_testing("%s pixels=%d taps=%d channels=%d step=%d col=%d ldc=%d %s", row.name, pixels, taps, channels,
-                static_cast<int>(step), col, static_cast<int>(ld), maker.describe().c_str());
-    g.c = want.place(pixels, channels * size, ld, side);
+    g.ldc = (g.channels + rng.pick<int64_t>({0, 0, 1, 7})) * size;
+    g.ldr = g.ldc * g.pixels;
+    if (total * g.ldc > (1 << 16) - 8192) continue;
+    now_testing("%s channels=%d bundles=%d taps=%d splits=%d outputs=%d pixels=%d stride=%d dilation=%d shift=%d first=%d columns=%d "
+                "pixel=%d col=%d ldc=%d scratch=%d %s",
+                row.name, g.channels, g.bundles, g.taps, g.splits, g.outputs, g.pixels, int(g.stride), int(g.dilation), int(g.shift),
+                int(g.first), int(g.columns), int(g.pixel), g.col, int(g.ldc), int(g.scratch_bytes), maker.describe().c_str());
+    g.c = want.place(total, g.channels * size, g.ldc, side);
     table_of(Isa::ref).depthwise(g);
-    g.c = got.place(pixels, channels * size, ld, side);
+    g.c = got.place(total, g.channels * size, g.ldc, side);
     kernel<depthwise_args>(row)(g);
-    if (!same_output(got, want, pixels, channels * size)) return;
+    if (!same_output(got, want, total, g.channels * size)) return;
   }
 }
 

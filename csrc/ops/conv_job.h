@@ -1,0 +1,34 @@
+// Between conv2d, which checks a call, and the drivers that compute it.
+#pragma once
+#include <cstdint>
+
+#include "ops/gemm.h"
+#include "ops/postop.h"
+#include "ops/window.h"
+
+namespace qgemm {
+
+// One convolution: what its drivers share.
+struct ConvJob {
+  const KernelTable& t;
+  const PackedView& w;
+  const Window& g;
+  const uint8_t* x;
+  char* c;
+  Epilogue e;
+  int64_t oh, ow, size;
+  uint8_t zero_point;      // of x: the value of padding
+  const uint8_t* padding;  // a row of it: enough bytes for one tap (depthwise: for a whole input row)
+  int64_t ldc;             // bytes from an output pixel to the next
+  const OutputSpec& spec;
+  const PostOp* post;  // null: nothing follows
+
+  // What follows on output pixels [first, first + count), channels [col, col + n).
+  void finish(int64_t first, int64_t count, int64_t col, int64_t n) const {
+    if (post) apply_post(t, *post, spec, c + first * ldc + col * size, ldc, first, count, col, n);
+  }
+};
+
+void depthwise(const ConvJob& j);
+
+}  // namespace qgemm
