@@ -118,12 +118,13 @@ void conv(benchmark::State& state, const Shape& s) {
   const int64_t bytes = qgemm::packed_bytes(spec);
   qgemm::pack(spec, packed.get(bytes));
   const qgemm::PackedView view = qgemm::view(packed.get(bytes), bytes);
-  const std::vector<uint8_t> x = random_bytes(g.batch * g.h * g.w * g.c);
-  const int64_t outputs = g.batch * g.out_h() * g.out_w() * n;
-  std::vector<uint8_t> y(static_cast<size_t>(outputs));
+  const int64_t inputs = g.batch * g.h * g.w * g.c, outputs = g.batch * g.out_h() * g.out_w() * n;
+  qgemm::Scratch<uint8_t> in, result;  // aligned, as tensors are
+  uint8_t *x = in.get(inputs), *y = result.get(outputs);
+  std::memcpy(x, random_bytes(inputs).data(), static_cast<size_t>(inputs));
   const qgemm::OutputSpec out = output(qgemm::OutType::u8);
   Turns turns;
-  const size_t layer = turns.add([&] { qgemm::conv2d(view, g, x.data(), y.data(), out); });
+  const size_t layer = turns.add([&] { qgemm::conv2d(view, g, x, y, out); });
   int64_t ops = 0;
   const size_t peak = add_peak(turns, ops);
   turns.run(state);
@@ -135,21 +136,24 @@ void conv(benchmark::State& state, const Shape& s) {
 // Bytes that a pooling reads and writes, over its time, beside memcpy of as many.
 template <class F>
 void pooling(benchmark::State& state, const qgemm::Window& g, F&& call) {
-  const int64_t in = g.batch * g.h * g.w * g.c, outputs = g.batch * g.out_h() * g.out_w() * g.c;
-  const std::vector<uint8_t> x = random_bytes(in);
-  std::vector<uint8_t> y(static_cast<size_t>(outputs)), copy(static_cast<size_t>(in + outputs));
+  const int64_t inputs = g.batch * g.h * g.w * g.c, outputs = g.batch * g.out_h() * g.out_w() * g.c;
+  qgemm::Scratch<uint8_t> in, result, memory;
+  uint8_t *x = in.get(inputs), *y = result.get(outputs);
+  std::memcpy(x, random_bytes(inputs).data(), static_cast<size_t>(inputs));
+  const size_t half = static_cast<size_t>(inputs + outputs) / 2;
+  uint8_t* copy = memory.get(static_cast<int64_t>(2 * half));
+  std::memset(copy, 1, 2 * half);
   Turns turns;
-  const size_t layer = turns.add([&] { call(x.data(), y.data()); });
-  const size_t half = copy.size() / 2;
-  const size_t memory = turns.add([&] {
-    std::memcpy(copy.data(), copy.data() + half, half);
+  const size_t layer = turns.add([&] { call(x, y); });
+  const size_t moved = turns.add([&] {
+    std::memcpy(copy, copy + half, half);
     benchmark::ClobberMemory();
   });
   turns.run(state);
-  const double bytes = double(in + outputs);
+  const double bytes = double(inputs + outputs);
   state.counters["GBs"] = bytes / turns.best(layer) * 1e-9;
-  state.counters["memcpy_GBs"] = double(2 * half) / turns.best(memory) * 1e-9;
-  state.counters["percent"] = 100 * turns.best(memory) / turns.best(layer);
+  state.counters["memcpy_GBs"] = double(2 * half) / turns.best(moved) * 1e-9;
+  state.counters["percent"] = 100 * turns.best(moved) / turns.best(layer);
 }
 
 enum class Pool { max, average, global };
@@ -171,8 +175,7 @@ void pool(benchmark::State& state, Pool kind, int64_t size, int64_t channels) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  for (const Shape& s : kShapes)
-    benchmark::RegisterBenchmark((std::string("conv/") + s.name).c_str(), conv, s)->UseRealTime();
+  for (const Shape& s : kShapes) benchmark::RegisterBenchmark((std::string("conv/") + s.name).c_str(), conv, s)->UseRealTime();
   benchmark::RegisterBenchmark("max_pool3x3s2/112x112x64", pool, Pool::max, 112, 64)->UseRealTime();
   benchmark::RegisterBenchmark("max_pool3x3s2/28x28x256", pool, Pool::max, 28, 256)->UseRealTime();
   benchmark::RegisterBenchmark("max_pool3x3s2/56x56x24", pool, Pool::max, 56, 24)->UseRealTime();

@@ -69,15 +69,16 @@ struct unpack4_args {
   ptrdiff_t bytes;
 };
 
-// Depthwise convolution of one block of up to 64 channels: `outputs` (1 or 2) output rows of `pixels` each. Input rows come four a
-// bundle, so that a dword can hold four taps of one channel, and each output row has weights of its own over all of them. Output
-// pixel x of output row o is the epilogue of
-//   sum of b[o][s][q][t][channel][i] * rows[4 * q + i][column * pixel + channel],  column = first + x * stride + t * dilation + i * shift
-// over splits s, bundles q, taps t and i = 0..3; a column outside [0, columns) reads as `padding`. Two splits are two weights added
-// (a centred weight may need 9 bits). Filters of several rows bundle along y (shift = 0); of one row, along x (all four rows the
-// same, shift from tap to tap). Channel order of b and of the epilogue's arrays is permuted as docs/packing.md shows, so that two
-// in-lane unpacks bring four taps of one channel into a dword and two in-lane packs bring the results back in natural order.
-// Row arrays of the epilogue (row_zero_point, row_scale, row_sum) do not apply.
+// Depthwise convolution of one block of up to 64 channels: `outputs` (1 or 2) output rows of `pixels` each. Input rows come four
+// a bundle, so that a dword can hold four taps of one channel, and each output row has weights of its own over all of them.
+// Output pixel x of output row o is the epilogue of
+//   sum of b[o][s][q][t][channel][i] * rows[4 * q + i][column * pixel + channel],  column = first + x * stride + t * dilation + i
+//   * shift
+// over splits s, bundles q, taps t and i = 0..3; a column outside [0, columns) reads as `padding`. Two splits are two weights
+// added (a centred weight may need 9 bits). Filters of several rows bundle along y (shift = 0); of one row, along x (all four
+// rows the same, shift from tap to tap). Channel order of b and of the epilogue's arrays is permuted as docs/packing.md shows, so
+// that two in-lane unpacks bring four taps of one channel into a dword and two in-lane packs bring the results back in natural
+// order. Row arrays of the epilogue (row_zero_point, row_scale, row_sum) do not apply.
 struct depthwise_args {
   const uint8_t* const* rows;  // [bundles][4] pointers to the block's channels in column 0
   ptrdiff_t pixel;             // bytes from a column to the next

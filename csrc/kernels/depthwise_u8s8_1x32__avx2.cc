@@ -29,7 +29,8 @@ QGEMM_INLINE __m256i load_row(const depthwise_args& g, const uint8_t* row, int64
 }
 
 // The four rows of a bundle in one column. v[j], lane i: channels 16i + 4j + 0..3.
-QGEMM_INLINE void interleave(const depthwise_args& g, const uint8_t* const* rows, int64_t column, int channel, int n, __m256i* v) {
+QGEMM_INLINE void interleave(const depthwise_args& g, const uint8_t* const* rows, int64_t column, int channel, int n,
+                             __m256i* v) {
   const __m256i t0 = load_row(g, rows[0] + channel, column, n);
   const __m256i t1 = load_row(g, rows[1] + channel, column + g.shift, n);
   const __m256i t2 = load_row(g, rows[2] + channel, column + 2 * g.shift, n);
@@ -60,8 +61,7 @@ QGEMM_INLINE void pixel(const depthwise_args& g, const Epilogue& e, int o, int x
           const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + 64 * j));
           const __m256i w_even = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), w_odd = _mm256_srai_epi16(w, 8);
           const __m256i v_even = _mm256_and_si256(v[j], _mm256_set1_epi16(0xff)), v_odd = _mm256_srli_epi16(v[j], 8);
-          acc[j] =
-              _mm256_add_epi32(acc[j], _mm256_add_epi32(_mm256_madd_epi16(v_even, w_even), _mm256_madd_epi16(v_odd, w_odd)));
+          acc[j] = _mm256_add_epi32(acc[j], _mm256_add_epi32(_mm256_madd_epi16(v_even, w_even), _mm256_madd_epi16(v_odd, w_odd)));
         }
       }
     }

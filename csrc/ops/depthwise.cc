@@ -1,5 +1,5 @@
-// Depthwise convolutions: rows of the image are bundled by fours for the kernel, which computes one or two output rows of 64 channels
-// a call.
+// Depthwise convolutions: rows of the image are bundled by fours for the kernel, which computes one or two output rows of 64
+// channels a call.
 #include <algorithm>
 
 #include "ops/conv_job.h"
@@ -8,8 +8,9 @@
 namespace qgemm {
 namespace {
 
-constexpr int64_t kCost = 4;                       // a depthwise multiply-add takes about this many of a GEMM's
-constexpr int64_t kScratchBytes = 20 * 1024;       // of interleaved columns: with the rows they come from, they stay in L1
+constexpr int64_t kCost = 4;                  // a depthwise multiply-add takes about this many of a GEMM's
+constexpr int64_t kScratchBytes = 20 * 1024;  // of interleaved columns: with the rows they come from, they stay in L1
+constexpr int64_t kStripBytes = 256 * 1024;   // of input rows that every block of channels passes over in turn: they stay in L2
 constexpr int64_t kMostScratchBytes = 512 * 1024;  // where a filter spreads wider, each output gathers its own taps
 
 // Fewest bytes of scratch memory that the kernel takes (depthwise_args).
@@ -76,6 +77,9 @@ void depthwise(const ConvJob& j) {
   // Rows of output that follow each other share bundles where the window moves by one row.
   const int64_t together = !wide && w.rows_at_once == 2 && g.stride_h == 1 && g.dilation_h == 1 ? 2 : 1;
   const int64_t bands = (j.oh + together - 1) / together, items = g.batch * bands * blocks;
+  // Within a strip of bands one block of channels follows the other, and its bands each other: half of a band's rows are in L1.
+  const int64_t band_bytes = together * g.stride_h * g.w * g.c;
+  const int64_t strip = std::max<int64_t>(1, std::min(bands, kStripBytes / std::max<int64_t>(band_bytes, 1)));
   const int threads = threads_for(g.batch * j.oh * j.ow * w.n * w.taps, kGrainMacs / kCost);
   parallel_shares(items, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
@@ -83,8 +87,10 @@ void depthwise(const ConvJob& j) {
     const uint8_t** rows = pointers.get(4 * all.bundles);
     uint8_t* const scratch = columns.get(all.scratch_bytes);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t block = i % blocks, channel = block * kPanel, band = i / blocks % bands, b = i / blocks / bands;
-      const int64_t oy = band * together;
+      const int64_t b = i / (bands * blocks), in_image = i % (bands * blocks);
+      const int64_t first = in_image / (strip * blocks) * strip, in_strip = in_image - first * blocks;
+      const int64_t height = std::min(strip, bands - first), block = in_strip / height, channel = block * kPanel;
+      const int64_t oy = (first + in_strip % height) * together;
       const uint8_t* x = j.x + b * image;
       depthwise_args d = all;
       d.rows = rows;

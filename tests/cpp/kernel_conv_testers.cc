@@ -55,7 +55,8 @@ void test_depthwise(const KernelRow& row) {
     const int64_t row_bytes = (g.columns - 1) * g.pixel + g.channels;
     const int64_t b_bytes = int64_t(g.outputs) * g.splits * g.bundles * g.taps * 256;
     const int64_t reach = (g.taps - 1) * g.dilation / g.stride;
-    const int64_t least = 64 * ((g.bundles * g.taps + 15) / 16) + 256 * g.bundles * std::min<int64_t>(g.stride, g.taps) * (reach + 16);
+    const int64_t least =
+        64 * ((g.bundles * g.taps + 15) / 16) + 256 * g.bundles * std::min<int64_t>(g.stride, g.taps) * (reach + 16);
     g.scratch_bytes = least + rng.pick<int64_t>({0, 64, 4096, 16384});
     if (row_bytes > (1 << 14) || g.scratch_bytes > (1 << 19)) continue;
     ++i;
@@ -79,10 +80,11 @@ void test_depthwise(const KernelRow& row) {
     g.ldc = (g.channels + rng.pick<int64_t>({0, 0, 1, 7})) * size;
     g.ldr = g.ldc * g.pixels;
     if (total * g.ldc > (1 << 16) - 8192) continue;
-    now_testing("%s channels=%d bundles=%d taps=%d splits=%d outputs=%d pixels=%d stride=%d dilation=%d shift=%d first=%d columns=%d "
-                "pixel=%d col=%d ldc=%d scratch=%d %s",
-                row.name, g.channels, g.bundles, g.taps, g.splits, g.outputs, g.pixels, int(g.stride), int(g.dilation), int(g.shift),
-                int(g.first), int(g.columns), int(g.pixel), g.col, int(g.ldc), int(g.scratch_bytes), maker.describe().c_str());
+    now_testing(
+        "%s channels=%d bundles=%d taps=%d splits=%d outputs=%d pixels=%d stride=%d dilation=%d shift=%d first=%d columns=%d "
+        "pixel=%d col=%d ldc=%d scratch=%d %s",
+        row.name, g.channels, g.bundles, g.taps, g.splits, g.outputs, g.pixels, int(g.stride), int(g.dilation), int(g.shift),
+        int(g.first), int(g.columns), int(g.pixel), g.col, int(g.ldc), int(g.scratch_bytes), maker.describe().c_str());
     g.c = want.place(total, g.channels * size, g.ldc, side);
     table_of(Isa::ref).depthwise(g);
     g.c = got.place(total, g.channels * size, g.ldc, side);
