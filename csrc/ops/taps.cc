@@ -120,6 +120,7 @@ struct Workspace {
   Scratch<int8_t> expanded;
   Scratch<int32_t> sums;
   Scratch<char> tile;
+  Scratch<uint8_t> columns;
 };
 
 const uint8_t* padding_row(Workspace& s, const TapCall& c, int64_t bytes) {
@@ -213,12 +214,21 @@ void depthwise(const TapCall& c, const TapProduct& t, int64_t begin, int64_t end
   const int64_t last = g.in[2] - 1 - most, hi = last < 0 ? lo : std::max(lo, std::min(g.out[2], last / g.step[2] + 1));
   // A tap outside the image stays on the row of zero points while the others move along a run.
   const uint8_t* padding = padding_row(s, c, (g.out[2] * g.step[2] + 1) * g.channels);
-  const uint8_t** taps = s.pointers.get(2 * w.taps);
-  const uint8_t** block = taps + w.taps;
+  // Offsets follow no rule here, so every four taps are a bundle of their own, one column wide.
+  const int64_t bundles = w.bundles * w.bundle_taps;
+  const uint8_t** taps = s.pointers.get(w.taps + 4 * bundles);
+  const uint8_t** rows = taps + w.taps;
   depthwise_args d{};
-  d.a = block;
-  d.step = static_cast<ptrdiff_t>(g.step[2] * g.channels);
-  d.taps = static_cast<int32_t>(w.taps);
+  d.rows = rows;
+  d.pixel = static_cast<ptrdiff_t>(g.channels);
+  d.stride = g.step[2];
+  d.dilation = 1;
+  d.bundles = static_cast<int32_t>(bundles);
+  d.taps = 1;
+  d.splits = w.parts;
+  d.outputs = 1;
+  d.scratch_bytes = 4 * bundles + 64 + 4096 * bundles;
+  d.scratch = s.columns.get(d.scratch_bytes);
   d.ep = &t.e;
   d.ldc = static_cast<ptrdiff_t>(g.out_stride[2]);
   for (int64_t line = begin; line < end; ++line) {
@@ -233,9 +243,14 @@ void depthwise(const TapCall& c, const TapProduct& t, int64_t begin, int64_t end
         }
       });
       d.pixels = static_cast<int32_t>(n);
+      d.columns = (n - 1) * g.step[2] + 1;
       char* out = c.out + address(g, p);
       for (int64_t channel = 0; channel < w.n; channel += kPanel) {
-        for (int64_t k = 0; k < w.taps; ++k) block[k] = taps[k] + channel;
+        for (int64_t k = 0; k < 4 * bundles; ++k) {  // four of a column, or of the one row; past the filter any tap will do
+          const int64_t bundle = k / 4 / w.bundle_taps, column = k / 4 % w.bundle_taps, i = k % 4;
+          const int64_t ky = w.kh == 1 ? 0 : std::min(4 * bundle + i, w.kh - 1);
+          rows[k] = taps[ky * w.kw + (w.kh == 1 ? std::min(4 * column + i, w.kw - 1) : column)] + channel;
+        }
         d.b = reinterpret_cast<const int8_t*>(w.panels) + channel / kPanel * w.panel_stride;
         d.channels = static_cast<int32_t>(std::min<int64_t>(kPanel, w.n - channel));
         d.col = static_cast<int32_t>(channel);

@@ -498,7 +498,7 @@ PackedView checked_view(const uint8_t* data, int64_t bytes, const Header& h) {
   v.dynamic = h.dynamic != 0;
   v.y_bound = h.y_bound;
   v.parts = h.parts;
-  if (v.parts < 1 || v.parts > 3) throw Error(Code::packed, std::string("the packed weight's header is damaged") + remedy);
+  if (v.parts < 1 || v.parts > 3) throw Error(Code::packed, std::string("the packed weight's header is damaged") + kPackedRemedy);
   check_dims(v, Code::packed, "");
   lay_out(v, data);
   if (v.total_bytes != bytes)
