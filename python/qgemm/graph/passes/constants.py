@@ -14,6 +14,7 @@ from ..floatops import OPS
 from ..grids import broadcast, dequantize, integer_type, quantize, real
 from ..guard import naming
 from ..ir import Graph, Node, QParams, Tensor
+from .growth import Budget
 from .util import remove
 
 GRID_BITS = {"int8": 8, "uint8": 8, "int4": 4, "uint4": 4, "int2": 2, "uint2": 2, "int16": 16, "uint16": 16, "int32": 32}
@@ -23,7 +24,7 @@ _NEVER = {"QuantizeLinear", "DequantizeLinear", "Requantize"}
 
 
 def fold_constants(graph: Graph) -> None:
-    done = []
+    done, budget = [], Budget()
     for n in graph.nodes:
         if not all(graph.tensors[i].is_const for i in n.inputs if i and i in graph.tensors):
             continue
@@ -32,6 +33,8 @@ def fold_constants(graph: Graph) -> None:
         fold = _how(graph, n)
         if fold is not None:
             with naming(n):
+                if fold is _evaluate:
+                    budget.take(n, [real(graph.tensors[i]) if i else None for i in n.inputs])
                 fold(graph, n)
             done.append(n)
     remove(graph, done)
