@@ -23,6 +23,7 @@ class Benchmark(ABC):
     unit = "GOPS"
     default_repeats = 40
     default_seconds = 2.5
+    min_rounds = 5
     needs_peak = True
 
     @abstractmethod

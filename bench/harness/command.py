@@ -90,7 +90,7 @@ def work(bench: Benchmark, args: argparse.Namespace) -> None:
         inference = torch.inference_mode()
     only = json.loads(args.only)
     todo = [s for s in bench.shapes(args) if s.label in only]
-    settings = measure.Settings(args.repeats, args.seconds_per_row, args.min_sample_ms * 1e-3)
+    settings = measure.Settings(args.repeats, args.seconds_per_row, args.min_sample_ms * 1e-3, bench.min_rounds)
     limit = peak.Peak(cpus)
     if args.no_peak or not bench.needs_peak:
         limit.reason = "--no-peak" if args.no_peak else "not part of this benchmark"

@@ -18,6 +18,7 @@ class Settings:
     repeats: int
     seconds_per_row: float
     min_sample: float
+    min_rounds: int = 5
 
 
 def first_line(error: BaseException) -> str:
@@ -81,7 +82,9 @@ def measure_row(
     gops = peak.gops()
     calls = {name: v.call for name, v in ready.items()}
     uncounted = {name: v.uncounted for name, v in ready.items() if v.uncounted}
-    series = timing.interleave(calls, settings.repeats, settings.seconds_per_row, settings.min_sample, uncounted=uncounted)
+    budget = (settings.repeats, settings.seconds_per_row, settings.min_sample, settings.min_rounds)
+    series = timing.interleave(calls, *budget, uncounted=uncounted)
+    describe = getattr(problem, "describe", lambda result: {})
     results = [
         {
             "contender": name,
@@ -89,6 +92,7 @@ def measure_row(
             "seconds": {"min": s.minimum, "median": s.median, "iqr": s.iqr},
             "samples": len(s.samples),
             "inner": s.inner,
+            **describe(ready[name].result()),
             "gops": shape.ops / s.median * 1e-9,
             "noisy": s.noisy,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +142,19 @@ def bullets(lines: Sequence[str]) -> list[str]:
 Kind = tuple[str, str, Sequence[str], str, str]  # label; our output and the peers that are compared; marker, colour
 
 
-def plot(report: Mapping[str, Any], path: Path, title: str, kinds: Sequence[Kind]) -> None:
-    """A panel for each number of threads, a line for each shape: how many times as long as qgemm the best peer of each kind takes."""
+def plot(
+    report: Mapping[str, Any],
+    path: Path,
+    title: str,
+    kinds: Sequence[Kind],
+    ours: str = "u8",
+    reached: Callable[[Row, str], str] = gops,
+    unit: str = "GOPS, % of peak",
+) -> None:
+    """A panel for each number of threads, a line for each shape: how many times as long as qgemm the best peer of each kind takes.
+
+    On the right stands what qgemm with output ``ours`` reaches itself, as ``reached`` puts it.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -158,10 +169,10 @@ def plot(report: Mapping[str, Any], path: Path, title: str, kinds: Sequence[Kind
         for label, output, peers, marker, color in kinds:
             points = []
             for i, row in enumerate(rows):
-                ours, rival = names.ours(output, row), best(row, statistic, peers)
-                if ours and rival:
+                mine, rival = names.ours(output, row), best(row, statistic, peers)
+                if mine and rival:
                     # What lies outside the scale is drawn on its edge.
-                    points.append((min(max(rival[1] / seconds(row, statistic)[ours], SCALE[0]), SCALE[1]), i))
+                    points.append((min(max(rival[1] / seconds(row, statistic)[mine], SCALE[0]), SCALE[1]), i))
             if points:
                 ax.scatter(*zip(*points, strict=True), marker=marker, c=color, s=28, label=label, zorder=3)
         ax.axvspan(SCALE[0] / 1.1, 1, color="#f6ecec", zorder=0)
@@ -174,10 +185,10 @@ def plot(report: Mapping[str, Any], path: Path, title: str, kinds: Sequence[Kind
         # On the right: what qgemm itself reaches.
         right = ax.twinx()
         right.set_ylim(ax.get_ylim())
-        right.set_yticks(range(len(rows)), [_reached(row, names, statistic) for row in rows], fontsize=8, color="#0b5fb0")
+        right.set_yticks(range(len(rows)), [_reached(row, names, statistic, ours, reached) for row in rows], fontsize=8, color="#0b5fb0")
         right.tick_params(length=0)
         ax.set_xlabel("time of the peer / time of qgemm (left of 1x: the peer is faster)")
-        ax.set_title(f"{threads} thread{'' if threads == 1 else 's'}; on the right qgemm u8: GOPS, % of peak", fontsize=10)
+        ax.set_title(f"{threads} thread{'' if threads == 1 else 's'}; on the right qgemm {ours}: {unit}", fontsize=10)
         ax.grid(True, which="major", color="#e3e3e3", zorder=0)
         ax.set_axisbelow(True)
     handles, labels = axes[0][0].get_legend_handles_labels()
@@ -187,6 +198,6 @@ def plot(report: Mapping[str, Any], path: Path, title: str, kinds: Sequence[Kind
     plt.close(figure)
 
 
-def _reached(row: Row, names: Names, statistic: str) -> str:
-    ours, percent = names.ours("u8", row), share(row, names, statistic)
-    return gops(row, ours) + (f"  {percent}%" if percent else "") if ours else ""
+def _reached(row: Row, names: Names, statistic: str, output: str, reached: Callable[[Row, str], str]) -> str:
+    name, percent = names.ours(output, row), share(row, names, statistic)
+    return reached(row, name) + (f"  {percent}%" if percent else "") if name else ""

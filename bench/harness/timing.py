@@ -114,11 +114,11 @@ def interleave(
         each, inner = estimate(call, at_least, uncounted.get(name))
         series[name] = Series(inner)
         cost[name] = each * (inner + max(1, inner // 2))
-    # Where the time does not suffice for all rounds, contenders far slower than the rest sit out every second one.
+    # Where the time does not suffice for all rounds, contenders far slower than the rest sit out every second one, or all but a few.
     stride = dict.fromkeys(calls, 1)
     if calls and repeats > min_rounds and repeats * sum(cost.values()) > seconds:
         usual = 3 * statistics.median(cost.values())
-        stride = {name: 2 if c > usual else 1 for name, c in cost.items()}
+        stride = {name: 1 if c <= usual else 2 if c <= 5 * usual else min_rounds for name, c in cost.items()}
     names = list(calls)
     start = _clock()
     collecting = gc.isenabled()

@@ -13,8 +13,17 @@ def _pads(p: Problem) -> tuple[int, ...]:
     return (*p.padding, *p.padding)
 
 
+def _packed(p: Problem) -> np.ndarray:
+    from qgemm import _core
+
+    constants = {"bias": p.bias, "groups": p.groups, "x_scale": p.x_scale, "x_zero_point": p.x_zero_point}
+    if p.shape.transposed:
+        return _core.pack_conv_transpose2d(p.w_transposed, p.w_scale, stride=p.stride, dilation=p.dilation, **constants)
+    return _core.pack_conv2d(p.w, p.w_scale, **constants)
+
+
 class Operator(Contender):
-    """qgemm.ops.conv1d and conv2d on torch tensors"""
+    """qgemm.ops.conv1d, conv2d and their transposed ones on torch tensors"""
 
     name = "qgemm u8"
     library = "qgemm"
@@ -22,28 +31,23 @@ class Operator(Contender):
     modules = ("torch", "qgemm.ops")
     ours = True
 
-    def takes(self, shape) -> bool:
-        return not shape.transposed
-
     def prepare(self, problem: Problem, threads: int) -> list[Variant]:
         import torch
 
         import qgemm.ops
-        from qgemm import _core
 
-        p = problem
-        packed = torch.from_numpy(
-            _core.pack_conv2d(p.w, p.w_scale, bias=p.bias, groups=p.groups, x_scale=p.x_scale, x_zero_point=p.x_zero_point)
-        )
-        x = torch.from_numpy(p.x).permute(0, 3, 1, 2)
-        if len(p.shape.size) == 1:
-            x, one = x[:, :, 0], slice(1, None)
-            op, pads = qgemm.ops.conv1d, p.shape.padding * 2
-            result = lambda y: y.permute(0, 2, 1)[:, None].numpy()  # noqa: E731
-        else:
-            one, op, pads = slice(None), qgemm.ops.conv2d, _pads(p)
-            result = lambda y: y.permute(0, 2, 3, 1).numpy()  # noqa: E731
-        arguments = (p.n, p.kernel[one], p.stride[one], pads, p.dilation[one], torch.uint8, p.out_scale, p.out_zero_point)
+        p, transposed, line = problem, problem.shape.transposed, len(problem.shape.size) == 1
+        op = getattr(qgemm.ops, f"conv{'_transpose' if transposed else ''}{1 if line else 2}d")
+        packed, x = torch.from_numpy(_packed(p)), torch.from_numpy(p.x).permute(0, 3, 1, 2)
+        kept = slice(1 if line else 0, None)
+        window = [p.kernel[kept], p.stride[kept], p.padding[kept] * 2, *([p.output_padding[kept]] if transposed else []), p.dilation[kept]]
+        arguments = (p.n, *window, torch.uint8, p.out_scale, p.out_zero_point)
+        if line:
+            x = x[:, :, 0]
+
+        def result(y: torch.Tensor) -> np.ndarray:
+            return (y.permute(0, 2, 1)[:, None] if line else y.permute(0, 2, 3, 1)).numpy()
+
         return [returning(lambda: op(x, packed, *arguments), result)]
 
 
@@ -56,16 +60,14 @@ class Engine(Contender):
     modules = ("qgemm._core",)
     ours = True
 
-    def takes(self, shape) -> bool:
-        return not shape.transposed
-
     def prepare(self, problem: Problem, threads: int) -> list[Variant]:
         from qgemm import _core
 
         p = problem
-        packed = _core.pack_conv2d(p.w, p.w_scale, bias=p.bias, groups=p.groups, x_scale=p.x_scale, x_zero_point=p.x_zero_point)
-        y, window = np.empty(p.out_shape, np.uint8), (p.stride, _pads(p), p.dilation)
-        return [Variant(lambda: _core.conv2d(p.x, packed, y, *window, p.out_scale, p.out_zero_point), lambda: y)]
+        packed, y = _packed(p), np.empty(p.out_shape, np.uint8)
+        run = _core.conv_transpose2d if p.shape.transposed else _core.conv2d
+        window = (p.stride, _pads(p), *([p.output_padding] if p.shape.transposed else []), p.dilation)
+        return [Variant(lambda: run(p.x, packed, y, *window, p.out_scale, p.out_zero_point), lambda: y)]
 
 
 CONTENDERS: list[Contender] = [Operator(), Engine()]
