@@ -67,10 +67,10 @@ def _threads() -> list[tuple[int, str]]:
     return states
 
 
-Seconds = Callable[[], float]
+Uncounted = Callable[[float], float]  # of the seconds that the last call took, those that are no part of the measurement
 
 
-def _sample(call: Callable[[], object], inner: int, uncounted: Seconds | None = None) -> float:
+def _sample(call: Callable[[], object], inner: int, uncounted: Uncounted | None = None) -> float:
     if uncounted is None:
         start = _clock()
         for _ in range(inner):
@@ -80,11 +80,12 @@ def _sample(call: Callable[[], object], inner: int, uncounted: Seconds | None = 
     for _ in range(inner):
         start = _clock()
         call()
-        total += _clock() - start - uncounted()
+        taken = _clock() - start
+        total += taken - uncounted(taken)
     return max(total / inner, 1e-9)
 
 
-def estimate(call: Callable[[], object], at_least: float, uncounted: Seconds | None = None) -> tuple[float, int]:
+def estimate(call: Callable[[], object], at_least: float, uncounted: Uncounted | None = None) -> tuple[float, int]:
     """Seconds a call when warm, and the number of calls that takes ``at_least`` seconds."""
     call()
     inner = 1
@@ -101,12 +102,9 @@ def interleave(
     seconds: float,
     at_least: float = 1e-3,
     min_rounds: int = 5,
-    uncounted: Mapping[str, Seconds] | None = None,
+    uncounted: Mapping[str, Uncounted] | None = None,
 ) -> dict[str, Series]:
-    """Time ``calls`` for ``repeats`` rounds, or fewer (never below ``min_rounds``) when ``seconds`` have passed.
-
-    uncounted: by name, the seconds of the last call that are no part of the measurement.
-    """
+    """Time ``calls`` for ``repeats`` rounds, or fewer (never below ``min_rounds``) when ``seconds`` have passed."""
     uncounted = uncounted or {}
     series, cost = {}, {}
     for name, call in calls.items():

@@ -33,13 +33,14 @@ OUTPUTS = ("u8", "s32", "f32", "dynamic", "fp32", "bf16")
 class Variant:
     """``call`` computes once; ``result`` gives the last output as an array, [M, N] or NHWC. ``name`` tells variants of a contender apart.
 
-    uncounted: seconds of the last call that a network would not spend, such as a change of layout at the edge of a model of one layer.
+    uncounted: of the seconds that the last call took, those that a network would not spend, such as a change of layout at the edge of a
+    model of one layer.
     """
 
     call: Callable[[], object]
     result: Callable[[], np.ndarray]
     name: str = ""
-    uncounted: Callable[[], float] | None = None
+    uncounted: Callable[[float], float] | None = None
 
 
 class Contender(ABC):

@@ -6,6 +6,7 @@ Calibration is by minimum and maximum over the same two batches of noise everywh
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import os
@@ -196,7 +197,11 @@ def compiled_pt2e(p: Problem) -> Path:
         from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
         with torch.inference_mode(False), torch.no_grad():
-            exported = torch.export.export(p.model, (p.x,)).module()
+            model = copy.deepcopy(p.model)
+            for module in model.modules():
+                if getattr(module, "inplace", False):  # the quantizer finds no patterns that write into their input
+                    module.inplace = False
+            exported = torch.export.export(model, (p.x,)).module()
             quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
             prepared = prepare_pt2e(exported, quantizer)
             for x in calibration(p):
