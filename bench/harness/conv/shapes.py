@@ -82,10 +82,10 @@ class Conv:
             return "depthwise"
         if self.groups > 1:
             return "grouped"
-        if self.c_in <= 4:
-            return "first layer"
         if math.prod(self.out_size) == 1:
             return "one position"
+        if self.c_in <= 4:
+            return "first layer"
         if math.prod(self.kernel) == 1:
             return "1x1"
         return "3x3" if self.kernel == (3, 3) else "other"

@@ -12,10 +12,7 @@ from ...contenders.base import Contender, Variant
 from ..problem import Problem
 
 _EDGES = {"Reorder", "Transpose"}
-
-
-def _is_product(node) -> bool:
-    return "Conv" in node.node_type and node.node_type != "Convert" or "Deconv" in node.node_type
+_PRODUCTS = {"Convolution", "Deconvolution"}
 
 
 class Convolution(Contender):
@@ -48,11 +45,11 @@ class Convolution(Contender):
         image = np.ascontiguousarray(p.x.transpose(0, 3, 1, 2)).reshape([p.shape.batch, p.shape.c_in, *p.size[first:]])
         request.set_input_tensor(0, ov.Tensor(image, shared_memory=True))
         request.infer(None, share_outputs=True)
-        kernels = [i.exec_type for i in request.get_profiling_info() if _is_product(i)]
+        kernels = [i.exec_type for i in request.get_profiling_info() if i.node_type in _PRODUCTS]
 
         def edges(taken: float) -> float:
             nodes = request.get_profiling_info()
-            product = sum(i.real_time.total_seconds() for i in nodes if _is_product(i))
+            product = sum(i.real_time.total_seconds() for i in nodes if i.node_type in _PRODUCTS)
             return min(sum(i.real_time.total_seconds() for i in nodes if i.node_type in _EDGES), taken - product)
 
         def call(kept: np.ndarray = image) -> None:  # the shared tensor does not keep its memory alive
