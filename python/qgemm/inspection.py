@@ -81,6 +81,12 @@ def describe(program, inputs: tuple | None) -> str:
             f"memory for an input of {shapes}: {m.weights:,} bytes of weights; of {m.activations:,} bytes of tensors at least "
             f"{m.peak:,} live at once (in {m.at})"
         )
+        program(*inputs)
+        planned = program.memory
+        lines.append(
+            f"arena of one call, without the caller's own inputs and outputs: {planned['arena_bytes']:,} bytes, at the least "
+            f"{planned['minimum_bytes']:,}"
+        )
     return "\n".join(lines)
 
 

@@ -190,19 +190,19 @@ def profile(program, inputs: tuple, seconds: float = 1.0) -> Profile:
 
 
 def step_times(program, inputs: tuple, seconds: float) -> list[list[float]]:
-    """Seconds of every step, a list of all calls each: at least 5 of them, and as many as fit into ``seconds``."""
-    arrays = program._arrays(inputs)[0]
+    """Seconds of every step, a list of all calls each: at least 5 of them, and as many as fit into ``seconds``.
+
+    They are taken inside the compiled program, where a call spends them: a step that costs nothing there (a view, or an operation that
+    another one's kernel does on the way) has 0, and the conversion of the outputs counts as the last step's.
+    """
     taken: list[list[float]] = [[] for _ in program.steps]
     clock, start, calls = time.perf_counter, time.perf_counter(), 0
-    while calls < 5 or clock() - start < seconds:
-        env = dict(zip(program.graph.inputs, arrays, strict=True))
-        for times, (run, _, dead) in zip(taken, program._plan, strict=True):
-            t = clock()
-            run(env)
-            times.append(clock() - t)
-            for name in dead:
-                del env[name]
+    for each in program._timed_calls(inputs):
+        for times, t in zip(taken, each, strict=True):
+            times.append(t)
         calls += 1
+        if calls >= 5 and clock() - start >= seconds:
+            break
     return taken
 
 

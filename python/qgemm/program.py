@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 
 import numpy as np
 
@@ -140,6 +141,39 @@ class Program:
         from .profiling import profile
 
         return profile(self, inputs, seconds)
+
+    def _timed_calls(self, inputs):
+        """Endless: seconds of every step, a list a call; the first call only warms up."""
+        arrays = [_dense(a) for a in self._arrays(inputs)[0]]
+        compiled = self._compile(arrays)
+        if compiled is None:
+            while True:
+                yield self._timed_steps(arrays)
+        workspace = compiled.workspace()
+        workspace.run(arrays, _execute)
+        of = [min(step, len(self.steps) - 1) for step, *_ in compiled.core.ops()]
+        while True:
+            seconds = np.zeros(len(of))
+            workspace.run(arrays, _execute, seconds)
+            yield np.bincount(of, seconds, len(self.steps)).tolist() if of else []
+
+    def _timed_steps(self, arrays: list[np.ndarray]) -> list[float]:
+        env, taken = dict(zip(self.graph.inputs, arrays, strict=True)), []
+        for run, _, dead in self._plan:
+            start = time.perf_counter()
+            run(env)
+            taken.append(time.perf_counter() - start)
+            for name in dead:
+                del env[name]
+        return taken
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes: weight_bytes, packed for this CPU; and, for the shapes called so far, arena_bytes, the most that one call's tensors
+        take together, and minimum_bytes, what no plan of that arena could do without (0 before the first call)."""
+        plans = [c.core.memory() for c in self._compiled.values() if c is not None]
+        arena, minimum = max(plans, default=(0, 0))
+        return {"weight_bytes": sum(s.weight_bytes for s in self.steps), "arena_bytes": arena, "minimum_bytes": minimum}
 
     def _run(self, env: dict[str, np.ndarray]) -> None:
         for run, step, dead in self._plan:

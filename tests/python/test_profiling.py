@@ -33,7 +33,8 @@ def profile(digits, x):
 
 def test_a_row_an_operation(profile, digits):
     assert [r.name for r in profile] == [r.name for r in qgemm.report(digits)]
-    assert all(r.microseconds > 0 and 0 <= r.share <= 1 for r in profile) and math.isclose(sum(r.share for r in profile), 1)
+    assert all(r.microseconds > 0 or r.scheme == "bytes" for r in profile)  # views cost nothing
+    assert all(0 <= r.share <= 1 for r in profile) and math.isclose(sum(r.share for r in profile), 1)
     assert math.isclose(profile.total, sum(r.microseconds for r in profile)) and profile.calls >= 5
     assert math.isclose(sum(profile.kinds.values()), profile.total)
     assert profile.slowest(2)[0].microseconds == max(r.microseconds for r in profile)

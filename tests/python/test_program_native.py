@@ -202,3 +202,16 @@ def test_the_runner_takes_only_what_it_was_compiled_for(rng):
         _core.run_program()
     with pytest.raises(ShapeError):
         p(x[0])
+
+
+def test_memory_and_times_of_the_compiled_program(rng):
+    p = qgemm.load(residual_net(rng))
+    assert p.memory["arena_bytes"] == 0 < p.memory["weight_bytes"]
+    x = floats(rng, 4, 3, 16, 16)
+    p(x)
+    m = p.memory
+    # The residual sum: its two terms and a result that takes the place of one of them.
+    assert m["minimum_bytes"] <= m["arena_bytes"] <= 1.3 * m["minimum_bytes"] and m["minimum_bytes"] == 3 * 4 * 16 * 64
+    times = next(p._timed_calls((x,)))
+    assert len(times) == len(p.steps) and all(t >= 0 for t in times) and times[1] > 0
+    assert times[[s.op for s in p.steps].index("Flatten")] == 0
