@@ -10,6 +10,7 @@
 #include "ops/planar.h"
 #include "ops/pool.h"
 #include "ops/quantize.h"
+#include "ops/rows.h"
 #include "program/program.h"
 #include "tensors.h"
 
@@ -328,6 +329,43 @@ void add_matmul(Compiled& c, int64_t batch, int64_t m, int64_t n, int64_t k, con
                 });
 }
 
+// Bytes on a grid, or fp32.
+struct RowSource {
+  Place at;
+  bool is_u8;
+  Encoding8 encoding;
+
+  RowSource(const At& x, bool u8, double scale, int64_t zero_point)
+      : at(place(x)), is_u8(u8), encoding{static_cast<float>(scale), static_cast<int32_t>(zero_point)} {
+    if (u8) check_encoding("x", scale, zero_point);
+  }
+  RowInput input(Addresses a) const { return {qgemm::at(a, at), is_u8, encoding}; }
+  int64_t element() const { return is_u8 ? 1 : 4; }
+};
+
+void add_softmax(Compiled& c, At x, At y, int64_t rows, int64_t n, bool is_u8, double x_scale, int64_t x_zero_point, bool floats,
+                 double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi) {
+  const RowSource from(x, is_u8, x_scale, x_zero_point);
+  const OutputSpec o = c.spec(floats, scale, zero_point, lo, hi);
+  const Place to = place(y);
+  // An exponential takes about as long as moving 16 bytes.
+  c.program.add("softmax", {0, rows * n * (16 + from.element())}, {from.at.buffer, to.buffer},
+                [=](Addresses a) { softmax(from.input(a), rows, n, {}, at(a, to), o); });
+}
+
+void add_norm(Compiled& c, At x, At y, int64_t rows, int64_t n, bool is_u8, double x_scale, int64_t x_zero_point, bool center,
+              double epsilon, const std::optional<py::array>& gamma, const std::optional<py::array>& beta, bool floats,
+              double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi) {
+  const RowSource from(x, is_u8, x_scale, x_zero_point);
+  const OutputSpec o = c.spec(floats, scale, zero_point, lo, hi);
+  const Place to = place(y);
+  const float *g = vector_or_null<float>(gamma, "gamma", n), *b = vector_or_null<float>(beta, "beta", n);
+  if (gamma) c.kept.push_back(*gamma);
+  if (beta) c.kept.push_back(*beta);
+  c.program.add("norm", {0, rows * n * (8 + from.element())}, {from.at.buffer, to.buffer},
+                [=](Addresses a) { norm(from.input(a), rows, n, center, epsilon, g, b, at(a, to), o); });
+}
+
 // ---- running ----
 
 bool all_tensors(PyObject* const* values, size_t count) {
@@ -546,6 +584,10 @@ void bind_program(py::module_& m) {
       .def("fill", &add_fill, "y"_a, "value"_a, "table"_a)
       .def("matmul", &add_matmul, "batch"_a, "m"_a, "n"_a, "k"_a, "a"_a, "b"_a, "y"_a, "floats"_a, "scale"_a, "zero_point"_a,
            "lo"_a, "hi"_a)
+      .def("softmax", &add_softmax, "x"_a, "y"_a, "rows"_a, "n"_a, "is_u8"_a, "x_scale"_a, "x_zero_point"_a, "floats"_a,
+           "scale"_a, "zero_point"_a, "lo"_a, "hi"_a)
+      .def("norm", &add_norm, "x"_a, "y"_a, "rows"_a, "n"_a, "is_u8"_a, "x_scale"_a, "x_zero_point"_a, "center"_a, "epsilon"_a,
+           "gamma"_a, "beta"_a, "floats"_a, "scale"_a, "zero_point"_a, "lo"_a, "hi"_a)
       .def("finish", [](Compiled& c) { c.program.finish(); })
       .def("__len__", [](const Compiled& c) { return c.program.ops().size(); })
       .def("ops", &op_rows)

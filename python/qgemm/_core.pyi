@@ -437,6 +437,11 @@ class ProgramBuilder:
     def matmul(
         self, batch: int, m: int, n: int, k: int, a: ProgramMatrix, b: ProgramMatrix, y: _Place, *output: Any
     ) -> None: ...  # fmt: skip
+    def softmax(self, x: _Place, y: _Place, rows: int, n: int, is_u8: bool, x_scale: float, x_zero_point: int, *output: Any) -> None: ...
+    def norm(
+        self, x: _Place, y: _Place, rows: int, n: int, is_u8: bool, x_scale: float, x_zero_point: int, center: bool, epsilon: float,
+        gamma: NDArray[np.float32] | None, beta: NDArray[np.float32] | None, *output: Any
+    ) -> None: ...  # fmt: skip
     def finish(self) -> None: ...
     # (step, kernel, multiply-adds, bytes, computed in Python) an operation.
     def ops(self) -> list[tuple[int, str, int, int, bool]]: ...

@@ -112,6 +112,21 @@ def test_islands_between_native_segments(rng):
     assert not compiled(p).native
 
 
+def test_softmax_and_layer_norm_are_native(rng):
+    b = Builder()
+    b.input("x", ["n", 5, 24])
+    h = b.q("x", 0.05, 128)
+    g, s = (b.const(k, rng.uniform(0.5, 2, 24).astype(np.float32)) for k in ("gamma", "beta"))
+    h = b.q(b.add("LayerNormalization", [h, g, s], "norm", axis=-1), 0.03, 100)
+    b.q(b.add("Softmax", [h], "soft", axis=-1), 1 / 255, 0, out="y")
+    b.add("Softmax", ["x"], "probs", axis=-1)
+    p = qgemm.load(b.model("y", "probs"))
+    x = floats(rng, 3, 5, 24)
+    for got, want in zip(p(x), p._stepwise([x]), strict=True):
+        assert np.array_equal(got, want)
+    assert compiled(p).native and kernels(p) == ["quantize", "norm", "softmax", "softmax", "dequantize"]
+
+
 def test_shapes_that_depend_on_values_run_stepwise(rng):
     b = Builder()
     b.input("x", ["n", 6])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import native as nat
 from . import rowops
+from .grids import real
 from .ir import Node
 from .step import Step
 from .values import raw_values, reader
@@ -18,8 +20,10 @@ class RowLowering:
         if source is None:
             return None
         read, grid, scheme = source
-        run = rowops.softmax(read, n.outputs[0], n.attrs.get("axis", -1), grid, self._result(n), n.module or n.name)
-        return self._step(n, "softmax", scheme, run)
+        axis, result = n.attrs.get("axis", -1), self._result(n)
+        run = rowops.softmax(read, n.outputs[0], axis, grid, result, n.module or n.name)
+        form = nat.Softmax(n.inputs[0], n.outputs[0], axis, grid, result) if result.after is None else None
+        return self._step(n, "softmax", scheme, run, native=form)
 
     def _layernormalization(self, n: Node) -> Step | None:
         return self._norm(n, center=True)
@@ -34,8 +38,13 @@ class RowLowering:
         read, grid, scheme = source
         gamma, beta = (self._parameter(n, k) for k in (1, 2))
         axis, epsilon = n.attrs.get("axis", -1), float(n.attrs.get("epsilon", 1e-5))
-        run = rowops.norm(read, n.outputs[0], gamma, beta, axis, epsilon, center, grid, self._result(n), n.module or n.name)
-        return self._step(n, "norm", scheme, run)
+        result, form = self._result(n), None
+        run = rowops.norm(read, n.outputs[0], gamma, beta, axis, epsilon, center, grid, result, n.module or n.name)
+        given = [self.graph.tensors[i] if i else None for i in (*n.inputs[1:3], "", "")[:2]]
+        if result.after is None and all(t is None or t.is_const for t in given):
+            constants = (None if t is None else real(t) for t in given)
+            form = nat.Norm(n.inputs[0], n.outputs[0], *constants, axis, epsilon, center, grid, result)
+        return self._step(n, "norm", scheme, run, native=form)
 
     def _parameter(self, n: Node, k: int):
         return reader(self.graph, n.inputs[k]) if len(n.inputs) > k and n.inputs[k] else None

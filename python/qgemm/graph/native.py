@@ -274,6 +274,62 @@ class MatMul:
         return _core.ProgramMatrix(at, rows * columns, columns, transposed, grid.scale, grid.zero_point)
 
 
+def _rows(c: Compiler, name: str, axis: int):
+    """(place of C-contiguous rows from ``axis`` on, rows, elements of one, whether they are bytes)."""
+    x = c.value(name)
+    if x.dtype not in (np.uint8, np.float32):
+        raise NotNative
+    n = int(np.prod(x.shape[axis % len(x.shape) :], dtype=np.int64))
+    return c.dense(x, range(len(x.shape))), x.size // n, n, x.dtype == np.uint8
+
+
+@dataclass(frozen=True)
+class Softmax:
+    x: str
+    y: str
+    axis: int
+    grid: tuple[float, int]
+    result: Result
+
+    def emit(self, c: Compiler) -> None:
+        if self.axis not in (-1, len(c.value(self.x).shape) - 1):
+            raise NotNative
+        y = c.result(self.y, rows=True)
+        c.core.softmax(*_take(_rows(c, self.x, -1), y), *self.grid, *_plain_bounds(self.result))
+
+
+@dataclass(frozen=True)
+class Norm:
+    """gamma, beta: constants of the normalized axes, or None."""
+
+    x: str
+    y: str
+    gamma: np.ndarray | None
+    beta: np.ndarray | None
+    axis: int
+    epsilon: float
+    center: bool
+    grid: tuple[float, int]
+    result: Result
+
+    def emit(self, c: Compiler) -> None:
+        y = c.result(self.y, rows=True)
+        shape = y.shape[self.axis % len(y.shape) :]
+        gamma, beta = (None if p is None else np.array(np.broadcast_to(p, shape), np.float32).reshape(-1) for p in (self.gamma, self.beta))
+        rows = _take(_rows(c, self.x, self.axis), y)
+        c.core.norm(*rows, *self.grid, self.center, self.epsilon, gamma, beta, *_plain_bounds(self.result))
+
+
+def _take(rows, y) -> tuple:
+    at, count, n, is_bytes = rows
+    return at, y.at, count, n, is_bytes
+
+
+def _plain_bounds(result: Result) -> tuple:
+    """Operations on rows take no bounds in float32."""
+    return _bounds(result) if result.dtype is np.uint8 else (True, 1.0, 0, None, None)
+
+
 @dataclass(frozen=True)
 class Move:
     """Elements of the inputs at other places: the operator itself, run once on addresses instead of values, says which."""
