@@ -23,7 +23,7 @@ class RowLowering:
         axis, result = n.attrs.get("axis", -1), self._result(n)
         run = rowops.softmax(read, n.outputs[0], axis, grid, result, n.module or n.name)
         form = nat.Softmax(n.inputs[0], n.outputs[0], axis, grid, result) if result.after is None else None
-        return self._step(n, "softmax", scheme, run, native=form)
+        return self._step(n, "softmax", scheme, run, self._why(n) if scheme == "float" else "", native=form)
 
     def _layernormalization(self, n: Node) -> Step | None:
         return self._norm(n, center=True)
@@ -44,7 +44,7 @@ class RowLowering:
         if result.after is None and all(t is None or t.is_const for t in given):
             constants = (None if t is None else real(t) for t in given)
             form = nat.Norm(n.inputs[0], n.outputs[0], *constants, axis, epsilon, center, grid, result)
-        return self._step(n, "norm", scheme, run, native=form)
+        return self._step(n, "norm", scheme, run, self._why(n) if scheme == "float" else "", native=form)
 
     def _parameter(self, n: Node, k: int):
         return reader(self.graph, n.inputs[k]) if len(n.inputs) > k and n.inputs[k] else None
