@@ -172,6 +172,10 @@ void pack_arguments(PackSpec& s, const py::array& scale, const std::optional<py:
                     const std::optional<py::array>& bias, const std::optional<py::array>& bias_int32, int bits, double x_scale,
                     int64_t x_zero_point, const std::string& name);
 
+// Rows of s8 bytes as the u8 that kernels read: 128 is added to the value, and belongs to the zero point that was packed. In
+// memory of this thread's, until its next call.
+const uint8_t* unsigned_rows(const uint8_t* x, int64_t rows, int64_t k, ptrdiff_t ldx);
+
 // A 1-D uint8 array whose data is 64-byte aligned.
 py::array_t<uint8_t> aligned_bytes(int64_t count);
 

@@ -84,6 +84,16 @@ void need_dynamic(const PackedView& w) {
                 "this weight was packed for a static input encoding; pack it with the default x_scale and x_zero_point");
 }
 
+const uint8_t* unsigned_rows(const uint8_t* x, int64_t rows, int64_t k, ptrdiff_t ldx) {
+  static thread_local Scratch<uint8_t> shifted;
+  uint8_t* u = shifted.get(rows * k);
+  parallel_shares(rows, threads_for(rows * k, kGrainBytes), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t j = 0; j < k; ++j) u[i * k + j] = x[i * ldx + j] ^ 0x80;
+  });
+  return u;
+}
+
 py::array_t<uint8_t> aligned_bytes(int64_t count) {
   // numpy aligns to 16 bytes; kernels read whole cache lines, so the panel's start is moved to one.
   py::array_t<uint8_t> raw(count + 64);
@@ -352,12 +362,8 @@ void bind_gemm(py::module_& m) {
         ptrdiff_t lda = x.strides(0);
         const ptrdiff_t ldc = out.strides(0);
         py::gil_scoped_release release;
-        if (is_signed) {  // s8 is u8 with 128 added to the value and to the zero point
-          static thread_local Scratch<uint8_t> shifted;
-          uint8_t* u = shifted.get(rows * w.k);
-          for (int64_t i = 0; i < rows; ++i)
-            for (int64_t k = 0; k < w.k; ++k) u[i * w.k + k] = a[i * lda + k] ^ 0x80;
-          a = u;
+        if (is_signed) {
+          a = unsigned_rows(a, rows, w.k, lda);
           lda = w.k;
         }
         linear(w, a, rows, lda, c, ldc, o);

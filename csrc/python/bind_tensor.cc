@@ -98,9 +98,12 @@ py::object tensor_linear(const Arguments& a) {
       output_spec(static_cast<OutType>(type), a.number(4), a.integer(5), a.number_or_none(6), a.number_or_none(7));
   Linear o;
   const int64_t n = a.integer(2);
-  if (!o.prepare(a.values[0], a.values[1], n, dlpack::kUInt, 8, kOutTypes[type])) return py::none();
+  const bool is_unsigned = o.prepare(a.values[0], a.values[1], n, dlpack::kUInt, 8, kOutTypes[type]);
+  if (!is_unsigned && !o.prepare(a.values[0], a.values[1], n, dlpack::kInt, 8, kOutTypes[type])) return py::none();
   compute(o.macs, [&] {
-    linear(o.weight, o.input<uint8_t>(), o.rows, o.weight.k, o.out.data(), n * static_cast<ptrdiff_t>(out_size(spec.type)), spec);
+    const uint8_t* x = o.input<uint8_t>();
+    if (!is_unsigned) x = unsigned_rows(x, o.rows, o.weight.k, o.weight.k);
+    linear(o.weight, x, o.rows, o.weight.k, o.out.data(), n * static_cast<ptrdiff_t>(out_size(spec.type)), spec);
   });
   return o.out.give();
 }

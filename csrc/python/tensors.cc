@@ -1,7 +1,9 @@
 #include "tensors.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdlib>
+#include <mutex>
 #include <new>
 
 namespace qgemm {
@@ -31,10 +33,66 @@ bool truth(PyObject* result) {
 struct Block {
   dlpack::ManagedTensor managed;
   int64_t shape[kMostDims], strides[kMostDims];
+  int64_t capacity;
 };
 constexpr int64_t kDataOffset = (sizeof(Block) + 63) / 64 * 64;
 
-void release(dlpack::ManagedTensor* t) { std::free(t); }
+// Large blocks that were freed, for the next results of their size. The system takes the pages of a large block back when it is
+// freed, and to map and clear them again costs more than a product in it: 4 ms for 16 MiB.
+class Recycled {
+ public:
+  static constexpr int64_t kLeast = int64_t(1) << 18, kMost = int64_t(1) << 26;
+
+  Block* take(int64_t bytes) {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock) return nullptr;  // another thread's turn, or a child forked within it: there is always malloc
+    int best = -1;
+    for (int i = 0; i < count_; ++i)
+      if (blocks_[i]->capacity >= bytes && blocks_[i]->capacity <= bytes + bytes / 4 &&
+          (best < 0 || blocks_[i]->capacity <= blocks_[best]->capacity))
+        best = i;
+    return best < 0 ? nullptr : remove(best);
+  }
+
+  // False: not kept.
+  bool keep(Block* b) {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock) return false;
+    while (count_ == kCount || (count_ > 0 && bytes_ + b->capacity > kMost)) std::free(remove(0));
+    blocks_[count_++] = b;
+    bytes_ += b->capacity;
+    return true;
+  }
+
+ private:
+  static constexpr int kCount = 8;
+
+  Block* remove(int i) {
+    Block* b = blocks_[i];
+    std::copy(blocks_ + i + 1, blocks_ + count_--, blocks_ + i);
+    bytes_ -= b->capacity;
+    return b;
+  }
+
+  std::mutex mutex_;
+  Block* blocks_[kCount];  // the one that was freed first in front
+  int count_ = 0;
+  int64_t bytes_ = 0;
+};
+
+Recycled& recycled() {
+  static auto* r = new Recycled;  // outlives the tensors that are freed at exit
+  return *r;
+}
+
+bool recycles(int64_t bytes) { return bytes >= Recycled::kLeast && bytes <= Recycled::kMost; }
+
+static_assert(offsetof(Block, managed) == 0, "a block is known by its first member");
+
+void release(dlpack::ManagedTensor* t) {
+  auto* b = reinterpret_cast<Block*>(t);
+  if (!recycles(b->capacity) || !recycled().keep(b)) std::free(b);
+}
 
 }  // namespace
 
@@ -135,12 +193,17 @@ bool Fresh::allocate(const int64_t* shape, int32_t ndim, dlpack::DataType type, 
   for (int32_t i = ndim; i-- > 0;)
     if (!(channels_innermost && i == 1) && !place(i)) return false;
   // A multiple of the alignment, as aligned_alloc asks; never nothing.
-  void* memory = std::aligned_alloc(64, static_cast<size_t>((kDataOffset + bytes + 63) / 64 * 64));
-  if (!memory) throw std::bad_alloc();
-  Block* b = new (memory) Block;
+  const int64_t needed = (kDataOffset + bytes + 63) / 64 * 64;
+  Block* b = recycles(needed) ? recycled().take(needed) : nullptr;
+  if (!b) {
+    void* memory = std::aligned_alloc(64, static_cast<size_t>(needed));
+    if (!memory) throw std::bad_alloc();
+    b = new (memory) Block;
+    b->capacity = needed;
+  }
   std::copy_n(shape, ndim, b->shape);
   std::copy_n(strides, ndim, b->strides);
-  const dlpack::Tensor t{static_cast<char*>(memory) + kDataOffset, {dlpack::kCpu, 0}, ndim, type, b->shape, b->strides, 0};
+  const dlpack::Tensor t{reinterpret_cast<char*>(b) + kDataOffset, {dlpack::kCpu, 0}, ndim, type, b->shape, b->strides, 0};
   b->managed = {g_api->header.version, nullptr, release, 0, t};
   block_ = &b->managed;
   return true;

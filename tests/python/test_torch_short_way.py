@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import gc
 
 import numpy as np
@@ -133,6 +134,15 @@ def test_every_output_type():
     assert torch.equal(qgemm.ops.linear_dynamic(X, DYNAMIC, 6, **bounds), OPS.linear_dynamic(X, DYNAMIC, 6).clamp(-0.25, 0.5))
 
 
+def test_signed_inputs_are_unsigned_ones_less_128():
+    signed = (Q ^ 128).view(torch.int8)
+    for dtype, epilogue in ((torch.int32, ()), (torch.float32, ()), (torch.uint8, (0.5, 100)), (torch.int8, (0.5, -28))):
+        want = OPS.linear(Q, STATIC, 6, dtype, *epilogue)
+        assert torch.equal(qgemm.ops.linear(signed, STATIC, 6, dtype, *epilogue), want)
+        assert torch.equal(OPS.linear(signed, STATIC, 6, dtype, *epilogue), want)
+        assert torch.equal(OPS.linear(signed.mT.contiguous().mT, STATIC, 6, dtype, *epilogue), want)
+
+
 def test_static_is_quantize_and_linear():
     want = OPS.linear(OPS.quantize(X, *ENCODING, 0, 255, torch.uint8), STATIC, 6, torch.float32)
     assert torch.equal(_core.eager_linear_static(X, *ENCODING, STATIC, 6), want)
@@ -178,6 +188,33 @@ def test_results_are_ordinary_tensors():
     assert torch.equal(y, want * 2 + 1)
     assert torch.equal(y.resize_(2, 5, 3), (want * 2 + 1).flatten()[:30].reshape(2, 5, 3))
     assert torch.equal(torch.from_dlpack(want), want) and y.numpy().flags.writeable
+
+
+def test_large_results_are_recycled_but_never_shared():
+    """More blocks than are kept, of several sizes, alive at once, and from several threads."""
+    w = np.eye(64, dtype=np.int8)
+    packed = torch.from_numpy(_core.pack_linear(w, np.ones(1, np.float32)))
+
+    def work(seed):
+        alive = []
+        for i in range(60):
+            rows = 1100 + 700 * ((i * 7 + seed) % 5)  # results of 275 KiB to 1 MiB
+            x = torch.full((rows, 64), (i + seed) % 256, dtype=torch.uint8)
+            alive.append((qgemm.ops.linear(x, packed, 64, torch.float32), float((i + seed) % 256)))
+            if i % 3 == 2:
+                del alive[i % len(alive)]
+            if len(alive) > 12:
+                alive.clear()
+            assert all(bool((y == want).all()) for y, want in alive)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(work, seed) for seed in range(4)]:
+            done.result()
+    x = torch.zeros(1 << 14, 64, dtype=torch.uint8)
+    first = qgemm.ops.linear(x, packed, 64, torch.float32)
+    address = first.data_ptr()
+    del first
+    assert qgemm.ops.linear(x, packed, 64, torch.float32).data_ptr() == address
 
 
 def test_sizes_that_no_memory_holds():

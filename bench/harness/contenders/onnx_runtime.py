@@ -11,36 +11,44 @@ from ..problem import Problem
 from .base import Contender, Variant
 
 
+def bound(threads: int, nodes, constants: dict[str, np.ndarray], inputs: dict[str, np.ndarray], outputs: dict[str, tuple], name: str = ""):
+    """A variant that runs a graph of ``nodes``. outputs: name -> (shape, numpy type); the result is the outputs side by side."""
+    import onnxruntime as ort
+    from onnx import helper, numpy_helper
+
+    def info(key: str, shape, dtype):
+        return helper.make_tensor_value_info(key, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+
+    graph = helper.make_graph(
+        nodes,
+        "products",
+        [info(key, a.shape, a.dtype) for key, a in inputs.items()],
+        [info(key, *like) for key, like in outputs.items()],
+        [numpy_helper.from_array(np.asarray(a), key) for key, a in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    for key, a in inputs.items():
+        binding.bind_ortvalue_input(key, ort.OrtValue.ortvalue_from_numpy(a))
+    results = [ort.OrtValue.ortvalue_from_numpy(np.empty(*like)) for like in outputs.values()]
+    for key, value in zip(outputs, results, strict=True):
+        binding.bind_ortvalue_output(key, value)
+    run = session.run_with_iobinding
+    return Variant(lambda: run(binding), lambda: np.concatenate([value.numpy() for value in results], -1), name)
+
+
 class _Session(Contender):
     library = "onnxruntime"
     modules = ("onnx", "onnxruntime")
 
     def _variant(self, problem: Problem, threads: int, node, constants: dict[str, np.ndarray], x: np.ndarray, y_type, name: str = ""):
-        import onnxruntime as ort
-        from onnx import TensorProto, helper, numpy_helper
-
-        types = {np.dtype(np.uint8): TensorProto.UINT8, np.dtype(np.int32): TensorProto.INT32, np.dtype(np.float32): TensorProto.FLOAT}
-        y = np.empty((problem.m, problem.n), y_type)
-        graph = helper.make_graph(
-            [node],
-            "linear",
-            [helper.make_tensor_value_info("x", types[x.dtype], x.shape)],
-            [helper.make_tensor_value_info("y", types[y.dtype], y.shape)],
-            [numpy_helper.from_array(np.asarray(a), key) for key, a in constants.items()],
-        )
-        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        x_value, y_value = ort.OrtValue.ortvalue_from_numpy(x), ort.OrtValue.ortvalue_from_numpy(y)
-        binding = session.io_binding()
-        binding.bind_ortvalue_input("x", x_value)
-        binding.bind_ortvalue_output("y", y_value)
-        run = session.run_with_iobinding
-        return Variant(lambda: run(binding), y_value.numpy, name)
+        return bound(threads, [node], constants, {"x": x}, {"y": ((problem.m, problem.n), y_type)}, name)
 
     @staticmethod
     def _encodings(p: Problem) -> dict[str, np.ndarray]:

@@ -57,6 +57,27 @@ class DynamicOperator(Contender):
         return [returning(lambda: op(x, packed, n), lambda y: y.numpy())]
 
 
+class Module(Contender):
+    """qgemm.nn.Linear, called as a module of a network is. Its weights are quantized from the float ones."""
+
+    name = "qgemm.nn.Linear"
+    library = "qgemm"
+    output = "dynamic"
+    modules = ("torch", "qgemm.nn")
+    ours = True
+
+    def prepare(self, problem: Problem, threads: int) -> list[Variant]:
+        import torch
+
+        import qgemm
+
+        linear = torch.nn.Linear(problem.k, problem.n, device="meta").eval()
+        linear.weight = torch.nn.Parameter(torch.from_numpy(problem.w_float), requires_grad=False)
+        linear.bias = torch.nn.Parameter(torch.from_numpy(problem.bias), requires_grad=False)
+        module, x = qgemm.nn.Linear.from_float(linear, qgemm.W8A8Dynamic()), torch.from_numpy(problem.x_float)
+        return [returning(lambda: module(x), lambda y: y.numpy())]
+
+
 class Engine(Contender):
     """qgemm._core on numpy arrays, the output allocated once."""
 
@@ -87,6 +108,7 @@ CONTENDERS: list[Contender] = [
     Operator("s32"),
     Operator("f32"),
     DynamicOperator(),
+    Module(),
     Engine("u8"),
     Engine("s32"),
     Engine("dynamic"),

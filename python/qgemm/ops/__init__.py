@@ -7,7 +7,7 @@
 quantize           float32 of any shape; scale float32 and zero_point int32, [1] or [C]    uint8, int8, uint16 or int16, same shape
 dequantize         8- or 16-bit integers of any shape; scale and zero_point as above       float32, same shape
 quantize_dynamic   float32 [..., K]                                                        uint8 [..., K], scale, zero_point: [...] or [1]
-linear             uint8 [..., K], packed                                                  dtype [..., N]
+linear             uint8 or int8 [..., K], packed                                          dtype [..., N]
 linear_dynamic     float32 [..., K], packed                                                float32 [..., N]
 linear_quantized   uint8 [..., K], scale, zero_point as from quantize_dynamic; packed      float32 [..., N]
 linear16           uint16 [..., K], packed                                                 float32, uint8 or uint16 [..., N]
@@ -29,6 +29,10 @@ output, on its own grid: ReLU is ``lo = out_zero_point`` for integers, ``lo = 0`
 (left, right) for conv1d and (top, left, bottom, right) for conv2d; a transposed convolution cuts it from its result. ``packed``: a 1-D
 uint8 tensor from ``qgemm._core.pack_linear``, ``pack_conv2d``, ``pack_conv3d`` or ``pack_conv_transpose2d``; the sizes that a shape
 function needs (out_features, out_channels, kernel_size) are given beside it. docs/numerics.md has the arithmetic.
+
+An int8 input of linear is the uint8 one minus 128: its zero point plus 128 is what the weight is packed with. The functions
+``qgemm.ops.linear``, ``linear_dynamic`` and ``matmul`` are the operators without the dispatcher, in plain eager mode; what watches it
+(a compiler, tracer, mode or profiler) sees the operators.
 
 quantize_dynamic and linear_quantized are the halves of linear_dynamic, with its bits, for several layers that read one input.
 linear16 and matmul are exact: 64-bit sums of 16-bit activations, and the product of two activations, each on its own grid (one scale and

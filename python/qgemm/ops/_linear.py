@@ -60,7 +60,7 @@ _is_tracing = torch.compiler.is_dynamo_compiling
 
 
 def linear(x, packed, out_features, dtype, out_scale=1.0, out_zero_point=0, lo=None, hi=None):
-    """``torch.ops.qgemm.linear`` with the least overhead: uint8 ``x`` [..., K] times a packed weight -> ``dtype`` [..., N]."""
+    """``torch.ops.qgemm.linear`` with the least overhead: 8-bit ``x`` [..., K] times a packed weight -> ``dtype`` [..., N]."""
     if not _is_tracing():
         out = _core.eager_linear(x, packed, out_features, dtype, out_scale, out_zero_point, lo, hi)
         if out is not None:
