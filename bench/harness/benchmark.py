@@ -31,8 +31,8 @@ class Benchmark(ABC):
         """qgemm first, then the peers; floating point last."""
 
     @abstractmethod
-    def trial(self) -> AnyShape | None:
-        """A small shape on which every contender that is installed must be right, or None for no such trial."""
+    def trials(self) -> Sequence[AnyShape]:
+        """Small shapes: a contender that is not right on those it takes does not take part."""
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027  (most have none)
         """Options beside those that every benchmark has."""

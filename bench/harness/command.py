@@ -95,7 +95,7 @@ def work(bench: Benchmark, args: argparse.Namespace) -> None:
     if args.no_peak or not bench.needs_peak:
         limit.reason = "--no-peak" if args.no_peak else "not part of this benchmark"
     with inference:
-        kept, dropped = measure.usable(chosen, threads, bench.trial())
+        kept, dropped = measure.usable(chosen, threads, bench.trials())
         described = [
             {"name": c.name, "library": c.library, "output": c.output, "ours": c.ours, "missing": dropped.get(c.name)} for c in chosen
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from . import contenders, present, shapes
@@ -12,6 +13,7 @@ from .present import against, gops
 from .summary import FLOATS, Names, Row, best, compare, peak_share, scaling, seconds
 
 INTEGER_OUTPUTS = ("u8", "s32", "f32", "dynamic")
+MODULE, ENGINE = "qgemm.nn.Linear", "qgemm engine dynamic"
 MANY_ROWS = 16  # from this M on a GEMM is bound by arithmetic, and the ratio to floating point is one of kernels
 # (heading, width in the terminal)
 COLUMNS = (
@@ -43,8 +45,8 @@ class Gemm(Benchmark):
     def contenders(self) -> list[contenders.Contender]:
         return contenders.all_contenders()
 
-    def trial(self) -> shapes.Shape:
-        return shapes.Shape(6, 96, 64)
+    def trials(self) -> list[shapes.Shape]:
+        return [shapes.Shape(6, 96, 64)]
 
     def cells(self, row: Row, names: Names, statistic: str) -> list[str]:
         """GOPS are of medians, ratios of ``statistic``."""
@@ -85,7 +87,18 @@ class Gemm(Benchmark):
             "comparisons": comparisons,
             "percent_of_peak": peak_share(large, names, statistic),
             "scaling": scaling(many, names, statistic, lambda row: row["ops"] >= 1e8),
+            "module_overhead": self._module_overhead(rows, statistic),
         }
+
+    @staticmethod
+    def _module_overhead(rows: Sequence[Row], statistic: str) -> dict[str, Any] | None:
+        """Seconds that a call of qgemm.nn.Linear takes beyond the engine's, where a product of up to 10^6 operations lets them be seen."""
+        found = []
+        for row in rows:
+            taken = seconds(row, statistic)
+            if row["ops"] <= 1e6 and {MODULE, ENGINE} <= taken.keys():
+                found.append((taken[MODULE] - taken[ENGINE], row["shape"]))
+        return {"rows": len(found), "median": median(x for x, _ in found), "most": max(found)[0], "shape": max(found)[1]} if found else None
 
     def summary_lines(self, report: Mapping[str, Any]) -> list[str]:
         s = report["summary"]
@@ -93,6 +106,16 @@ class Gemm(Benchmark):
             *present.comparison_lines(report),
             *present.peak_line("u8, M, K, N >= 512", s["percent_of_peak"]),
             *present.scaling_lines(s["scaling"], "M >= 16 and 10^8 operations"),
+            *self._module_line(s.get("module_overhead")),
+        ]
+
+    @staticmethod
+    def _module_line(overhead: Mapping[str, Any] | None) -> list[str]:
+        if not overhead:
+            return []
+        return [
+            f"qgemm.nn.Linear over the engine: {1e6 * overhead['median']:.1f} us a call (median of {overhead['rows']} rows of up to 10^6 "
+            f"operations), most {1e6 * overhead['most']:.1f} us ({overhead['shape']})"
         ]
 
     def sections(self, report: Mapping[str, Any]) -> list[str]:

@@ -26,14 +26,16 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"[:200]
 
 
-def usable(contenders: Sequence[Contender], threads: int, trial: AnyShape | None) -> tuple[list[Contender], dict[str, str]]:
-    """Those that are installed and compute the right result on ``trial``, a small shape; and the reasons of the others, by name."""
-    problem = None if trial is None else trial.problem()
+def usable(contenders: Sequence[Contender], threads: int, trials: Sequence[AnyShape]) -> tuple[list[Contender], dict[str, str]]:
+    """Those that are installed and compute the right result on the ``trials`` that they take, small shapes; and the reasons of the
+    others, by name."""
+    problems = [(trial, trial.problem()) for trial in trials]
     kept, dropped = [], {}
     for c in contenders:
-        reason = c.missing()
-        if reason is None and problem is not None and c.takes(trial):
-            reason = _prepare(c, problem, threads, 1e-5)[1]
+        reasons = [c.missing()]
+        if reasons[0] is None:
+            reasons += [_prepare(c, problem, threads, 1e-5)[1] for trial, problem in problems if c.takes(trial)]
+        reason = next((r for r in reasons if r is not None), None)
         if reason is None:
             kept.append(c)
         else:

@@ -23,7 +23,7 @@ from harness.problem import Problem  # noqa: E402
 from harness.shapes import Shape  # noqa: E402
 
 BENCHMARK = gemm_benchmark.Gemm()
-TRIAL = BENCHMARK.trial()
+TRIAL = BENCHMARK.trials()
 SETTINGS = measure.Settings(repeats=2, seconds_per_row=0.0, min_sample=1e-5)
 
 

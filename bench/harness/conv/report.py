@@ -60,8 +60,8 @@ class Conv(Benchmark):
     def contenders(self) -> list[Contender]:
         return contenders.all_contenders()
 
-    def trial(self) -> shapes.Conv:
-        return shapes.Conv(1, (7, 6), 16, 24, (3, 3), (1, 1), (1, 1), (1, 1), output_padding=(0, 0))
+    def trials(self) -> list[shapes.Conv]:
+        return [shapes.Conv(1, (7, 6), 16, 24, (3, 3), (1, 1), (1, 1), (1, 1), output_padding=(0, 0))]
 
     def cells(self, row: Row, names: Names, statistic: str) -> list[str]:
         """GOPS and us are of medians, ratios of ``statistic``."""
