@@ -87,9 +87,12 @@ void need_dynamic(const PackedView& w) {
 const uint8_t* unsigned_rows(const uint8_t* x, int64_t rows, int64_t k, ptrdiff_t ldx) {
   static thread_local Scratch<uint8_t> shifted;
   uint8_t* u = shifted.get(rows * k);
-  parallel_shares(rows, threads_for(rows * k, kGrainBytes), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t j = 0; j < k; ++j) u[i * k + j] = x[i * ldx + j] ^ 0x80;
+  parallel_shares(rows, threads_for(rows * k, kGrainBytes), [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const uint8_t* __restrict from = x + i * ldx;
+      uint8_t* __restrict to = u + i * k;
+      for (int64_t j = 0; j < k; ++j) to[j] = from[j] ^ 0x80;
+    }
   });
   return u;
 }

@@ -91,8 +91,12 @@ int cases(int count) {
     const char* text = std::getenv("QGEMM_TEST_PERCENT");
     return text ? std::atoi(text) : 100;
   }();
-  const int n = static_cast<int>(int64_t(count) * percent / 100);
-  return n < 1 ? 1 : n;
+  static const int64_t least = [] {
+    const char* text = std::getenv("QGEMM_TEST_CASES");
+    return text ? std::atoll(text) : 1;
+  }();
+  const int64_t n = int64_t(count) * percent / 100;
+  return static_cast<int>(n < least ? least : n);
 }
 
 Mood any_mood(Rng& rng) {

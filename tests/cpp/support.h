@@ -94,7 +94,8 @@ class Output {
 void now_testing(const char* format, ...) __attribute__((format(printf, 1, 2)));
 const char* current_case();
 
-// Number of random cases: QGEMM_TEST_PERCENT scales every count, for slow builds (sanitizers, emulators).
+// Number of random cases: QGEMM_TEST_PERCENT scales every count, for slow builds (sanitizers, emulators); QGEMM_TEST_CASES is the
+// least number of each, for long runs.
 int cases(int count);
 
 // Values 0..255 or -128..127 in one of four moods: uniform, all low, all high, the two extremes mixed.
