@@ -30,7 +30,7 @@ class IntMM(Kinds):
 
 
 class SignedOneDNN(Kinds):
-    """onednn.qlinear_pointwise on int8."""
+    """onednn.qlinear_pointwise on int8, which is left to oneDNN's reference code: seconds a call where there are more operations."""
 
     name = "onednn.qlinear s8"
     library = "torch"
@@ -40,6 +40,9 @@ class SignedOneDNN(Kinds):
 
     def missing(self) -> str | None:
         return OneDNN("u8").missing()
+
+    def takes(self, shape) -> bool:
+        return super().takes(shape) and shape.ops <= 1e7
 
     def prepare(self, problem, threads: int) -> list[Variant]:
         import torch
