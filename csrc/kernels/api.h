@@ -48,6 +48,8 @@ struct gemm_args {
   int32_t row, col;  // index of the tile's first row in the [m] arrays, first column in the [n] arrays
   void* c;           // first element of the tile
   ptrdiff_t ldc;     // bytes from row to row
+  // Where 128 bytes for each 4 k of one tap may be prefetched meanwhile, or null. A hint: nothing is read.
+  const int8_t* next;
 };
 
 // fp32 accumulators of a grouped product -> output. y = fmaf(f, row_scale[m] * x_scale, bias[n]).

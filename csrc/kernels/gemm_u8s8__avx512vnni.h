@@ -83,6 +83,27 @@ QGEMM_INLINE void store_tile_bytes(const Epilogue& e, __m512i (*acc)[NV], int co
   }
 }
 
+// The tile's registers as they are, 4 bytes a column.
+template <int MR, int NV>
+QGEMM_INLINE void store_tile_dwords(__m512i (*acc)[NV], int n, void* c, ptrdiff_t ldc) {
+  char* line = static_cast<char*>(c);
+  if (n == 16 * NV) {
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i, line += ldc)
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) _mm512_storeu_si512(line + 64 * j, acc[i][j]);
+    return;
+  }
+  // Valid columns of the last register; the registers before it are full (a panel is as narrow as its columns allow).
+  const __mmask16 k = lanes16(n - 16 * (NV - 1));
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i, line += ldc) {
+#pragma GCC unroll 4
+    for (int j = 0; j + 1 < NV; ++j) _mm512_storeu_si512(line + 64 * j, acc[i][j]);
+    _mm512_mask_storeu_epi32(line + 64 * (NV - 1), k, acc[i][NV - 1]);
+  }
+}
+
 // The tile to fp32. kRows: each row has its own zero point and scale (dynamic quantization).
 template <int MR, int NV, bool kRows>
 QGEMM_INLINE void store_tile_floats(const Epilogue& e, __m512i (*acc)[NV], int row, int col, int n, void* c, ptrdiff_t ldc) {
@@ -104,21 +125,33 @@ QGEMM_INLINE void store_tile_floats(const Epilogue& e, __m512i (*acc)[NV], int r
       acc[i][j] = _mm512_castps_si512(_mm512_min_ps(_mm512_max_ps(y, f_lo), f_hi));
     }
   }
-  char* line = static_cast<char*>(c);
-  if (n == 16 * NV) {
+  store_tile_dwords<MR, NV>(acc, n, c, ldc);
+}
+
+// The tile added to a tile of floats: c = fmaf((float)acc, scale, c).
+template <int MR, int NV>
+QGEMM_INLINE void add_tile_floats(const Epilogue& e, __m512i (*acc)[NV], int col, int n, void* c, ptrdiff_t ldc) {
+  const __mmask16 last = lanes16(n - 16 * (NV - 1));
+#pragma GCC unroll 4
+  for (int j = 0; j < NV; ++j) {
+    const __m512 scale = _mm512_loadu_ps(e.scale + col + 16 * j);
+    const __mmask16 k = j + 1 < NV ? static_cast<__mmask16>(0xffff) : last;
+    char* line = static_cast<char*>(c) + 64 * j;
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i, line += ldc)
-#pragma GCC unroll 4
-      for (int j = 0; j < NV; ++j) _mm512_storeu_si512(line + 64 * j, acc[i][j]);
-    return;
+      acc[i][j] = _mm512_castps_si512(_mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][j]), scale, _mm512_maskz_loadu_ps(k, line)));
   }
-  // Valid columns of the last register; the registers before it are full (a panel is as narrow as its columns allow).
-  const __mmask16 k = lanes16(n - 16 * (NV - 1));
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i, line += ldc) {
+  store_tile_dwords<MR, NV>(acc, n, c, ldc);
+}
+
+// acc[i] -= rows[i] * columns: a term of the accumulator that is a product of a number a row and one a column.
+template <int MR, int NV>
+QGEMM_INLINE void subtract_rows(__m512i (*acc)[NV], const int32_t* rows, const int32_t* columns) {
 #pragma GCC unroll 4
-    for (int j = 0; j + 1 < NV; ++j) _mm512_storeu_si512(line + 64 * j, acc[i][j]);
-    _mm512_mask_storeu_epi32(line + 64 * (NV - 1), k, acc[i][NV - 1]);
+  for (int j = 0; j < NV; ++j) {
+    const __m512i column = _mm512_loadu_si512(columns + 16 * j);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) acc[i][j] = _mm512_sub_epi32(acc[i][j], _mm512_mullo_epi32(_mm512_set1_epi32(rows[i]), column));
   }
 }
 
@@ -179,6 +212,27 @@ static void gemm_tile(const gemm_args& g) {
       b += (kParts - 1) * part * (16 * NV);
       k += (kParts - 1) * part;
     }
+    if constexpr (kParts == 1) {
+      // The same loop as below, which brings two lines a step of another panel to L2 beside it.
+      if (g.next) {
+        const int8_t* next = g.next;
+#pragma GCC unroll 1
+        for (; k < 0; k += 4, next += 128) {
+          __m512i bv[NV];
+#pragma GCC unroll 4
+          for (int j = 0; j < NV; ++j) bv[j] = _mm512_loadu_si512(b + 64 * j);
+          b += 64 * NV;
+          __builtin_prefetch(next, 0, 2);
+          __builtin_prefetch(next + 64, 0, 2);
+#pragma GCC unroll 16
+          for (int i = 0; i < MR; ++i) {
+            const __m512i av = broadcast4(a[i] + k);
+#pragma GCC unroll 4
+            for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], av, bv[j]);
+          }
+        }
+      }
+    }
 #pragma GCC unroll 1
     for (; k < 0; k += 4) {
       __m512i bv[NV];
@@ -221,17 +275,27 @@ static void gemm_tile(const gemm_args& g) {
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_add_epi32(acc[i][j], later[p][i][j]);
   const Epilogue& e = *g.ep;
-  const bool narrow = g.n > 16 * (NV - 1);  // no empty register: what the drivers always give
-  const bool same_rows = !e.row_zero_point && !e.row_sum && !e.row_scale;
-  if (same_rows && (e.out == OutType::u8 || e.out == OutType::s8)) {
-    if (e.bounded)
-      store_tile_bytes<MR, NV, true>(e, acc, g.col, g.n, g.c, g.ldc);
-    else
-      store_tile_bytes<MR, NV, false>(e, acc, g.col, g.n, g.c, g.ldc);
-  } else if (same_rows && e.out == OutType::f32 && narrow) {
-    store_tile_floats<MR, NV, false>(e, acc, g.row, g.col, g.n, g.c, g.ldc);
-  } else if (e.row_zero_point && e.row_scale && !e.row_sum && e.out == OutType::f32 && narrow) {
-    store_tile_floats<MR, NV, true>(e, acc, g.row, g.col, g.n, g.c, g.ldc);
+  const bool bytes = e.out == OutType::u8 || e.out == OutType::s8, narrow = g.n > 16 * (NV - 1);  // narrow: no empty register,
+  const bool same_rows = !e.row_zero_point && !e.row_scale;                                       // what drivers always give
+  const bool dynamic = e.row_zero_point && e.row_scale && e.out == OutType::f32;
+  const bool accumulate = e.out == OutType::f32_accumulate;
+  if ((accumulate || same_rows) ? (bytes || narrow) : (dynamic && narrow)) {
+    if (e.row_sum) subtract_rows<MR, NV>(acc, e.row_sum + g.row, e.w_zero_point + g.col);
+    if (bytes) {
+      if (e.bounded)
+        store_tile_bytes<MR, NV, true>(e, acc, g.col, g.n, g.c, g.ldc);
+      else
+        store_tile_bytes<MR, NV, false>(e, acc, g.col, g.n, g.c, g.ldc);
+    } else if (accumulate) {
+      if (e.row_zero_point) subtract_rows<MR, NV>(acc, e.row_zero_point + g.row, e.colsum + g.col);
+      add_tile_floats<MR, NV>(e, acc, g.col, g.n, g.c, g.ldc);
+    } else if (dynamic) {
+      store_tile_floats<MR, NV, true>(e, acc, g.row, g.col, g.n, g.c, g.ldc);
+    } else if (e.out == OutType::f32) {
+      store_tile_floats<MR, NV, false>(e, acc, g.row, g.col, g.n, g.c, g.ldc);
+    } else {
+      store_tile_dwords<MR, NV>(acc, g.n, g.c, g.ldc);
+    }
   } else {
     int32_t spilled[MR * NV * 16];
 #pragma GCC unroll 16
