@@ -16,7 +16,10 @@ namespace {
 
 // A rows that stay in L2 while every panel passes over them.
 constexpr int64_t kBlockBytes = 256 * 1024;
-constexpr int kMaxRows = 16;  // most rows of any register tile
+constexpr int kMaxRows = 16;           // most rows of any register tile
+constexpr int64_t kQuantizeMacs = 24;  // multiply-adds that take as long as quantizing one element
+constexpr int64_t kL2Bytes = 1 << 20;
+constexpr int64_t kAheadBytes = 320 * 1024;  // largest panel that is prefetched while another is in use
 // Rows a thread must get before a product is shared by rows: a few tiles of the highest kernel.
 constexpr int64_t kOwnRows = 32;
 
@@ -33,8 +36,9 @@ struct Job {
   int64_t size;
 };
 
-// Rows [m0, m1) of one panel in register tiles of even height: 16 rows on a 6-row kernel are 6+5+5, not 6+6+4.
-void panel_rows(const Job& j, int64_t p, const int8_t* b, int64_t m0, int64_t m1) {
+// Rows [m0, m1) of one panel in register tiles of even height: 16 rows on a 6-row kernel are 6+5+5, not 6+6+4. next: the panel
+// that comes after it, to be prefetched by the first two tiles, or null.
+void panel_rows(const Job& j, int64_t p, const int8_t* b, int64_t m0, int64_t m1, const int8_t* next = nullptr) {
   const int width = j.w.panel_width(p);
   const GemmKernel& kernel = j.t.gemm_for(width);
   const int64_t rows = m1 - m0, tiles = (rows + kernel.mr - 1) / kernel.mr;
@@ -58,6 +62,7 @@ void panel_rows(const Job& j, int64_t p, const int8_t* b, int64_t m0, int64_t m1
       g.ep = &j.e;
       g.c = c;
       g.ldc = j.ldc;
+      g.next = next && i < 2 ? next + i * (j.w.panel_s8_bytes(width) / 2) : nullptr;
       kernel.fn(g);
       continue;
     }
@@ -94,6 +99,15 @@ void panel_rows(const Job& j, int64_t p, const int8_t* b, int64_t m0, int64_t m1
   }
 }
 
+// The panel after p, where prefetching it pays: `rows` of more than one tile read it more than once, so that without help memory
+// would rest while every tile but the first is multiplied; the weight is larger than L2; and two panels are not.
+const int8_t* panel_ahead(const KernelTable& t, const PackedView& w, int64_t p, int64_t rows) {
+  if (w.bits == 4 || w.group_size > 0 || rows <= t.gemm_for(kPanel).mr || w.group_panel_bytes() < kL2Bytes ||
+      w.panel_stride > kAheadBytes)
+    return nullptr;
+  return reinterpret_cast<const int8_t*>(w.panel(0, (p + 1) % w.panels_per_group));
+}
+
 void check_linear(const PackedView& w, const OutputSpec& out, int64_t m, bool row_terms) {
   if (w.kind != PackedKind::linear) throw Error(Code::packed, "this weight was packed for a convolution; use pack_linear");
   if (w.group_size > 0 && out.type == OutType::s32)
@@ -114,6 +128,12 @@ int64_t row_blocks(const KernelTable& t, const PackedView& w, int64_t m, int64_t
   if (threads == 1 || panels * blocks >= 3 * threads) return blocks;
   const int64_t most = (m + mr - 1) / mr, want = (3 * threads + panels - 1) / panels;
   return want > most ? most : want > blocks ? want : blocks;
+}
+
+// High and low bytes of n values.
+void split16(const uint16_t* __restrict a, int64_t n, uint8_t* __restrict hi, uint8_t* __restrict lo) {
+  for (int64_t i = 0; i < n; ++i) hi[i] = static_cast<uint8_t>(a[i] >> 8);
+  for (int64_t i = 0; i < n; ++i) lo[i] = static_cast<uint8_t>(a[i]);
 }
 
 }  // namespace
@@ -181,7 +201,7 @@ void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int6
       const int64_t first = m * b / blocks, last = m * (b + 1) / blocks;
       const int8_t* panel = panel_as_s8(t, w, 0, p, scratch);
       if (!post || !post->any()) {
-        panel_rows(job, p, panel, first, last);
+        panel_rows(job, p, panel, first, last, i + 1 < end ? panel_ahead(t, w, p, last - first) : nullptr);
         continue;
       }
       const int mr = t.gemm_for(w.panel_width(p)).mr;
@@ -222,34 +242,31 @@ void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, vo
       throw Error(Code::quantization, "x_scale times a weight scale is not finite in float32; recalibrate x's quantizer");
     zeros[n] = 0;
   }
-  const int64_t panels = w.panels_per_group;
   const int threads = threads_for(2 * m * w.n * (w.k > 0 ? w.k : 1), kGrainMacs);
-  const int64_t blocks = row_blocks(t, w, m, 2 * w.k, threads);
-  const int64_t most = (m + blocks - 1) / blocks;
-  parallel_shares(blocks, threads, [&](int64_t begin, int64_t end) {
+  // As in linear_dynamic: rows are taken apart by the thread that multiplies them.
+  const bool by_rows = m >= kOwnRows * threads;
+  parallel_shares(by_rows ? m : w.panels_per_group, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<uint8_t> halves;
     static thread_local Scratch<int8_t> expanded;
     static thread_local Scratch<int32_t> sums;
     static thread_local Scratch<double> shifted;
+    const int64_t first = by_rows ? begin : 0, count = by_rows ? end - begin : m;
+    const int64_t p0 = by_rows ? 0 : begin, p1 = by_rows ? w.panels_per_group : end;
+    const int64_t blocks = row_blocks(t, w, count, 2 * w.k, 1), most = (count + blocks - 1) / blocks;
     uint8_t *hi = halves.get(2 * most * w.k), *lo = hi + most * w.k;
     int8_t* scratch = w.bits == 4 ? expanded.get((w.panel_s8_bytes(kPanel) + 127) / 128 * 128) : nullptr;
     int32_t* sum = w.has_w_zero_point ? sums.get(2 * most) : nullptr;
     double* row_correction = w.has_w_zero_point ? shifted.get(kPanel) : nullptr;
     alignas(64) int32_t acc[2][kMaxRows * kPanel];
     alignas(64) float y[kMaxRows * kPanel];
-    for (int64_t b = begin; b < end; ++b) {
-      const int64_t m0 = m * b / blocks, rows = m * (b + 1) / blocks - m0;
-      for (int64_t i = 0; i < rows; ++i)
-        for (int64_t k = 0; k < w.k; ++k) {
-          const uint16_t v = a[(m0 + i) * lda + k];
-          hi[i * w.k + k] = static_cast<uint8_t>(v >> 8);
-          lo[i * w.k + k] = static_cast<uint8_t>(v);
-        }
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t m0 = first + count * b / blocks, rows = first + count * (b + 1) / blocks - m0;
+      for (int64_t i = 0; i < rows; ++i) split16(a + (m0 + i) * lda, w.k, hi + i * w.k, lo + i * w.k);
       if (sum) {
         t.row_sum({hi, w.k, rows, w.k, sum});
         t.row_sum({lo, w.k, rows, w.k, sum + rows});
       }
-      for (int64_t p = 0; p < panels; ++p) {
+      for (int64_t p = p0; p < p1; ++p) {
         const int width = w.panel_width(p), columns_p = w.panel_columns(p);
         const GemmKernel& kernel = t.gemm_for(width);
         const int8_t* panel = panel_as_s8(t, w, 0, p, scratch);
@@ -315,7 +332,7 @@ void linear_dynamic(const PackedView& w, const float* x, int64_t m, ptrdiff_t ld
   out.f_lo = lo;
   out.f_hi = hi;
   const KernelTable& t = table();
-  const int threads = threads_for(m * w.n * (w.k > 0 ? w.k : 1), kGrainMacs);
+  const int threads = threads_for(m * (w.n + kQuantizeMacs) * (w.k > 0 ? w.k : 1), kGrainMacs);
   if (!per_row || w.n == 0) {  // one encoding for all rows: none can be multiplied before the last one was seen
     static thread_local Scratch<uint8_t> quantized;
     static thread_local Scratch<float> scales;

@@ -70,24 +70,26 @@ struct Packed {
   }
 };
 
-// A as the kernels read it: u8 rows of k. Copied only when it is signed or transposed.
-const uint8_t* left(const MatmulOperand& a, const uint8_t* data, int64_t m, int64_t k, Scratch<uint8_t>& scratch, int64_t& ld) {
-  ld = a.ld;
-  if (!a.is_signed && !a.transposed) return data;
-  uint8_t* out = scratch.get(m * k);
-  const uint8_t flip = a.is_signed ? 0x80 : 0;
-  ld = k;
+// Whether the kernels can read A where it lies: u8 rows of k.
+bool in_place(const MatmulOperand& a) { return !a.is_signed && !a.transposed; }
+
+void flip(const uint8_t* __restrict from, uint8_t* __restrict to, int64_t n, uint8_t bits) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i] ^ bits;
+}
+
+// Rows [m0, m1) of a signed or transposed A as u8 rows of k, k bytes apart.
+void copy_left(const MatmulOperand& a, const uint8_t* data, int64_t m0, int64_t m1, int64_t k, uint8_t* out) {
+  const uint8_t bits = a.is_signed ? 0x80 : 0;
   if (!a.transposed) {
-    for (int64_t i = 0; i < m; ++i)
-      for (int64_t j = 0; j < k; ++j) out[i * k + j] = data[i * a.ld + j] ^ flip;
-    return out;
+    if (a.ld == k) return flip(data + m0 * k, out + m0 * k, (m1 - m0) * k, bits);
+    for (int64_t i = m0; i < m1; ++i) flip(data + i * a.ld, out + i * k, k, bits);
+    return;
   }
   constexpr int64_t kBlock = 64;  // a square of 64 x 64 bytes stays in L1 on both sides
-  for (int64_t i0 = 0; i0 < m; i0 += kBlock)
+  for (int64_t i0 = m0; i0 < m1; i0 += kBlock)
     for (int64_t j0 = 0; j0 < k; j0 += kBlock)
-      for (int64_t i = i0; i < m && i < i0 + kBlock; ++i)
-        for (int64_t j = j0; j < k && j < j0 + kBlock; ++j) out[i * k + j] = data[j * a.ld + i] ^ flip;
-  return out;
+      for (int64_t i = i0; i < m1 && i < i0 + kBlock; ++i)
+        for (int64_t j = j0; j < k && j < j0 + kBlock; ++j) out[i * k + j] = data[j * a.ld + i] ^ bits;
 }
 
 void check(const MatmulOperand& x, const char* name) {
@@ -126,9 +128,13 @@ void matmul(int64_t batch, int64_t m, int64_t n, int64_t k, const MatmulOperand&
       packed.shape(n, k, a, b);
       for (int64_t i = begin; i < end; ++i) {
         packed.fill(t, b.data + i * b.batch_stride, a, b, 0, packed.view.panels_per_group);
-        int64_t lda;
-        const uint8_t* rows = left(a, a.data + i * a.batch_stride, m, k, copy, lda);
-        linear_on(t, packed.view, rows, m, lda, first + i * c_batch_stride, ldc, out, {}, 1);
+        const uint8_t* rows = a.data + i * a.batch_stride;
+        if (!in_place(a)) {
+          uint8_t* own = copy.get(m * k);
+          copy_left(a, rows, 0, m, k, own);
+          rows = own;
+        }
+        linear_on(t, packed.view, rows, m, in_place(a) ? a.ld : k, first + i * c_batch_stride, ldc, out, {}, 1);
       }
     });
     return;
@@ -139,10 +145,15 @@ void matmul(int64_t batch, int64_t m, int64_t n, int64_t k, const MatmulOperand&
   packed.shape(n, k, a, b);
   for (int64_t i = 0; i < batch; ++i) {
     const uint8_t* data = b.data + i * b.batch_stride;
-    parallel_shares(packed.view.panels_per_group, threads, [&](int64_t p0, int64_t p1) { packed.fill(t, data, a, b, p0, p1); });
-    int64_t lda;
-    const uint8_t* rows = left(a, a.data + i * a.batch_stride, m, k, copy, lda);
-    linear_on(t, packed.view, rows, m, lda, first + i * c_batch_stride, ldc, out, {}, threads);
+    const uint8_t* rows = a.data + i * a.batch_stride;
+    uint8_t* const own_rows = in_place(a) ? nullptr : copy.get(m * k);
+    const int64_t panels = packed.view.panels_per_group;
+    parallel_shares(threads, threads, [&](int64_t begin, int64_t end) {  // each a part of both operands
+      packed.fill(t, data, a, b, panels * begin / threads, panels * end / threads);
+      if (own_rows) copy_left(a, rows, m * begin / threads, m * end / threads, k, own_rows);
+    });
+    linear_on(t, packed.view, own_rows ? own_rows : rows, m, own_rows ? k : a.ld, first + i * c_batch_stride, ldc, out, {},
+              threads);
   }
 }
 
