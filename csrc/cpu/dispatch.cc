@@ -116,6 +116,10 @@ KernelTable build(Isa isa) {
   QGEMM_PICK(add);
   QGEMM_PICK(mul);
   QGEMM_PICK(lut);
+  QGEMM_PICK(gather);
+  QGEMM_PICK(permute);
+  QGEMM_PICK(lerp);
+  QGEMM_PICK(mix);
   QGEMM_PICK(max_pool);
   QGEMM_PICK(sum_pool);
   QGEMM_PICK(requantize);

@@ -52,6 +52,10 @@ struct KernelTable {
   KernelFn<add_args> add;
   KernelFn<mul_args> mul;
   KernelFn<lut_args> lut;
+  KernelFn<gather_args> gather;
+  KernelFn<permute_args> permute;
+  KernelFn<lerp_args> lerp;
+  KernelFn<mix_args> mix;
   KernelFn<max_pool_args> max_pool;
   KernelFn<sum_pool_args> sum_pool;
   KernelFn<requantize_args> requantize;

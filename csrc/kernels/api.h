@@ -151,6 +151,43 @@ struct lut_args {
   ptrdiff_t rows = 1, ldx = 0, ldo = 0;  // bytes from row to row
 };
 
+// Pieces of n bytes, put one after the other: out[i * ldo ..] = a[i][0..n). They must not overlap the output.
+struct gather_args {
+  const uint8_t* const* a;  // [rows]
+  uint8_t* out;
+  ptrdiff_t rows, n, ldo;
+};
+
+// The channels of each pixel in another order: out[i][j] = x[i][index[j]].
+struct permute_args {
+  const uint8_t* x;
+  uint8_t* out;
+  const int32_t* index;  // [channels], each below channels
+  ptrdiff_t pixels, channels;
+};
+
+// f[i] = fl(fl(xa * wa) + fl(xb * wb)) with xa = fl(scale * (a[i] - zero_point)), xb likewise: a row between two rows of an
+// image.
+struct lerp_args {
+  const uint8_t *a, *b;
+  float* f;
+  ptrdiff_t n;
+  float wa, wb, scale;
+  int32_t zero_point;
+};
+
+// A row of pixels between the pixels of a float row: y = fl(fl(f[left[i]] * wl[i]) + fl(f[right[i]] * wr[i])), channel by
+// channel, and out = clamp(rint(fl(y * inv_scale)) + zero_point, lo, hi).
+struct mix_args {
+  const float* f;               // [][channels]
+  const int32_t *left, *right;  // [pixels]: pixels of f
+  const float *wl, *wr;         // [pixels]
+  uint8_t* out;
+  ptrdiff_t pixels, channels;
+  float inv_scale;
+  int32_t zero_point, lo, hi;
+};
+
 // Elementwise maximum over `taps` pixel pointers, `channels` bytes each; 0 where there are no taps.
 struct max_pool_args {
   const uint8_t* const* a;  // [taps]

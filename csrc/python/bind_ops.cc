@@ -185,34 +185,55 @@ void bind_quantize(py::module_& m) {
       "packed"_a, "length"_a, "signed"_a);
 }
 
+// Checks the operands of a sum or product. b has a's shape, or is [B, C] beside [B, ..., C]. Returns how many consecutive rows of
+// a read one row of b.
+int64_t need_operands(const py::array& a, const py::array& b, const py::array& out) {
+  need_dtype<uint8_t>(a, "a");
+  need_dtype<uint8_t>(b, "b");
+  need_dtype<uint8_t>(out, "out");
+  need_contiguous(a, "a");
+  need_contiguous(b, "b");
+  need_same_shape(out, "out", a, "a");
+  need_output(out, a, "a");
+  need_apart(out, b, "b");
+  const py::ssize_t rank = a.ndim();
+  if (b.ndim() == 2 && rank > 2 && b.shape(0) == a.shape(0) && b.shape(1) == a.shape(rank - 1)) {
+    int64_t repeat = 1;
+    for (py::ssize_t i = 1; i + 1 < rank; ++i) repeat *= a.shape(i);
+    return repeat;
+  }
+  need_same_shape(b, "b", a, "a");
+  return 1;
+}
+
 void bind_eltwise(py::module_& m) {
   using namespace py::literals;
-  m.def(
-      "add",
-      [](const py::array& a, const py::array& b, py::array& out, double a_scale, int64_t a_zero_point, double b_scale,
-         int64_t b_zero_point, double out_scale, int64_t out_zero_point, std::optional<double> lo, std::optional<double> hi) {
-        need_dtype<uint8_t>(a, "a");
-        need_dtype<uint8_t>(b, "b");
-        need_dtype<uint8_t>(out, "out");
-        need_contiguous(a, "a");
-        need_contiguous(b, "b");
-        need_same_shape(b, "b", a, "a");
-        need_same_shape(out, "out", a, "a");
-        need_output(out, a, "a");
-        need_apart(out, b, "b");
-        check_encoding("a", a_scale, a_zero_point);
-        check_encoding("b", b_scale, b_zero_point);
-        const OutputSpec o = output_spec(out, out_scale, out_zero_point, lo, hi);
-        const Encoding8 ea{static_cast<float>(a_scale), static_cast<int32_t>(a_zero_point)},
-            eb{static_cast<float>(b_scale), static_cast<int32_t>(b_zero_point)};
-        const auto *pa = static_cast<const uint8_t*>(a.data()), *pb = static_cast<const uint8_t*>(b.data());
-        auto* c = static_cast<uint8_t*>(out.mutable_data());
-        const int64_t n = a.size();
-        py::gil_scoped_release release;
-        add(pa, ea, pb, eb, c, n, o);
-      },
-      "a"_a, "b"_a, "out"_a, "a_scale"_a, "a_zero_point"_a, "b_scale"_a, "b_zero_point"_a, "out_scale"_a, "out_zero_point"_a,
-      "lo"_a = py::none(), "hi"_a = py::none());
+  const auto binary = [&m](const char* name, auto f) {
+    m.def(
+        name,
+        [f](const py::array& a, const py::array& b, py::array& out, double a_scale, int64_t a_zero_point, double b_scale,
+            int64_t b_zero_point, double out_scale, int64_t out_zero_point, std::optional<double> lo, std::optional<double> hi) {
+          const int64_t repeat = need_operands(a, b, out);
+          check_encoding("a", a_scale, a_zero_point);
+          check_encoding("b", b_scale, b_zero_point);
+          const OutputSpec o = output_spec(out, out_scale, out_zero_point, lo, hi);
+          const int64_t n = a.ndim() > 0 ? a.shape(a.ndim() - 1) : 1, rows = n > 0 ? a.size() / n : 0;
+          const Operand8 x{
+              static_cast<const uint8_t*>(a.data()), n, {static_cast<float>(a_scale), static_cast<int32_t>(a_zero_point)}};
+          const Operand8 y{static_cast<const uint8_t*>(b.data()),
+                           n,
+                           {static_cast<float>(b_scale), static_cast<int32_t>(b_zero_point)},
+                           repeat};
+          auto* c = static_cast<uint8_t*>(out.mutable_data());
+          py::gil_scoped_release release;
+          f(x, y, c, n, rows, n, o);
+        },
+        "a"_a, "b"_a, "out"_a, "a_scale"_a, "a_zero_point"_a, "b_scale"_a, "b_zero_point"_a, "out_scale"_a, "out_zero_point"_a,
+        "lo"_a = py::none(), "hi"_a = py::none());
+  };
+  using Binary = void (*)(const Operand8&, const Operand8&, uint8_t*, int64_t, int64_t, int64_t, const OutputSpec&);
+  binary("add", static_cast<Binary>(&add));
+  binary("mul", static_cast<Binary>(&mul));
   m.def(
       "lut",
       [](const py::array& x, const py::array& table, py::array& out) {

@@ -286,6 +286,19 @@ def add(
     lo: int | None = None,
     hi: int | None = None,
 ) -> None: ...
+def mul(
+    a: NDArray[np.uint8],
+    b: NDArray[np.uint8],
+    out: NDArray[np.uint8],
+    a_scale: float,
+    a_zero_point: int,
+    b_scale: float,
+    b_zero_point: int,
+    out_scale: float,
+    out_zero_point: int,
+    lo: int | None = None,
+    hi: int | None = None,
+) -> None: ...
 def lut(x: NDArray[np.uint8], table: NDArray[np.uint8], out: NDArray[np.uint8]) -> None: ...  # table uint8 [256]
 
 # x uint8 [B, H, W, C] -> out [B, HO, WO, Cout]; stride and dilation are those of the packing. padding is cut from the result.

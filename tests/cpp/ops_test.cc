@@ -38,6 +38,45 @@ TEST(Ops, Add) {
   }
 }
 
+// Rows with distances of their own, and an operand of which one row serves several.
+TEST(Ops, SumsAndProductsOfRows) {
+  Rng rng(406);
+  Guarded a_memory(1 << 18), b_memory(1 << 18);
+  Output got(1 << 18);
+  for (int i = 0; i < cases(4000); ++i) {
+    const int64_t n = rng.pick<int64_t>({0, 1, 15, 64, 65, 200}), repeat = rng.pick<int64_t>({1, 1, 2, 7}),
+                  rows = repeat * rng.between(0, 9), ldc = n + rng.pick<int64_t>({0, 0, 3});
+    const bool product = rng.chance(50);
+    Operand8 a{nullptr, n + rng.pick<int64_t>({0, 0, 5}), {rng.uniform(0.01f, 1), static_cast<int32_t>(rng.between(0, 255))}};
+    Operand8 b{
+        nullptr, n + rng.pick<int64_t>({0, 0, 9}), {rng.uniform(0.01f, 1), static_cast<int32_t>(rng.between(0, 255))}, repeat};
+    const int64_t a_bytes = rows ? (rows - 1) * a.ld + n : 0, b_bytes = rows ? (rows / repeat - 1) * b.ld + n : 0;
+    uint8_t *pa = a_memory.place<uint8_t>(static_cast<size_t>(a_bytes), Side::end),
+            *pb = b_memory.place<uint8_t>(static_cast<size_t>(b_bytes), Side::end);
+    fill(rng, any_mood(rng), pa, a_bytes);
+    fill(rng, any_mood(rng), pb, b_bytes);
+    a.data = pa;
+    b.data = pb;
+    OutputSpec out = any_output(rng, 200, false);
+    out.type = OutType::u8;
+    now_testing("rows=%d n=%d repeat=%d product=%d", int(rows), int(n), int(repeat), product);
+    std::vector<uint8_t> want(static_cast<size_t>(rows * n));
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t j = 0; j < n; ++j) {
+        const float x = a.encoding.scale * static_cast<float>(pa[r * a.ld + j] - a.encoding.zero_point),
+                    y = b.encoding.scale * static_cast<float>(pb[r / repeat * b.ld + j] - b.encoding.zero_point);
+        store_float(out, product ? x * y : x + y, &want[static_cast<size_t>(r * n + j)]);
+      }
+    const auto call = [&](void* c) {
+      if (product)
+        mul(a, b, static_cast<uint8_t*>(c), ldc, rows, n, out);
+      else
+        add(a, b, static_cast<uint8_t*>(c), ldc, rows, n, out);
+    };
+    if (!same_everywhere(got, want, rows, n, ldc, Side::end, call)) return;
+  }
+}
+
 TEST(Ops, Lut) {
   Rng rng(401);
   Guarded x_memory(1 << 18);

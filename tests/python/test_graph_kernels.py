@@ -351,6 +351,22 @@ def test_conv3d(rng, name, kind):
     assert p.steps[1].kernel == "conv3d"
 
 
+@pytest.mark.parametrize("shape", [(4, 6, 7), (4, 1, 1), (1, 6, 7), (4, 6, 1)])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_products(rng, shape, swapped):
+    """The second factor as large as the first, one value a channel (squeeze-excite), or of a shape that is spread out."""
+    b = Builder()
+    b.input("x", [None, 4, 6, 7]), b.input("z", [None, *shape])
+    x, z = b.q("x", SX, ZX), b.q("z", 0.02, 100)
+    out = b.q(b.add("Mul", [z, x] if swapped else [x, z], "y"), 0.1, ZY, out="out")
+    m = b.model(out)
+    p, feeds = qgemm.load(m), {"x": data(rng, 3, 4, 6, 7), "z": data(rng, 3, *shape)}
+    got, want = p(feeds["x"], feeds["z"]), reference(m, feeds)[0]
+    steps = np.abs(got - want) / np.float32(0.1)
+    assert steps.max() <= 1.01 and np.count_nonzero(steps > 0.01) <= 2 and len(np.unique(got)) > 4
+    assert p.steps[-1].kernel == "mul"
+
+
 # ---- what stays float, and why ----
 
 

@@ -146,6 +146,9 @@ def samples():
     yield "avg_pool2d", (pixels, [2, 2], [2, 2], [0, 0, 0, 0], True, X_SCALE, X_ZERO, U8, 0.05, 110)
     yield "avg_pool2d", (pixels, [7, 6], [1, 1], [0, 0, 0, 0], False, X_SCALE, X_ZERO, F32)
     yield "add", (pixels, nchw(codes(rng, 2, 7, 6, 4)), 0.1, 3, 0.2, 5, 0.3, 7)
+    yield "mul", (pixels, nchw(codes(rng, 2, 7, 6, 4)), 0.1, 3, 0.2, 5, 0.3, 7)
+    for given in (pixels, pixels.contiguous()):
+        yield "mul", (given, nchw(codes(rng, 2, 1, 1, 4)), 0.1, 3, 0.2, 5, 0.3, 7, 3, 200)
     yield "lut", (pixels, t(codes(rng, 256)))
 
 

@@ -1,4 +1,4 @@
-"""Closures that call the engine's less common convolutions. As in ``executors``, what does not depend on the input is bound beforehand."""
+"""Closures that call the engine's less common operations on images; as in ``executors``, bound to all that does not depend on the input."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import numpy as np
 
 from .. import _core
 from ..errors import ShapeError
-from .executors import Result, _channels_last, _logical
+from .executors import Result, _channels_last, _logical, _same_order
 from .floatnn import Window
+from .ir import QParams
+from .layout import like
 
 
 def conv_transpose(x: str, y: str, packed: np.ndarray, win: Window, extra, channels: int, n: int, result: Result, label: str):
@@ -38,6 +40,31 @@ def conv_transpose(x: str, y: str, packed: np.ndarray, win: Window, extra, chann
         env[y] = _logical(out, ndim)
 
     return result.finish(run, y)
+
+
+def product(y: str, read_a, read_b, ga: QParams, gb: QParams, result: Result):
+    """A product of two tensors on grids; a factor [B, C, 1, 1] beside [B, C, H, W] is not spread out."""
+    core, bounds = _core.mul, result.bounds
+    grids_of = [(g.scale.item(), g.zero_point.item()) for g in (ga, gb)]
+
+    def run(env):
+        (p, q), (first, second) = (read_a(env), read_b(env)), grids_of
+        if p.ndim == q.ndim == 4 and p.shape[2:] == (1, 1) != q.shape[2:]:
+            (p, q), (first, second) = (q, p), (second, first)
+        grids = (*first, *second)
+        if p.ndim == q.ndim == 4 and q.shape[2:] == (1, 1) != p.shape[2:] and q.shape[1] == p.shape[1] and q.shape[0] in (1, p.shape[0]):
+            t = _channels_last(p)
+            factors = np.ascontiguousarray(np.broadcast_to(q[:, :, 0, 0], p.shape[:2]))
+            out = np.empty(t.shape, np.uint8)
+            core(t, factors, out, *grids, *bounds)
+            env[y] = _logical(out, 4)
+            return
+        p, q, back = _same_order(p, q)
+        out = np.empty(p.shape, np.uint8)
+        core(p, q, out, *grids, *bounds)
+        env[y] = like(out, back)
+
+    return run
 
 
 def conv3d(x: str, y: str, packed: np.ndarray, win: Window, channels: int, n: int, result: Result, label: str):

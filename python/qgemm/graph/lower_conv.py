@@ -1,4 +1,4 @@
-"""Lowering of transposed and three-dimensional convolutions."""
+"""Lowering of transposed and three-dimensional convolutions and of products."""
 
 from __future__ import annotations
 
@@ -9,12 +9,27 @@ import numpy as np
 from .. import _core
 from . import convops
 from .floatnn import Window
+from .grids import shift
 from .ir import Node, QParams
 from .step import Step
+from .values import raw_reader
 
 
 class ConvLowering:
     """Methods of Lowering, by operator name."""
+
+    def _mul(self, n: Node) -> Step | None:
+        out = self.graph.tensors[n.outputs[0]]
+        grids = []
+        for i in n.inputs:
+            qp = self.graph.tensors[i].qparams
+            if qp is None or not qp.per_tensor or qp.bits > 8:
+                return None
+            grids.append(shift(qp, signed=False)[0])
+        if out.qparams is None or not out.qparams.u8:
+            return None
+        reads = [raw_reader(self.graph, i, g) for i, g in zip(n.inputs, grids, strict=True)]
+        return self._step(n, "mul", "u8", convops.product(out.name, *reads, *grids, self._result(n)))
 
     def _convtranspose(self, n: Node) -> Step:
         return self._weighted(n, self._pack_transposed)

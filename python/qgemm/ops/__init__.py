@@ -20,7 +20,7 @@ conv_transpose2d   uint8 [B, C, H, W], packed by pack_conv_transpose2d          
  ... _dynamic      float32 [B, C, H, W]; conv_transpose1d and 1d_dynamic take [B, C, L]    float32 [B, Cout, HO, WO]
 max_pool2d         uint8 [B, C, H, W]                                                      uint8, channels_last
 avg_pool2d         uint8 [B, C, H, W]                                                      dtype, channels_last
-add                two uint8 of one shape                                                  uint8, that shape
+add, mul           two uint8 of one shape, or [B, C, H, W] and [B, C, 1, 1]                uint8, the first one's shape
 lut                uint8 of any shape, table uint8 [256]                                   uint8, same shape
 ================== ======================================================================= =========================================
 
@@ -66,7 +66,7 @@ from ._conv_more import (  # noqa: E402
     conv_transpose2d,
     conv_transpose2d_dynamic,
 )
-from ._elementwise import add, dequantize, lut, quantize, quantize_dynamic  # noqa: E402
+from ._elementwise import add, dequantize, lut, mul, quantize, quantize_dynamic  # noqa: E402
 from ._linear import linear, linear16, linear_dynamic, linear_quantized, matmul  # noqa: E402
 
 __all__ = [
@@ -90,6 +90,7 @@ __all__ = [
     "lut",
     "matmul",
     "max_pool2d",
+    "mul",
     "quantize",
     "quantize_dynamic",
 ]

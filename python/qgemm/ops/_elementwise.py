@@ -1,4 +1,4 @@
-"""Quantize, dequantize, add, lookup: operators that keep the shape of their input."""
+"""Quantize, dequantize, add, mul, lookup: operators that keep the shape of their input."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 
 from .. import _core
 from ..errors import ShapeError
-from ._registry import array, dense_order, like, register, row_count, written
+from ._conv import _nhwc
+from ._registry import NHWC, array, dense_order, like, register, row_count, written
 
 
 def _quantize(x, scale, zero_point, qmin, qmax, dtype, axis=-1):
@@ -56,25 +57,36 @@ def _quantize_dynamic(x, per_row=True, symmetric=False):
     return out, scale, zero_point
 
 
-def _add(a, b, a_scale, a_zero_point, b_scale, b_zero_point, out_scale, out_zero_point, lo=None, hi=None):
-    if a.shape != b.shape:
-        raise ShapeError(f"qgemm::add: the operands are {tuple(a.shape)} and {tuple(b.shape)}; they must be of one shape")
-    out = torch.empty_like(a)
-    order = dense_order(out)
-    _core.add(
-        like(order, a),
-        like(order, b),
-        written(order, out),
-        a_scale,
-        a_zero_point,
-        b_scale,
-        b_zero_point,
-        out_scale,
-        out_zero_point,
-        lo,
-        hi,
-    )
-    return out
+def _per_channel(a, b):
+    """True when ``b`` holds a value a channel of the images ``a``: [B, C, 1, 1] beside [B, C, H, W]."""
+    return a.dim() == 4 and b.dim() == 4 and a.shape != b.shape and a.shape[:2] == b.shape[:2] and b.shape[2] == 1 and b.shape[3] == 1
+
+
+def _binary_out(op, a, b):
+    """The output's memory. Images with a value per channel are channels_last, whatever ``a`` is: the kernels walk along channels."""
+    if a.shape == b.shape:
+        return torch.empty_like(a)
+    if not _per_channel(a, b):
+        raise ShapeError(
+            f"qgemm::{op}: the operands are {tuple(a.shape)} and {tuple(b.shape)}; they must be of one shape, or the second "
+            "[B, C, 1, 1] beside [B, C, H, W]"
+        )
+    return torch.empty(a.shape, dtype=a.dtype, device=a.device, memory_format=NHWC)
+
+
+def _binary(op, core):
+    def run(a, b, a_scale, a_zero_point, b_scale, b_zero_point, out_scale, out_zero_point, lo=None, hi=None):
+        out = _binary_out(op, a, b)
+        if a.shape == b.shape:
+            order = dense_order(out)
+            x, y, to = like(order, a), like(order, b), written(order, out)
+        else:
+            x, to = _nhwc(a), array(out).transpose(0, 2, 3, 1)
+            y = array(b.flatten(1).contiguous())
+        core(x, y, to, a_scale, a_zero_point, b_scale, b_zero_point, out_scale, out_zero_point, lo, hi)
+        return out
+
+    return run
 
 
 def _lut(x, table):
@@ -99,10 +111,16 @@ quantize_dynamic = register(
     _quantize_dynamic,
     _dynamic_outputs,
 )
-add = register(
-    "add(Tensor a, Tensor b, float a_scale, int a_zero_point, float b_scale, int b_zero_point, float out_scale, int out_zero_point, "
-    "int? lo=None, int? hi=None) -> Tensor",
-    _add,
-    lambda a, *rest: torch.empty_like(a),
-)
+
+
+def _register_binary(op, core):
+    grids = "float a_scale, int a_zero_point, float b_scale, int b_zero_point, float out_scale, int out_zero_point"
+    return register(
+        f"{op}(Tensor a, Tensor b, {grids}, int? lo=None, int? hi=None) -> Tensor",
+        _binary(op, core),
+        lambda a, b, *rest: _binary_out(op, a, b),
+    )
+
+
+add, mul = _register_binary("add", _core.add), _register_binary("mul", _core.mul)
 lut = register("lut(Tensor x, Tensor table) -> Tensor", _lut, lambda x, table: torch.empty_like(x))

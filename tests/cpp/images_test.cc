@@ -1,0 +1,104 @@
+// Moves and interpolation of images against their definition: every path, 1 and 2 threads.
+#include "ops/images.h"
+
+#include <algorithm>
+
+#include "driver_case.h"
+
+namespace qgemm {
+namespace test {
+namespace {
+
+TEST(Images, GiveTheDefinedBytes) {
+  Rng rng(601);
+  Guarded x_memory(1 << 18), ints(1 << 12);
+  Output got(1 << 20);
+  for (int i = 0; i < cases(12000); ++i) {
+    ImageShape s{rng.between(0, 2), rng.between(1, 6), rng.between(1, 7), rng.pick<int64_t>({1, 3, 16, 31, 64, 65, 130})};
+    const int what = static_cast<int>(rng.between(0, 4));
+    const int64_t block = rng.between(1, 3);
+    if (what == 3) s.c = block * block * rng.pick<int64_t>({1, 3, 16, 20});
+    const int64_t bytes = s.batch * s.h * s.w * s.c;
+    uint8_t* x = x_memory.place<uint8_t>(static_cast<size_t>(bytes), rng.chance(50) ? Side::start : Side::end);
+    fill(rng, any_mood(rng), x, bytes);
+    now_testing("images what=%d x=%dx%dx%dx%d block=%d", what, int(s.batch), int(s.h), int(s.w), int(s.c), int(block));
+    const auto at = [&](int64_t b, int64_t y, int64_t w, int64_t c) { return x[((b * s.h + y) * s.w + w) * s.c + c]; };
+    std::vector<uint8_t> want;
+    int64_t oh = 1, ow = 1, oc = s.c;
+    std::function<void(void*)> call;
+    const auto each = [&](auto value) {
+      for (int64_t b = 0; b < s.batch; ++b)
+        for (int64_t y = 0; y < oh; ++y)
+          for (int64_t w = 0; w < ow; ++w)
+            for (int64_t c = 0; c < oc; ++c) want.push_back(value(b, y, w, c));
+    };
+    std::vector<int32_t> ys, xs, ys_hi, xs_hi;
+    std::vector<float> ty, tx;
+    if (what <= 1) {
+      oh = rng.between(0, 9);
+      ow = rng.between(0, 9);
+      for (int64_t y = 0; y < oh; ++y) ys.push_back(static_cast<int32_t>(rng.between(0, s.h - 1)));
+      for (int64_t w = 0; w < ow; ++w) xs.push_back(static_cast<int32_t>(rng.between(0, s.w - 1)));
+      std::sort(ys.begin(), ys.end());
+    }
+    const Encoding8 e{rng.uniform(0.01f, 1), static_cast<int32_t>(rng.between(0, 255))};
+    OutputSpec spec = any_output(rng, 255 * e.scale, false);
+    spec.type = OutType::u8;
+    const int64_t pad[4] = {rng.between(0, 2), rng.between(0, 2), rng.between(0, 2), rng.between(0, 2)};
+    const bool channels_first = rng.chance(50);
+    if (what == 0) {
+      each([&](int64_t b, int64_t y, int64_t w, int64_t c) {
+        return at(b, ys[static_cast<size_t>(y)], xs[static_cast<size_t>(w)], c);
+      });
+      call = [&](void* o) { resize_nearest(x, s, oh, ow, ys.data(), xs.data(), static_cast<uint8_t*>(o)); };
+    } else if (what == 1) {
+      for (int32_t y : ys) ys_hi.push_back(std::min(y + 1, static_cast<int32_t>(s.h - 1))), ty.push_back(rng.uniform(0, 1));
+      for (int32_t w : xs) xs_hi.push_back(std::min(w + 1, static_cast<int32_t>(s.w - 1))), tx.push_back(rng.uniform(0, 1));
+      each([&](int64_t b, int64_t y, int64_t w, int64_t c) {
+        const size_t iy = static_cast<size_t>(y), ix = static_cast<size_t>(w);
+        const auto real = [&](int64_t yy, int64_t xx) { return e.scale * static_cast<float>(at(b, yy, xx, c) - e.zero_point); };
+        const auto between = [](float l, float r, float t) {
+          const float a = l * (1.0f - t), d = r * t;
+          return a + d;
+        };
+        const float left = between(real(ys[iy], xs[ix]), real(ys_hi[iy], xs[ix]), ty[iy]),
+                    right = between(real(ys[iy], xs_hi[ix]), real(ys_hi[iy], xs_hi[ix]), ty[iy]);
+        uint8_t q;
+        store_float(spec, between(left, right, tx[ix]), &q);
+        return q;
+      });
+      call = [&](void* o) {
+        resize_linear(x, s, e, {oh, ys.data(), ys_hi.data(), ty.data()}, {ow, xs.data(), xs_hi.data(), tx.data()},
+                      static_cast<uint8_t*>(o), spec);
+      };
+    } else if (what == 2) {
+      oh = pad[0] + s.h + pad[2];
+      ow = pad[1] + s.w + pad[3];
+      each([&](int64_t b, int64_t y, int64_t w, int64_t c) {
+        const int64_t iy = y - pad[0], ix = w - pad[1];
+        return iy >= 0 && iy < s.h && ix >= 0 && ix < s.w ? at(b, iy, ix, c) : uint8_t(77);
+      });
+      call = [&](void* o) { pad_image(x, s, pad[0], pad[1], pad[2], pad[3], 77, static_cast<uint8_t*>(o)); };
+    } else if (what == 3) {
+      oh = s.h * block;
+      ow = s.w * block;
+      oc = s.c / (block * block);
+      each([&](int64_t b, int64_t y, int64_t w, int64_t c) {
+        const int64_t p = y % block * block + w % block;
+        return at(b, y / block, w / block, channels_first ? c * block * block + p : p * oc + c);
+      });
+      call = [&](void* o) { depth_to_space(x, s, block, channels_first, static_cast<uint8_t*>(o)); };
+    } else {
+      oh = s.h;
+      ow = s.w;
+      for (int64_t c = 0; c < s.c; ++c) xs.push_back(static_cast<int32_t>(rng.between(0, s.c - 1)));
+      each([&](int64_t b, int64_t y, int64_t w, int64_t c) { return at(b, y, w, xs[static_cast<size_t>(c)]); });
+      call = [&](void* o) { permute_channels(x, s.batch * s.h * s.w, s.c, xs.data(), static_cast<uint8_t*>(o)); };
+    }
+    if (!same_everywhere(got, want, s.batch * oh * ow, oc, oc, Side::end, call)) return;
+  }
+}
+
+}  // namespace
+}  // namespace test
+}  // namespace qgemm
