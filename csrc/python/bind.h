@@ -185,6 +185,7 @@ void raise(const Error& e);
 PyObject* raise_current();
 
 void bind_gemm(py::module_& m);
+void bind_images(py::module_& m);
 void bind_ops(py::module_& m);
 void bind_rows(py::module_& m);
 void bind_taps(py::module_& m);

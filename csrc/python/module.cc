@@ -148,6 +148,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("max_threads", [] { return may_share() ? omp_get_max_threads() : 1; });
   bind_gemm(m);
   bind_ops(m);
+  bind_images(m);
   bind_rows(m);
   bind_taps(m);
   bind_tensor(m);

@@ -301,6 +301,27 @@ def mul(
 ) -> None: ...
 def lut(x: NDArray[np.uint8], table: NDArray[np.uint8], out: NDArray[np.uint8]) -> None: ...  # table uint8 [256]
 
+# x uint8 [B, H, W, C] -> out [B, HO, WO, C]: out[:, y, x] = x[:, ys[y], xs[x]].
+def resize_nearest(x: NDArray[np.uint8], out: NDArray[np.uint8], ys: NDArray[np.int32], xs: NDArray[np.int32]) -> None: ...
+
+# The same between the inputs lo and hi of either axis, t of the way.
+def resize_linear(
+    x: NDArray[np.uint8],
+    out: NDArray[np.uint8],
+    y_lo: NDArray[np.int32],
+    y_hi: NDArray[np.int32],
+    y_t: NDArray[np.float32],
+    x_lo: NDArray[np.int32],
+    x_hi: NDArray[np.int32],
+    x_t: NDArray[np.float32],
+    x_scale: float,
+    x_zero_point: int,
+    out_scale: float,
+    out_zero_point: int,
+    lo: float | None = None,
+    hi: float | None = None,
+) -> None: ...
+
 # x uint8 [B, H, W, C] -> out [B, HO, WO, Cout]; stride and dilation are those of the packing. padding is cut from the result.
 def conv_transpose2d(
     x: NDArray[np.uint8],

@@ -367,6 +367,19 @@ def test_products(rng, shape, swapped):
     assert p.steps[-1].kernel == "mul"
 
 
+@pytest.mark.parametrize("coord", ["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"])
+@pytest.mark.parametrize("size", [(12, 14), (6, 7), (9, 3), (1, 1), (17, 23)])
+def test_linear_resize(rng, coord, size):
+    """Exactly the float operator's values, rounded; and the simulation's within a step."""
+    b, x = start([5, 6, 7])
+    b.const("none", np.array([], np.float32)), b.const("sizes", np.array([3, 5, *size], np.int64))
+    y = b.add("Resize", [x, "", "none", "sizes"], "y", mode="linear", coordinate_transformation_mode=coord)
+    p, got, want = program_and_reference(b, b.q(y, 0.07, ZY, out="out"), data(rng, 3, 5, 6, 7))
+    assert p.steps[-1].kernel == "resize_linear"
+    steps = np.abs(got - want) / np.float32(0.07)
+    assert got.shape == want.shape and steps.max() <= 1.01 and np.count_nonzero(steps > 0.01) <= max(2, got.size // 100)
+
+
 # ---- what stays float, and why ----
 
 

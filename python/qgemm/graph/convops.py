@@ -7,7 +7,7 @@ import numpy as np
 from .. import _core
 from ..errors import ShapeError
 from .executors import Result, _channels_last, _logical, _same_order
-from .floatnn import Window
+from .floatnn import Window, linear_axis, resized
 from .ir import QParams
 from .layout import like
 
@@ -63,6 +63,32 @@ def product(y: str, read_a, read_b, ga: QParams, gb: QParams, result: Result):
         out = np.empty(p.shape, np.uint8)
         core(p, q, out, *grids, *bounds)
         env[y] = like(out, back)
+
+    return run
+
+
+def resize_linear(x: str, y: str, scales, sizes, coord: str, grid: QParams, result: Result, label: str):
+    """Linear Resize of height and width between two grids. scales, sizes: ONNX's constants, one of them None."""
+    core, bounds, source = _core.resize_linear, result.bounds, (grid.scale.item(), grid.zero_point.item())
+    axes: dict = {}  # by the input's shape
+
+    def run(env):
+        a = env[x]
+        if a.ndim != 4:
+            raise ShapeError(f"layer '{label}' resizes 4 dimensions; its input '{x}' has shape {a.shape}")
+        key = a.shape[1:]
+        if key not in axes:
+            wanted, factors = resized(a.shape[1:], None if scales is None else scales[1:], None if sizes is None else sizes[1:])
+            if wanted[0] != a.shape[1] or min(wanted) < 1:
+                raise ShapeError(f"layer '{label}' would make {wanted} of its input '{x}' of shape {a.shape}")
+            found = [linear_axis(n, m, f, coord) for n, m, f in zip(wanted, a.shape[1:], factors, strict=True)][1:]
+            if len(axes) >= 16:
+                axes.clear()
+            axes[key] = (*found[0], *found[1])
+        t, at = _channels_last(a), axes[key]
+        out = np.empty((t.shape[0], at[0].size, at[3].size, t.shape[3]), np.uint8)
+        core(t, out, *at, *source, *bounds)
+        env[y] = _logical(out, 4)
 
     return run
 

@@ -328,6 +328,23 @@ def _source(n_out, n_in, scale, mode):
     return (i + 0.5) / scale - 0.5
 
 
+def linear_axis(n_out: int, n_in: int, scale: float, coord: str):
+    """(lo, hi int32 [n_out], t float32 [n_out]): each output lies between inputs lo and hi, t of the way."""
+    if n_out == n_in:
+        same = np.arange(n_in, dtype=np.int32)
+        return same, same, np.zeros(n_in, f32)
+    at = np.clip(_source(n_out, n_in, scale, coord), 0, n_in - 1)
+    lo = np.floor(at).astype(np.int32)
+    return lo, np.minimum(lo + 1, n_in - 1).astype(np.int32), (at - lo).astype(f32)
+
+
+def resized(shape, scales, sizes) -> tuple[list[int], list[float]]:
+    """Output sizes and scales of a Resize, axis by axis."""
+    if sizes is not None and sizes.size:
+        return [int(n) for n in sizes], [int(n) / n_in for n, n_in in zip(sizes, shape, strict=True)]
+    return [math.floor(n_in * float(s)) for n_in, s in zip(shape, scales, strict=True)], [float(s) for s in scales]
+
+
 @op("Resize")
 def _resize(attrs):
     mode, coord = attrs.get("mode", "nearest"), attrs.get("coordinate_transformation_mode", "half_pixel")
@@ -344,25 +361,17 @@ def _resize(attrs):
     }[rounding]
 
     def run(x, roi=None, scales=None, sizes=None):
-        for axis, n_in in enumerate(x.shape):
-            if sizes is not None and sizes.size:
-                n_out = int(sizes[axis])
-                scale = n_out / n_in
-            else:
-                scale = float(scales[axis])
-                n_out = math.floor(n_in * scale)
+        for axis, (n_in, n_out, scale) in enumerate(zip(x.shape, *resized(x.shape, scales, sizes), strict=True)):
             if n_out == n_in:
                 continue
-            at = _source(n_out, n_in, scale, coord)
             if mode == "nearest":
+                at = _source(n_out, n_in, scale, coord)
                 x = x.take(np.clip(nearest(at), 0, n_in - 1).astype(np.int64), axis=axis)
                 continue
-            at = np.clip(at, 0, n_in - 1)
-            lo = np.floor(at).astype(np.int64)
-            hi = np.minimum(lo + 1, n_in - 1)
+            lo, hi, t = linear_axis(n_out, n_in, scale, coord)
             shape = [1] * x.ndim
             shape[axis] = -1
-            t = (at - lo).astype(np.float32).reshape(shape)
+            t = t.reshape(shape)
             x = (x.take(lo, axis=axis) * (1 - t) + x.take(hi, axis=axis) * t).astype(np.float32)
         return x
 

@@ -1,4 +1,4 @@
-"""Lowering of transposed and three-dimensional convolutions and of products."""
+"""Lowering of transposed and three-dimensional convolutions, of products and of linear resizing."""
 
 from __future__ import annotations
 
@@ -30,6 +30,23 @@ class ConvLowering:
             return None
         reads = [raw_reader(self.graph, i, g) for i, g in zip(n.inputs, grids, strict=True)]
         return self._step(n, "mul", "u8", convops.product(out.name, *reads, *grids, self._result(n)))
+
+    def _resize(self, n: Node) -> Step | None:
+        """Linear interpolation of height and width between two grids; nearest ones move bytes."""
+        grid, out, attrs = self._qp(n.inputs[0]), self.graph.tensors[n.outputs[0]], n.attrs
+        coord = attrs.get("coordinate_transformation_mode", "half_pixel")
+        plain = not (attrs.get("antialias") or attrs.get("axes") or attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch")
+        known = coord in ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
+        if attrs.get("mode", "nearest") != "linear" or grid is None or out.qparams is None or not out.qparams.u8 or not (plain and known):
+            return None
+        given = [self.graph.tensors[i] if i else None for i in (*n.inputs[1:], "", "", "")[1:3]]
+        if any(t is not None and not t.is_const for t in given):
+            return None
+        scales, sizes = (None if t is None or t.data.size != 4 else t.data.reshape(-1) for t in given)
+        if (scales is None) == (sizes is None) or (scales is not None and (scales[:2] != 1).any()):
+            return None
+        run = convops.resize_linear(n.inputs[0], out.name, scales, sizes, coord, grid, self._result(n), n.module or n.name)
+        return self._step(n, "resize_linear", f"u{grid.bits}", run)
 
     def _convtranspose(self, n: Node) -> Step:
         return self._weighted(n, self._pack_transposed)

@@ -1,0 +1,81 @@
+// Moves and interpolation of images.
+#include <array>
+
+#include "bind.h"
+#include "ops/images.h"
+
+namespace qgemm {
+namespace {
+
+ImageShape image_of(const py::array& x) {
+  need_dtype<uint8_t>(x, "x");
+  need_rank(x, "x", 4, "[B, H, W, C] (NHWC)");
+  need_contiguous(x, "x");
+  return {x.shape(0), x.shape(1), x.shape(2), x.shape(3)};
+}
+
+uint8_t* result_of(py::array& out, const py::array& x, int64_t h, int64_t w, int64_t c) {
+  need_dtype<uint8_t>(out, "out");
+  if (out.ndim() != 4 || out.shape(0) != x.shape(0) || out.shape(1) != h || out.shape(2) != w || out.shape(3) != c)
+    throw Error(Code::shape, "out must have shape (" + std::to_string(x.shape(0)) + ", " + std::to_string(h) + ", " +
+                                 std::to_string(w) + ", " + std::to_string(c) + ") for x of shape " + shape_of(x) + ", got " +
+                                 shape_of(out));
+  need_output(out, x, "x");
+  return static_cast<uint8_t*>(out.mutable_data());
+}
+
+const int32_t* indices_of(const py::array& a, const char* name, int64_t count, int64_t limit) {
+  const int32_t* p = vector_of<int32_t>(a, name, count);
+  for (int64_t i = 0; i < count; ++i)
+    if (p[i] < 0 || p[i] >= limit)
+      throw Error(Code::shape, std::string(name) + "[" + std::to_string(i) + "] = " + std::to_string(p[i]) + " is outside 0.." +
+                                   std::to_string(limit - 1));
+  return p;
+}
+
+LinearAxis axis_of(const py::array& lo, const py::array& hi, const py::array& t, const char* name, int64_t limit) {
+  const int64_t n = lo.ndim() == 1 ? lo.shape(0) : -1;
+  const std::string axis(name);
+  LinearAxis a{n, indices_of(lo, (axis + "_lo").c_str(), n, limit), indices_of(hi, (axis + "_hi").c_str(), n, limit),
+               vector_of<float>(t, (axis + "_t").c_str(), n)};
+  for (int64_t i = 0; i < n; ++i)
+    if (!(a.t[i] >= 0 && a.t[i] <= 1)) throw Error(Code::shape, axis + "_t must lie in 0..1, got " + std::to_string(a.t[i]));
+  return a;
+}
+
+}  // namespace
+
+void bind_images(py::module_& m) {
+  using namespace py::literals;
+  m.def(
+      "resize_nearest",
+      [](const py::array& x, py::array& out, const py::array& ys, const py::array& xs) {
+        const ImageShape s = image_of(x);
+        const int64_t oh = ys.ndim() == 1 ? ys.shape(0) : -1, ow = xs.ndim() == 1 ? xs.shape(0) : -1;
+        const int32_t *y = indices_of(ys, "ys", oh, s.h), *w = indices_of(xs, "xs", ow, s.w);
+        uint8_t* to = result_of(out, x, oh, ow, s.c);
+        const auto* from = static_cast<const uint8_t*>(x.data());
+        py::gil_scoped_release release;
+        resize_nearest(from, s, oh, ow, y, w, to);
+      },
+      "x"_a, "out"_a, "ys"_a, "xs"_a);
+  m.def(
+      "resize_linear",
+      [](const py::array& x, py::array& out, const py::array& y_lo, const py::array& y_hi, const py::array& y_t,
+         const py::array& x_lo, const py::array& x_hi, const py::array& x_t, double x_scale, int64_t x_zero_point,
+         double out_scale, int64_t out_zero_point, std::optional<double> lo, std::optional<double> hi) {
+        const ImageShape s = image_of(x);
+        const LinearAxis y = axis_of(y_lo, y_hi, y_t, "y", s.h), w = axis_of(x_lo, x_hi, x_t, "x", s.w);
+        uint8_t* to = result_of(out, x, y.n, w.n, s.c);
+        check_encoding("x", x_scale, x_zero_point);
+        const OutputSpec o = output_spec(out, out_scale, out_zero_point, lo, hi);
+        const Encoding8 e{static_cast<float>(x_scale), static_cast<int32_t>(x_zero_point)};
+        const auto* from = static_cast<const uint8_t*>(x.data());
+        py::gil_scoped_release release;
+        resize_linear(from, s, e, y, w, to, o);
+      },
+      "x"_a, "out"_a, "y_lo"_a, "y_hi"_a, "y_t"_a, "x_lo"_a, "x_hi"_a, "x_t"_a, "x_scale"_a, "x_zero_point"_a, "out_scale"_a,
+      "out_zero_point"_a, "lo"_a = py::none(), "hi"_a = py::none());
+}
+
+}  // namespace qgemm
