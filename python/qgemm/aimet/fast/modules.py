@@ -1,7 +1,7 @@
 """The layers of a simulation on integer kernels. Each object's ``forward`` becomes the module's own, on the instance.
 
 A layer computes in integers when the values of its input lie on a known grid of at most 8 bits, which a running simulation shows by
-the encodings that its tensors carry. Otherwise, and whenever somebody trains, traces or calibrates, AIMET's own forward runs.
+the encodings that its tensors carry. Otherwise, and whenever somebody differentiates, traces or calibrates, AIMET's own forward runs.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class Module:
         m = self.module
         if kwargs or not all(usable(x) for x in args):
             return self._not("its arguments are not float32 tensors in CPU memory")
-        if m.training or not plain_mode():
-            return self._not("gradients, training mode, tracing or exporting")
+        if not plain_mode():  # the mode of the module itself decides nothing for the layers here
+            return self._not("gradients, tracing, compiling or exporting")
         if _is_computing_encodings(m) or m.get_kernel() is not None:
             return self._not("AIMET calibrates it, or set_kernel gave it another kernel")
         if not all(as_plain(x).numel() for x in args):
