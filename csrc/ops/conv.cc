@@ -17,8 +17,8 @@ constexpr int64_t kBlockPointers = 4096;     // of a block's pointer table
 
 using Job = ConvJob;
 
-// Output pixels [first, first + rows) of convolution group `group`, as the tiles' pointers. Tiles are of even height: 16 rows on
-// a 6-row kernel are 6+5+5, not 6+6+4.
+// Output pixels [first, first + rows) of one set of groups, as the tiles' pointers. Tiles are of even height: 16 rows on a 6-row
+// kernel are 6+5+5, not 6+6+4.
 struct Table {
   int64_t rows, tiles;
   const uint8_t** pointers;  // tile after tile, each [taps][its rows]
@@ -29,15 +29,18 @@ struct Table {
 // holds zero weights there, so the tables point only where the rounded number is readable: in the image, or in a patch.
 int64_t readable(const PackedView& w) { return (w.kc + 3) & ~int64_t(3); }
 
-// Fills the table. `patches`: room for [rows][taps] pieces of readable() bytes.
-void fill(const Job& j, int64_t group, int64_t first, Table& table, uint8_t* patches) {
+// From the first byte of a pixel to the last one that the kernels read for any set of groups.
+int64_t span(const PackedView& w) { return (w.sets - 1) * w.cin_s + readable(w); }
+
+// Fills the table with the pointers of the first set. `patches`: room for [rows][taps] pieces of span() bytes.
+void fill(const Job& j, int64_t first, Table& table, uint8_t* patches) {
   const Window& g = j.g;
   const PackedView& w = j.w;
-  const int64_t image = g.h * g.w * g.c, line = g.w * g.c, pixels = j.oh * j.ow, bytes = readable(w);
+  const int64_t image = g.h * g.w * g.c, line = g.w * g.c, pixels = j.oh * j.ow, bytes = span(w);
   const uint8_t* const end = j.x + g.batch * image;
   auto whole = [&](const uint8_t* p) {
     if (end - p >= bytes) return p;
-    std::memcpy(patches, p, static_cast<size_t>(w.kc));
+    std::memcpy(patches, p, static_cast<size_t>((w.sets - 1) * w.cin_s + w.kc));
     const uint8_t* patch = patches;
     patches += bytes;
     return patch;
@@ -57,7 +60,7 @@ void fill(const Job& j, int64_t group, int64_t first, Table& table, uint8_t* pat
     patches += bytes;
     return patch;
   };
-  const uint8_t* base = j.x + first / pixels * image + group * w.cin_g;
+  const uint8_t* base = j.x + first / pixels * image;
   int64_t oy = first % pixels / j.ow, ox = first % j.ow;
   const uint8_t** p = table.pointers;
   for (int64_t i = 0; i < table.tiles; ++i) {
@@ -89,6 +92,11 @@ void fill(const Job& j, int64_t group, int64_t first, Table& table, uint8_t* pat
   }
 }
 
+// The same pixels' pointers for a set of groups further on.
+void move(const Table& table, int64_t taps, int64_t bytes) {
+  for (int64_t i = 0; i < table.rows * taps; ++i) table.pointers[i] += bytes;
+}
+
 // sum of every byte a row of each tile reads, for weights with zero points.
 void row_sums(const Job& j, const Table& table, int32_t* sums) {
   const uint8_t* const* p = table.pointers;
@@ -108,7 +116,7 @@ void panel_tiles(const Job& j, const Epilogue& e, int64_t group, int64_t p, cons
                  gemm_args& g) {
   const int width = j.w.panel_width(p);
   const GemmKernel& kernel = j.t.gemm_for(width);
-  const int64_t row_bytes = j.ldc, column = group * j.w.cout_g + p * kPanel;
+  const int64_t row_bytes = j.ldc, column = group * j.w.cout_s + p * kPanel;
   char* c = j.c + first * row_bytes + column * j.size;
   g.width = width;
   g.n = j.w.panel_columns(p);
@@ -135,7 +143,7 @@ void panel_tiles(const Job& j, const Epilogue& e, int64_t group, int64_t p, cons
 void dense(const Job& j) {
   const PackedView& w = j.w;
   const int64_t pixels = j.g.batch * j.oh * j.ow, panels = w.panels_per_group;
-  const int64_t tap_bytes = std::max<int64_t>(w.kc, 1);
+  const int64_t tap_bytes = std::max<int64_t>(w.fold_w ? w.kc : w.sets * w.cin_s, 1);
   const int threads = threads_for(pixels * w.n * std::max<int64_t>(w.k, 1), kGrainMacs);
   const int mr = j.t.gemm_for(w.panel_width(0)).mr;
   int64_t block = std::min(kBlockBytes / tap_bytes, kBlockPointers / w.taps) / mr * mr;
@@ -143,40 +151,46 @@ void dense(const Job& j) {
   int64_t blocks = (pixels + block - 1) / block;
   // A share is some panels of one group on one block. With few blocks and groups the panels are cut too.
   if (threads > 1)
-    blocks = std::max(blocks, std::min<int64_t>((pixels + mr - 1) / mr, (threads + w.groups * panels - 1) / (w.groups * panels)));
+    blocks = std::max(blocks, std::min<int64_t>((pixels + mr - 1) / mr, (threads + w.sets * panels - 1) / (w.sets * panels)));
   int64_t cuts = 1;
-  if (blocks * w.groups < 3 * threads && threads > 1)
-    cuts = std::min<int64_t>(panels, (3 * threads + blocks * w.groups - 1) / (blocks * w.groups));
-  parallel_shares(blocks * w.groups * cuts, threads, [&](int64_t begin, int64_t end) {
+  if (blocks * w.sets < 3 * threads && threads > 1)
+    cuts = std::min<int64_t>(panels, (3 * threads + blocks * w.sets - 1) / (blocks * w.sets));
+  parallel_shares(blocks * w.sets * cuts, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
     static thread_local Scratch<uint8_t> patch_bytes;
     static thread_local Scratch<int8_t> expanded;
     static thread_local Scratch<int32_t> sums;
     const int64_t most = (pixels + blocks - 1) / blocks;
     Table table{0, 0, pointers.get(most * w.taps)};
-    uint8_t* patches = w.fold_w || w.kc % 4 ? patch_bytes.get(most * w.taps * readable(w)) : nullptr;
+    uint8_t* patches = w.fold_w || w.kc % 4 ? patch_bytes.get(most * w.taps * span(w)) : nullptr;
     int8_t* scratch = w.bits == 4 ? expanded.get((w.panel_s8_bytes(kPanel) + 127) / 128 * 128) : nullptr;
     Epilogue e = j.e;
     gemm_args g{};
     g.taps = static_cast<int32_t>(w.taps);
     g.kc = static_cast<int32_t>(readable(w));
-    int64_t filled = -1;
+    int64_t filled = -1, filled_group = 0;
     int filled_mr = 0;
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t cut = i % cuts, group = i / cuts % w.groups, b = i / cuts / w.groups;
+      const int64_t cut = i % cuts, group = i / cuts % w.sets, b = i / cuts / w.sets;
       const int64_t first = pixels * b / blocks;
       table.rows = pixels * (b + 1) / blocks - first;
       for (int64_t p = panels * cut / cuts; p < panels * (cut + 1) / cuts; ++p) {
         const int height = j.t.gemm_for(w.panel_width(p)).mr;
-        if (filled != i / cuts || filled_mr != height) {
-          table.tiles = (table.rows + height - 1) / height;
-          fill(j, group, first, table, patches);
+        const bool same_pixels = filled == b && filled_mr == height;
+        if (!same_pixels || filled_group != group) {
+          if (!same_pixels) {
+            table.tiles = (table.rows + height - 1) / height;
+            fill(j, first, table, patches);
+            filled_group = 0;
+          }
+          if (group != filled_group) move(table, w.taps, (group - filled_group) * w.cin_s);
           if (w.has_w_zero_point) {
             int32_t* s = sums.get(most);
             row_sums(j, table, s);
             e.row_sum = s;
           }
-          filled = i / cuts;
+          filled = b;
+          filled_group = group;
           filled_mr = height;
         }
         panel_tiles(j, e, group, p, panel_as_s8(j.t, w, group, p, scratch), first, table, g);
@@ -245,7 +259,7 @@ void conv2d(const PackedView& w, const Window& window, const uint8_t* x, void* o
 
   static thread_local Scratch<uint8_t> padding_bytes;
   const bool is_depthwise = w.kind == PackedKind::depthwise;
-  const int64_t padding_size = is_depthwise ? (g.w + 1) * g.c : readable(w);
+  const int64_t padding_size = is_depthwise ? (g.w + 1) * g.c : span(w);
   uint8_t* padding = padding_bytes.get(padding_size);
   std::memset(padding, j.zero_point, static_cast<size_t>(padding_size));
   j.padding = padding;

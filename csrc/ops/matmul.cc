@@ -21,7 +21,7 @@ struct Packed {
     PackedView& v = view;
     v = PackedView{};
     v.kind = PackedKind::linear;
-    v.n = v.cout_g = n;
+    v.n = v.cout_g = v.cout_s = n;
     v.k = v.kc = k;
     v.groups = v.taps = v.group_count = 1;
     v.bits = 8;

@@ -79,7 +79,7 @@ void fill(const TapCall& c, const TapProduct& t, const uint8_t* padding, int64_t
   for (int64_t r = 0, n; r < m; r += n, advance(g, n, p)) {
     n = std::min(m - r, g.out[2] - p.o[2]);
     const int64_t x0 = p.o[2] * g.step[2];
-    each_tap_line(g, c.x + p.image * image_bytes + group * t.w.cin_g, p, [&](int64_t tap, const uint8_t* line) {
+    each_tap_line(g, c.x + p.image * image_bytes + group * t.w.cin_s, p, [&](int64_t tap, const uint8_t* line) {
       if (t.w.fold_w) {
         const uint8_t** out = pointers + tap * m + r;
         for (int64_t i = 0; i < n; ++i) {
@@ -179,7 +179,7 @@ void dense(const TapCall& c, const TapProduct& t, int64_t group, int64_t p0, int
     a.b = panel_as_s8(c.t, w, group, p, scratch);
     a.ep = &e;
     Position at = start;
-    char* out = c.out + (group * w.cout_g + p * kPanel) * size;
+    char* out = c.out + (group * w.cout_s + p * kPanel) * size;
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t r0 = rows * i / tiles, r1 = rows * (i + 1) / tiles;
       a.a = pointers + r0 * w.taps;
@@ -284,7 +284,7 @@ void run_taps(const TapCall& call, const TapProduct* products, int64_t count) {
     const int64_t block = block_rows(call, t);
     blocks = std::max(blocks, (rows + block - 1) / block);
     panels = t.w.panels_per_group;
-    groups = t.w.groups;
+    groups = t.w.sets;
   }
   if (work == 0) return;
   const int threads = threads_for(work, kGrainMacs);

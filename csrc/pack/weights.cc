@@ -60,8 +60,10 @@ int64_t stored_panel_bytes(const PackedView& v, int width) {
 
 // Fills every field that follows from the dimensions; array pointers become offsets from `base`.
 void lay_out(PackedView& v, const uint8_t* base) {
+  v.merged = 1;
   if (v.kind == PackedKind::depthwise) {
-    v.cout_g = 1;
+    v.cout_g = v.cout_s = v.cin_s = 1;
+    v.sets = v.groups;
     v.taps = v.kh * v.kw;
     v.kc = 1;
     v.fold_w = false;
@@ -75,6 +77,14 @@ void lay_out(PackedView& v, const uint8_t* base) {
     v.panel_stride = v.rows_at_once * v.parts * v.bundles * v.bundle_taps * 256;
   } else {
     v.cout_g = v.groups ? v.n / v.groups : 0;
+    // Sixteen columns are computed whether they are filled or not, so filling them costs nothing. Weights with zero points are
+    // not merged: a row's sum, by which theirs is corrected, is of one group's inputs.
+    if (v.kind == PackedKind::conv && !v.has_w_zero_point && v.cout_g > 0)
+      for (int64_t m = kPanelAlign / v.cout_g; m > 1 && v.merged == 1; --m)
+        if (v.groups % m == 0) v.merged = m;
+    v.sets = v.groups / v.merged;
+    v.cin_s = v.merged * v.cin_g;
+    v.cout_s = v.merged * v.cout_g;
     v.fold_w = v.kind == PackedKind::conv && v.groups == 1 && v.kw > 1 && v.cin_g <= 16;
     if (v.kind == PackedKind::linear) {
       v.taps = 1;
@@ -82,11 +92,11 @@ void lay_out(PackedView& v, const uint8_t* base) {
     } else {
       v.k = v.cin_g * v.kh * v.kw;
       v.taps = v.fold_w ? v.kh : v.kh * v.kw;
-      v.kc = v.fold_w ? v.kw * v.cin_g : v.cin_g;
+      v.kc = v.fold_w ? v.kw * v.cin_g : v.cin_s;
     }
-    v.n_group_padded = round_up(v.cout_g, kPanelAlign);
-    v.n_padded = v.groups * v.n_group_padded;
-    v.panels_per_group = (v.cout_g + kPanel - 1) / kPanel;
+    v.n_group_padded = round_up(v.cout_s, kPanelAlign);
+    v.n_padded = v.sets * v.n_group_padded;
+    v.panels_per_group = (v.cout_s + kPanel - 1) / kPanel;
     v.panel_stride = stored_panel_bytes(v, kPanel);
   }
   v.group_count = v.group_size > 0 ? (v.k + v.group_size - 1) / v.group_size : 1;
@@ -112,7 +122,7 @@ void lay_out(PackedView& v, const uint8_t* base) {
     v.group_correction = reinterpret_cast<const int32_t*>(take(row * v.group_count));
     v.zeros = reinterpret_cast<const int32_t*>(take(row));
   }
-  const int64_t panels = v.kind == PackedKind::depthwise ? v.panels_per_group * v.panel_stride : v.groups * v.group_panel_bytes();
+  const int64_t panels = v.kind == PackedKind::depthwise ? v.panels_per_group * v.panel_stride : v.sets * v.group_panel_bytes();
   v.panels = take(panels);
   v.total_bytes = offset;
 }
@@ -168,23 +178,23 @@ PackedView layout_of(const PackSpec& s) {
 // Index of channel n in the [n_padded] arrays.
 int64_t column(const PackedView& v, int64_t n) {
   if (v.kind == PackedKind::depthwise) return depthwise_position(n);
-  return n / v.cout_g * v.n_group_padded + n % v.cout_g;
+  return n / v.cout_s * v.n_group_padded + n % v.cout_s;
 }
 
 // Where the canonical element (n, kk) of the weight lies: byte index in the panel of its column as the kernels read it (s8).
 struct Place {
-  int64_t group, panel, byte;
+  int64_t set, panel, byte;
 };
 Place place(const PackedView& v, int64_t n, int64_t kk) {
-  const int64_t g = n / v.cout_g, col = n % v.cout_g, p = col / kPanel;
+  const int64_t set = n / v.cout_s, col = n % v.cout_s, p = col / kPanel;
   int64_t tap = 0, c = kk;
   if (v.kind == PackedKind::conv) {
     const int64_t ci = kk / (v.kh * v.kw), y = kk / v.kw % v.kh, x = kk % v.kw;
     tap = v.fold_w ? y : y * v.kw + x;
-    c = v.fold_w ? x * v.cin_g + ci : ci;
+    c = v.fold_w ? x * v.cin_g + ci : col / v.cout_g * v.cin_g + ci;
   }
   const int64_t k4 = (v.kc + 3) / 4;
-  return {g, p, ((tap * k4 + c / 4) * v.panel_width(p) + col % kPanel) * 4 + c % 4};
+  return {set, p, ((tap * k4 + c / 4) * v.panel_width(p) + col % kPanel) * 4 + c % 4};
 }
 
 // Where part `part` of tap kk of depthwise channel n lies in its panel: of the first output row, or of the one below it.
@@ -339,14 +349,14 @@ class PanelPacker {
       : s_(s),
         v_(v),
         t_(t),
-        one_tap_(v.taps == 1 && !v.fold_w),
+        one_tap_(v.taps == 1 && !v.fold_w && v.merged == 1),
         k_(one_tap_ ? v.kc : v.taps * round_up(v.kc, 4)),
         sums_(static_cast<size_t>(2 * kPanel * std::max<int64_t>(v.group_count, 1))),
         rows_(one_tap_ ? 0 : static_cast<size_t>(kPanel * k_)) {}
 
-  // Panel p of convolution group g, and its channels' entries in the arrays. stream: the whole is too large for the caches.
+  // Panel p of set g, and its channels' entries in the arrays. stream: the whole is too large for the caches.
   void pack(int64_t g, int64_t p, bool stream, Findings& found) {
-    const int64_t first = g * v_.cout_g + p * kPanel;
+    const int64_t first = g * v_.cout_s + p * kPanel;
     int8_t zero_points[kPanel] = {};
     bool in_range = true;
     pack_w_args a{};
@@ -367,7 +377,7 @@ class PanelPacker {
       a.zero_point = zero_points;
     }
     if (!one_tap_) {
-      for (int c = 0; c < a.n; ++c) order_taps(a.w + c * v_.k, rows_.data() + c * k_);
+      for (int c = 0; c < a.n; ++c) order_taps(a.w + c * v_.k, rows_.data() + c * k_ + (p * kPanel + c) / v_.cout_g * v_.cin_g);
       a.w = rows_.data();
       a.ldw = k_;
     }
@@ -379,7 +389,8 @@ class PanelPacker {
   }
 
  private:
-  // A filter [cin][kh][kw] as [taps][kc rounded up to 4]; the bytes between taps stay the zeros they were made as.
+  // A filter [cin][kh][kw] as [taps][kc rounded up to 4], from its group's first channel on; what lies between stays the zeros it
+  // was made as, for a column is of the same place in its set every time.
   void order_taps(const int8_t* w, int8_t* out) const {
     const int64_t stride = round_up(v_.kc, 4);
     for (int64_t ci = 0; ci < v_.cin_g; ++ci)
@@ -421,11 +432,11 @@ void pack(const PackSpec& s, uint8_t* dst) {
   check_values(s, v);
   lay_out(v, dst);
   // Panels are written whole; the padding of arrays, and what rounds the buffer up to 64 bytes, is not.
-  const int64_t panel_bytes = v.kind == PackedKind::depthwise ? v.group_panel_bytes() : v.groups * v.group_panel_bytes();
+  const int64_t panel_bytes = v.kind == PackedKind::depthwise ? v.group_panel_bytes() : v.sets * v.group_panel_bytes();
   std::memset(dst, 0, static_cast<size_t>(v.panels - dst));
   std::memset(dst + (v.panels - dst) + panel_bytes, 0, static_cast<size_t>(dst + v.total_bytes - (v.panels + panel_bytes)));
 
-  const int64_t panels = v.kind == PackedKind::depthwise ? v.panels_per_group : v.groups * v.panels_per_group;
+  const int64_t panels = v.kind == PackedKind::depthwise ? v.panels_per_group : v.sets * v.panels_per_group;
   const bool shared = v.n * v.k > (1 << 18) && may_share();
   const bool stream = panel_bytes >= kStreamBytes;
   const KernelTable& t = table();
@@ -536,7 +547,7 @@ PackedView view(const uint8_t* data, int64_t bytes) {
 }
 
 void unpack(const PackedView& v, int8_t* weight) {
-  const int64_t group_bytes = v.group_panel_bytes();
+  const int64_t set_bytes = v.group_panel_bytes();
   const bool nibbles = v.bits == 4;
   if (v.kind == PackedKind::depthwise) {
     for (int64_t n = 0; n < v.n; ++n)
@@ -551,7 +562,7 @@ void unpack(const PackedView& v, int8_t* weight) {
   for (int64_t n = 0; n < v.n; ++n)
     for (int64_t k = 0; k < v.k; ++k) {
       const Place p = place(v, n, k);
-      const uint8_t* panel = v.panels + p.group * group_bytes + p.panel * v.panel_stride;
+      const uint8_t* panel = v.panels + p.set * set_bytes + p.panel * v.panel_stride;
       if (nibbles) {
         const int x = (panel[nibble_byte(p.byte)] >> nibble_shift(p.byte)) & 15;
         weight[n * v.k + k] = static_cast<int8_t>((x ^ 8) - 8);

@@ -42,7 +42,11 @@ struct PackedView {
   PackedKind kind;
   int64_t n, k;  // k: products an output sums (linear: K; conv: cin_g * kh * kw)
   int64_t groups, cout_g, cin_g, kh, kw;
-  int64_t taps, kc;                 // kernel's taps and bytes a tap: (1, K), (kh*kw, cin_g), or folded (kh, kw*cin_g)
+  // Groups of few channels lie side by side in one panel, `merged` of them, over all their input channels; zeros stand where a
+  // column does not read its neighbours' channels. A set of merged groups is to a driver what a group is: cin_s inputs, cout_s
+  // outputs.
+  int64_t merged, sets, cin_s, cout_s;
+  int64_t taps, kc;                 // kernel's taps and bytes a tap: (1, K), (kh*kw, cin_s), or folded (kh, kw*cin_g)
   bool fold_w;                      // conv: filter row and channels are one tap
   int bits;                         // of the weight values; panels of 4 bits hold nibbles (not depthwise)
   int64_t group_size, group_count;  // 0, 1 when per channel
@@ -50,8 +54,8 @@ struct PackedView {
   int32_t x_zero_point;
   bool has_w_zero_point, dynamic;
   float y_bound;           // no input of the packed encoding gives a float output of larger magnitude
-  int64_t n_group_padded;  // columns a convolution group takes in the arrays below
-  int64_t n_padded;        // groups * n_group_padded (depthwise: n rounded up to 64)
+  int64_t n_group_padded;  // columns a set takes in the arrays below
+  int64_t n_padded;        // sets * n_group_padded (depthwise: n rounded up to 64)
   int64_t panels_per_group;
   int64_t panel_stride;  // bytes from a full panel to the next
   // Depthwise: four taps of a channel make a dword, along y, or along x where the filter has one row. `rows_at_once` output rows
@@ -75,19 +79,19 @@ struct PackedView {
   const int32_t* zeros;  // [n_padded] of 0
   const uint8_t* panels;
 
-  // Columns of panel p of a group: 64, or what is left rounded up to 16.
+  // Columns of panel p of a set: 64, or what is left rounded up to 16.
   int panel_width(int64_t p) const {
-    const int64_t left = cout_g - p * kPanel;
+    const int64_t left = cout_s - p * kPanel;
     return left >= kPanel ? kPanel : static_cast<int>((left + kPanelAlign - 1) / kPanelAlign * kPanelAlign);
   }
   int panel_columns(int64_t p) const {
-    const int64_t left = cout_g - p * kPanel;
+    const int64_t left = cout_s - p * kPanel;
     return left >= kPanel ? kPanel : static_cast<int>(left);
   }
   int64_t k4() const { return taps * ((kc + 3) / 4); }                  // groups of 4 k in a panel
   int64_t panel_s8_bytes(int width) const { return k4() * width * 4; }  // as the kernels read it
-  int64_t group_panel_bytes() const;                                    // all panels of one convolution group
-  const uint8_t* panel(int64_t group, int64_t p) const { return panels + group * group_panel_bytes() + p * panel_stride; }
+  int64_t group_panel_bytes() const;                                    // all panels of one set of groups
+  const uint8_t* panel(int64_t set, int64_t p) const { return panels + set * group_panel_bytes() + p * panel_stride; }
 };
 
 // Bytes `pack` writes. Throws Error for dimensions, scales or zero points that mean nothing.

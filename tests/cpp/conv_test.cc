@@ -115,7 +115,7 @@ TEST(Conv, EveryPathGivesTheDefinedBytes) {
   ConvCase c;
   for (int i = 0; i < cases(50000);) {
     any_geometry(c, rng, 7);
-    const int64_t groups = rng.pick<int64_t>({1, 1, 1, 2, 3});
+    const int64_t groups = rng.pick<int64_t>({1, 1, 1, 2, 3, 4, 6, 16});
     // Input channels around a group of four and around the limit of filter-row folding; output channels around every panel width.
     c.channels(groups, rng.pick<int64_t>({0, 1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 23}),
                rng.pick<int64_t>({0, 1, 2, 3, 15, 16, 17, 31, 33, 48, 63, 65}));
