@@ -39,7 +39,8 @@ struct Epilogue {
 // A is read through row pointers, so GEMM (taps = 1) and convolution (a tap is one filter position) are one kernel.
 // B panel: for each tap, for each group of 4 consecutive k (kc rounded up, zero filled): `width` columns x 4 bytes.
 struct gemm_args {
-  const uint8_t* const* a;  // [taps][m] pointers to kc readable bytes each
+  const uint8_t* const* a;  // [taps][m] pointers to kc readable bytes each, `offset` bytes further on
+  ptrdiff_t offset;         // so one table serves every group of a convolution
   int32_t m, taps, kc;
   const int8_t* b;  // panel, 64-byte aligned when the caller's buffer is
   int32_t width;    // columns of the panel: 16, 32, 48 or 64

@@ -37,14 +37,14 @@ void tile(const gemm_args& g, int j0) {
     int32_t av[MR];
     for (int k = 0; k < whole; k += 4, b += stride) {
 #pragma GCC unroll 4
-      for (int i = 0; i < MR; ++i) memcpy(&av[i], rows[i] + k, 4);
+      for (int i = 0; i < MR; ++i) memcpy(&av[i], rows[i] + g.offset + k, 4);
       step(acc, MR, av, b);
     }
     if (tail) {
 #pragma GCC unroll 4
       for (int i = 0; i < MR; ++i) {
         uint32_t v = 0;
-        for (int q = 0; q < tail; ++q) v |= static_cast<uint32_t>(rows[i][whole + q]) << (8 * q);
+        for (int q = 0; q < tail; ++q) v |= static_cast<uint32_t>(rows[i][g.offset + whole + q]) << (8 * q);
         av[i] = static_cast<int32_t>(v);
       }
       step(acc, MR, av, b);

@@ -180,12 +180,12 @@ static void gemm_tile(const gemm_args& g) {
 
   const int8_t* b = g.b;
   const uint8_t* const* rows = g.a;
-  const ptrdiff_t whole = g.kc & ~3;
+  const ptrdiff_t whole = g.kc & ~3, last_group = g.offset + whole;
   const int tail = g.kc & 3;
   for (int t = 0; t < g.taps; ++t, rows += g.m) {
     const uint8_t* a[MR];
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) a[i] = rows[i] + whole;
+    for (int i = 0; i < MR; ++i) a[i] = rows[i] + last_group;
     ptrdiff_t k = -whole;
     if constexpr (kParts > 1) {
       const ptrdiff_t part = whole / (4 * kParts) * 4;
@@ -252,7 +252,7 @@ static void gemm_tile(const gemm_args& g) {
       uint32_t last[MR];
 #pragma GCC unroll 1
       for (int i = 0; i < MR; ++i) {
-        const uint8_t* p = rows[i] + whole;
+        const uint8_t* p = rows[i] + last_group;
         last[i] = p[0] | static_cast<uint32_t>(p[tail > 1 ? 1 : 0]) << (tail > 1 ? 8 : 0) |
                   static_cast<uint32_t>(p[tail - 1]) << (8 * (tail - 1));
       }

@@ -92,20 +92,15 @@ void fill(const Job& j, int64_t first, Table& table, uint8_t* patches) {
   }
 }
 
-// The same pixels' pointers for a set of groups further on.
-void move(const Table& table, int64_t taps, int64_t bytes) {
-  for (int64_t i = 0; i < table.rows * taps; ++i) table.pointers[i] += bytes;
-}
-
 // sum of every byte a row of each tile reads, for weights with zero points.
-void row_sums(const Job& j, const Table& table, int32_t* sums) {
+void row_sums(const Job& j, const Table& table, int64_t offset, int32_t* sums) {
   const uint8_t* const* p = table.pointers;
   for (int64_t i = 0; i < table.tiles; ++i) {
     const int64_t r0 = table.tile_begin(i), m = table.tile_begin(i + 1) - r0;
     for (int64_t r = 0; r < m; ++r) {
       int32_t sum = 0;
       for (int64_t t = 0; t < j.w.taps; ++t)
-        for (int64_t k = 0; k < j.w.kc; ++k) sum += p[t * m + r][k];
+        for (int64_t k = 0; k < j.w.kc; ++k) sum += p[t * m + r][offset + k];
       sums[r0 + r] = sum;
     }
     p += m * j.w.taps;
@@ -168,7 +163,7 @@ void dense(const Job& j) {
     gemm_args g{};
     g.taps = static_cast<int32_t>(w.taps);
     g.kc = static_cast<int32_t>(readable(w));
-    int64_t filled = -1, filled_group = 0;
+    int64_t filled = -1, summed = -1;
     int filled_mr = 0;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t cut = i % cuts, group = i / cuts % w.sets, b = i / cuts / w.sets;
@@ -176,22 +171,19 @@ void dense(const Job& j) {
       table.rows = pixels * (b + 1) / blocks - first;
       for (int64_t p = panels * cut / cuts; p < panels * (cut + 1) / cuts; ++p) {
         const int height = j.t.gemm_for(w.panel_width(p)).mr;
-        const bool same_pixels = filled == b && filled_mr == height;
-        if (!same_pixels || filled_group != group) {
-          if (!same_pixels) {
-            table.tiles = (table.rows + height - 1) / height;
-            fill(j, first, table, patches);
-            filled_group = 0;
-          }
-          if (group != filled_group) move(table, w.taps, (group - filled_group) * w.cin_s);
-          if (w.has_w_zero_point) {
-            int32_t* s = sums.get(most);
-            row_sums(j, table, s);
-            e.row_sum = s;
-          }
+        if (filled != b || filled_mr != height) {
+          table.tiles = (table.rows + height - 1) / height;
+          fill(j, first, table, patches);
           filled = b;
-          filled_group = group;
           filled_mr = height;
+          summed = -1;
+        }
+        g.offset = static_cast<ptrdiff_t>(group * w.cin_s);
+        if (w.has_w_zero_point && summed != group) {
+          int32_t* s = sums.get(most);
+          row_sums(j, table, g.offset, s);
+          e.row_sum = s;
+          summed = group;
         }
         panel_tiles(j, e, group, p, panel_as_s8(j.t, w, group, p, scratch), first, table, g);
       }

@@ -45,11 +45,12 @@ class GemmTester {
     const Mood a_mood = any_mood(rng), b_mood = any_mood(rng);
     const int64_t k4 = (kc_ + 3) / 4;
     const size_t slots = static_cast<size_t>(taps_) * static_cast<size_t>(m_);
+    const int64_t offset = rng.chance(50) ? rng.between(1, 100) : 0;
     std::vector<const uint8_t*> pointers(slots);
     for (size_t i = 0; i < slots; ++i) {
       uint8_t* p = rows(i).place<uint8_t>(static_cast<size_t>(kc_), side_);
       fill(rng, a_mood, p, kc_);
-      pointers[i] = p;
+      pointers[i] = p - offset;
     }
     const int64_t panel = taps_ * k4 * width_ * 4;
     int8_t* b = b_.place<int8_t>(static_cast<size_t>(panel), side_);
@@ -63,6 +64,7 @@ class GemmTester {
     const int64_t size = element_size(e.out), row_bytes = n_ * size, ld = row_bytes + gap_ * size;
     gemm_args g{};
     g.a = pointers_.place(pointers, side_);
+    g.offset = static_cast<ptrdiff_t>(offset);
     g.m = m_;
     g.taps = taps_;
     g.kc = kc_;

@@ -9,7 +9,7 @@ void gemm_u8s8_4x16(const gemm_args& g) {
     for (int n = 0; n < g.n; ++n) {
       int64_t acc = 0;
       for (int t = 0; t < g.taps; ++t) {
-        const uint8_t* a = g.a[static_cast<ptrdiff_t>(t) * g.m + i];
+        const uint8_t* a = g.a[static_cast<ptrdiff_t>(t) * g.m + i] + g.offset;
         for (int k = 0; k < g.kc; ++k) acc += static_cast<int64_t>(a[k]) * g.b[((t * groups + k / 4) * g.width + n) * 4 + k % 4];
       }
       store(*g.ep, acc, g.row + i, g.col + n, n, static_cast<char*>(g.c) + i * g.ldc);
