@@ -16,7 +16,7 @@
 namespace qgemm {
 namespace {
 
-constexpr char kMagic[8] = {'Q', 'G', 'P', 'A', 'C', 'K', '0', '1'};
+constexpr char kMagic[8] = {'Q', 'G', 'P', 'A', 'C', 'K', '0', '2'};
 constexpr int64_t kMaxDim = int64_t(1) << 31;
 constexpr int64_t kMaxBytes = int64_t(1) << 42;
 // Panels of this many bytes leave no cache useful anyway: stores then go around it, which saves reading each line first.
