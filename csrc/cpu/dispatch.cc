@@ -129,6 +129,9 @@ KernelTable build(Isa isa) {
   QGEMM_PICK(combine16);
   QGEMM_PICK(softmax);
   QGEMM_PICK(norm);
+  QGEMM_PICK(unary);
+  QGEMM_PICK(arith);
+  QGEMM_PICK(select);
 #undef QGEMM_PICK
   return t;
 }

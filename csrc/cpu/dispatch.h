@@ -65,6 +65,9 @@ struct KernelTable {
   KernelFn<combine16_args> combine16;
   KernelFn<softmax_args> softmax;
   KernelFn<norm_args> norm;
+  KernelFn<unary_args> unary;
+  KernelFn<arith_args> arith;
+  KernelFn<select_args> select;
 
   const GemmKernel& gemm_for(int width) const { return gemm[width / 16 - 1]; }
 };

@@ -297,4 +297,71 @@ struct norm_args {
   ptrdiff_t ldo;
 };
 
+// Elementwise fp32. Comparisons and logic give and take 1.0f and 0.0f. A NaN result has one bit pattern on every path. min and
+// max return NaN when either operand is one. The functions are those of kernels/elementary.h.
+enum class Unary : int32_t {
+  copy = 0,
+  neg,
+  abs,
+  sqrt,
+  reciprocal,
+  floor,
+  ceil,
+  round,
+  sign,
+  relu,
+  exp,
+  sigmoid,
+  tanh,
+  erf,
+  gelu,
+  silu,
+  hard_sigmoid,
+  hard_swish,
+  logical_not,
+  is_nan,
+  round_to_grid
+};
+enum class Binary : int32_t {
+  add = 0,
+  sub,
+  mul,
+  div,
+  min,
+  max,
+  prelu,
+  less,
+  less_equal,
+  equal,
+  logical_and,
+  logical_or,
+  logical_xor
+};
+
+// y = op(x); y may be x itself. round_to_grid: fl(clamp(rint(x * p[0]), p[1], p[2]) * p[3]), NaN to 0.
+struct unary_args {
+  Unary op;
+  const float* x;
+  float* y;
+  ptrdiff_t n;
+  const float* p;  // [4], round_to_grid only
+};
+
+// y = op(a, b); y may be a or b. A step of 0 reads one element for all.
+struct arith_args {
+  Binary op;
+  const float *a, *b;
+  ptrdiff_t a_step, b_step;  // 0 or 1
+  float* y;
+  ptrdiff_t n;
+};
+
+// y = c != 0 ? a : b; y may be any of them.
+struct select_args {
+  const float *c, *a, *b;
+  ptrdiff_t c_step, a_step, b_step;
+  float* y;
+  ptrdiff_t n;
+};
+
 }  // namespace qgemm

@@ -189,6 +189,7 @@ void bind_images(py::module_& m);
 void bind_ops(py::module_& m);
 void bind_rows(py::module_& m);
 void bind_taps(py::module_& m);
+void bind_expression(py::module_& m);
 void bind_tensor(py::module_& m);
 void bind_program(py::module_& m);
 

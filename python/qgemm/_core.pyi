@@ -492,3 +492,18 @@ class ProgramRunner:
 # The outputs of the program that was compiled for these inputs (torch tensors or numpy arrays, as the inputs are); None when there is
 # none, or an input is not plain.
 def run_program(runner: ProgramRunner, /, *inputs: Any) -> Any | None: ...
+# ---- elementwise float32 -------------------------------------------------------------------------------------------------
+# Values are numbered: the inputs, then the result of each operation. grids: (scale, zero point) an input, (1.0, 0) where it is not uint8.
+# operations: (kind, code, value, value or -1, value or -1); kind 0 unary, 1 binary, 2 select, 3 rare; codes are those of
+# csrc/kernels/api.h (Unary, Binary) and csrc/ops/expression.h (Rare). parameters: 4 floats an operation. results: values that leave;
+# specs: (scale, zero point, lo, hi) of each. Called with inputs that broadcast to the C-contiguous outputs, which have one shape.
+class Expression:
+    def __init__(
+        self,
+        grids: list[tuple[float, int]],
+        operations: list[tuple[int, int, int, int, int]],
+        parameters: list[tuple[float, float, float, float]],
+        results: list[int],
+        specs: list[tuple[float, int, int, int]],
+    ) -> None: ...
+    def __call__(self, inputs: list[NDArray[Any]], outputs: list[NDArray[Any]]) -> None: ...

@@ -1,4 +1,4 @@
-// Testers of the kernels that work on rows: softmax and the normalizations.
+// Testers of the kernels that work on rows of real numbers: softmax, the normalizations, elementwise fp32.
 #include <cmath>
 
 #include "kernel_testers.h"
@@ -136,6 +136,102 @@ void test_norm(const KernelRow& row) {
     g.out = got.place(g.rows, bytes, ldo, side);
     kernel<norm_args>(row)(g);
     if (!same_output(got, want, g.rows, bytes)) return;
+  }
+}
+
+void test_unary(const KernelRow& row) {
+  Rng rng(43);
+  Guarded x_memory(4 * kMaxLength);
+  Output got(4096), want(4096);
+  for (int i = 0; i < cases(8000); ++i) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    const int64_t n = any_length(rng), bytes = 4 * n;
+    const float size = rng.pick({1.0f, 5.0f, 120.0f, 1e-3f});
+    float* x = x_memory.place<float>(static_cast<size_t>(n), side);
+    for (int64_t j = 0; j < n; ++j) {
+      x[j] = any_real(rng, size);
+      if (rng.chance(3)) x[j] = rng.pick({static_cast<float>(NAN), -static_cast<float>(NAN), INFINITY, -INFINITY});
+    }
+    const float p[4] = {rng.uniform(0.1f, 10), -static_cast<float>(rng.between(0, 200)), static_cast<float>(rng.between(0, 200)),
+                        0.3f};
+    unary_args g{static_cast<Unary>(rng.between(0, static_cast<int64_t>(Unary::round_to_grid))), x, nullptr, n, p};
+    now_testing("%s op=%d n=%d", row.name, static_cast<int>(g.op), static_cast<int>(n));
+    g.y = reinterpret_cast<float*>(want.place(1, bytes, bytes, side));
+    table_of(Isa::ref).unary(g);
+    g.y = reinterpret_cast<float*>(got.place(1, bytes, bytes, side));
+    if (rng.chance(30)) {  // in place
+      std::memcpy(g.y, x, static_cast<size_t>(bytes));
+      g.x = g.y;
+    }
+    kernel<unary_args>(row)(g);
+    if (!same_output(got, want, 1, bytes)) return;
+  }
+}
+
+void test_arith(const KernelRow& row) {
+  Rng rng(44);
+  Guarded a_memory(4 * kMaxLength), b_memory(4 * kMaxLength);
+  Output got(4096), want(4096);
+  for (int i = 0; i < cases(8000); ++i) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    const int64_t n = any_length(rng), bytes = 4 * n;
+    arith_args g{};
+    g.op = static_cast<Binary>(rng.between(0, static_cast<int64_t>(Binary::logical_xor)));
+    g.n = n;
+    g.a_step = rng.chance(70);
+    g.b_step = rng.chance(70);
+    const int64_t na = g.a_step ? n : 1, nb = g.b_step ? n : 1;
+    float *a = a_memory.place<float>(static_cast<size_t>(na), side), *b = b_memory.place<float>(static_cast<size_t>(nb), side);
+    auto value = [&] {
+      return rng.chance(20)  ? rng.pick({0.0f, 1.0f, -1.0f})
+             : rng.chance(3) ? rng.pick({static_cast<float>(NAN), -static_cast<float>(NAN), INFINITY, -INFINITY})
+                             : any_real(rng, 5);
+    };
+    for (int64_t j = 0; j < na; ++j) a[j] = value();
+    for (int64_t j = 0; j < nb; ++j) b[j] = value();
+    now_testing("%s op=%d n=%d steps %d %d", row.name, static_cast<int>(g.op), static_cast<int>(n), static_cast<int>(g.a_step),
+                static_cast<int>(g.b_step));
+    g.a = a;
+    g.b = b;
+    g.y = reinterpret_cast<float*>(want.place(1, bytes, bytes, side));
+    table_of(Isa::ref).arith(g);
+    g.y = reinterpret_cast<float*>(got.place(1, bytes, bytes, side));
+    if (g.a_step && rng.chance(30)) {
+      std::memcpy(g.y, a, static_cast<size_t>(bytes));
+      g.a = g.y;
+    }
+    kernel<arith_args>(row)(g);
+    if (!same_output(got, want, 1, bytes)) return;
+  }
+}
+
+void test_select(const KernelRow& row) {
+  Rng rng(45);
+  Guarded c_memory(4 * kMaxLength), a_memory(4 * kMaxLength), b_memory(4 * kMaxLength);
+  Output got(4096), want(4096);
+  for (int i = 0; i < cases(4000); ++i) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    const int64_t n = any_length(rng), bytes = 4 * n;
+    select_args g{};
+    g.n = n;
+    g.c_step = rng.chance(80);
+    g.a_step = rng.chance(70);
+    g.b_step = rng.chance(70);
+    float* c = c_memory.place<float>(static_cast<size_t>(g.c_step ? n : 1), side);
+    float* a = a_memory.place<float>(static_cast<size_t>(g.a_step ? n : 1), side);
+    float* b = b_memory.place<float>(static_cast<size_t>(g.b_step ? n : 1), side);
+    for (int64_t j = 0; j < (g.c_step ? n : 1); ++j) c[j] = rng.pick({0.0f, 1.0f, -0.0f, static_cast<float>(NAN)});
+    for (int64_t j = 0; j < (g.a_step ? n : 1); ++j) a[j] = any_real(rng, 5);
+    for (int64_t j = 0; j < (g.b_step ? n : 1); ++j) b[j] = rng.chance(5) ? -static_cast<float>(NAN) : any_real(rng, 5);
+    now_testing("%s n=%d", row.name, static_cast<int>(n));
+    g.c = c;
+    g.a = a;
+    g.b = b;
+    g.y = reinterpret_cast<float*>(want.place(1, bytes, bytes, side));
+    table_of(Isa::ref).select(g);
+    g.y = reinterpret_cast<float*>(got.place(1, bytes, bytes, side));
+    kernel<select_args>(row)(g);
+    if (!same_output(got, want, 1, bytes)) return;
   }
 }
 

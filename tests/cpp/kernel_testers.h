@@ -29,6 +29,9 @@ void test_row_sum(const KernelRow& row);
 void test_combine16(const KernelRow& row);
 void test_softmax(const KernelRow& row);
 void test_norm(const KernelRow& row);
+void test_unary(const KernelRow& row);
+void test_arith(const KernelRow& row);
+void test_select(const KernelRow& row);
 
 // A random epilogue whose arrays lie in guarded memory: [n] arrays of `columns` elements, [m] arrays of `rows`.
 class EpilogueMaker {
