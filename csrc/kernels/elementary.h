@@ -14,12 +14,12 @@ namespace elementary {
 
 QGEMM_ELEMENTARY exp(V x) {
   const V clamped = blend(lt(V::set(89.0f), x), V::set(89.0f), blend(lt(x, V::set(-104.0f)), V::set(-104.0f), x));
-  const V n = round(clamped * V::set(kLog2E));
-  const V r = fnma(n, V::set(kLn2Lo), fnma(n, V::set(kLn2Hi), clamped));
-  V q = fma(V::set(kExp6), r, V::set(kExp5));
-  q = fma(q, r, V::set(kExp4));
-  q = fma(q, r, V::set(kExp3));
-  q = fma(q, r, V::set(kExp2));
+  const V n = round(clamped * V::constant(kLog2E));
+  const V r = fnma(n, V::constant(kLn2Lo), fnma(n, V::constant(kLn2Hi), clamped));
+  V q = fma(V::constant(kExp6), r, V::constant(kExp5));
+  q = fma(q, r, V::constant(kExp4));
+  q = fma(q, r, V::constant(kExp3));
+  q = fma(q, r, V::constant(kExp2));
   return scale2(V::set(1.0f) + fma(r * r, q, r), n);
 }
 
@@ -31,22 +31,22 @@ QGEMM_ELEMENTARY sigmoid(V x) {
 
 QGEMM_ELEMENTARY tanh(V x) {
   const V a = abs(x), s = x * x;
-  V p = fma(V::set(kTanh[5]), s, V::set(kTanh[4]));
-  for (int i = 3; i >= 0; --i) p = fma(p, s, V::set(kTanh[i]));
+  V p = fma(V::constant(kTanh[5]), s, V::constant(kTanh[4]));
+  for (int i = 3; i >= 0; --i) p = fma(p, s, V::constant(kTanh[i]));
   const V small = fma(x * s, p, x);
   const V large = V::set(1.0f) - V::set(2.0f) / (exp(a + a) + V::set(1.0f));
-  return blend(lt(a, V::set(kTanhSmall)), small, sign_of(large, x));
+  return blend(lt(a, V::constant(kTanhSmall)), small, sign_of(large, x));
 }
 
 QGEMM_ELEMENTARY erf(V x) {
   const V a = abs(x), s = x * x;
-  V p = fma(V::set(kErfSmall[6]), s, V::set(kErfSmall[5]));
-  for (int i = 4; i >= 0; --i) p = fma(p, s, V::set(kErfSmall[i]));
+  V p = fma(V::constant(kErfSmall[6]), s, V::constant(kErfSmall[5]));
+  for (int i = 4; i >= 0; --i) p = fma(p, s, V::constant(kErfSmall[i]));
   const V small = fma(x, p, x);
-  V q = fma(V::set(kErfLarge[7]), a, V::set(kErfLarge[6]));
-  for (int i = 5; i >= 0; --i) q = fma(q, a, V::set(kErfLarge[i]));
+  V q = fma(V::constant(kErfLarge[7]), a, V::constant(kErfLarge[6]));
+  for (int i = 5; i >= 0; --i) q = fma(q, a, V::constant(kErfLarge[i]));
   V large = V::set(1.0f) - exp(V::set(0.0f) - q);
-  large = blend(lt(a, V::set(kErfOne)), large, V::set(1.0f));
+  large = blend(lt(a, V::constant(kErfOne)), large, V::set(1.0f));
   large = blend(unordered(x, x), x, sign_of(large, x));
   return blend(lt(a, V::set(1.0f)), small, large);
 }

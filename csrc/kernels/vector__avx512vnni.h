@@ -9,6 +9,12 @@ struct V {
   static constexpr int width = 16;
   __m512 v;
   QGEMM_INLINE V set(float x) { return {_mm512_set1_ps(x)}; }
+  // A function has more of these than there are registers: loaded where it is used, not kept on the stack across a loop.
+  QGEMM_INLINE V constant(const float& x) {
+    __m512 v;
+    asm volatile("vbroadcastss %1, %0" : "=v"(v) : "m"(x));
+    return {v};
+  }
   QGEMM_INLINE V load(const float* p) { return {_mm512_loadu_ps(p)}; }
   QGEMM_INLINE V load(const float* p, int count) { return {_mm512_maskz_loadu_ps(lanes16(count), p)}; }
 };

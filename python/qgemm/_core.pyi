@@ -492,6 +492,7 @@ class ProgramRunner:
 # The outputs of the program that was compiled for these inputs (torch tensors or numpy arrays, as the inputs are); None when there is
 # none, or an input is not plain.
 def run_program(runner: ProgramRunner, /, *inputs: Any) -> Any | None: ...
+
 # ---- elementwise float32 -------------------------------------------------------------------------------------------------
 # Values are numbered: the inputs, then the result of each operation. grids: (scale, zero point) an input, (1.0, 0) where it is not uint8.
 # operations: (kind, code, value, value or -1, value or -1); kind 0 unary, 1 binary, 2 select, 3 rare; codes are those of

@@ -11,6 +11,7 @@ struct V {
   static constexpr int width = 1;
   float v;
   static V set(float x) { return {x}; }
+  static V constant(float x) { return {x}; }
   static V load(const float* p) { return {*p}; }
   static V load(const float* p, int) { return {*p}; }
 };

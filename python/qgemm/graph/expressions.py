@@ -215,7 +215,7 @@ class Chain:
                     self.inputs.append(i)
 
     def bind(self):
-        """run(env), which stores the last node's result."""
+        """(run(env), which stores the last node's result; its native form)."""
         graph, out = self.graph, self.graph.tensors[self.nodes[-1].outputs[0]]
         b = Builder(len(self.inputs))
         values = {name: ("in", k) for k, name in enumerate(self.inputs)}
@@ -229,7 +229,7 @@ class Chain:
         spec = (out.qparams.scale.item(), out.qparams.zero_point.item(), 0, out.qparams.qmax) if to_bytes else (1.0, 0, 0, 255)
         core = _core.Expression(grids, b.numbered(), b.parameters, [b.number_of(values[out.name])], [spec])
         reads = [_reader(graph, t) for t in held]
-        return _run(core, reads, b.constants, out.name, np.uint8 if to_bytes else np.bool_ if out.dtype == "bool" else f32)
+        return _run(core, reads, b.constants, out.name, np.uint8 if to_bytes else np.bool_ if out.dtype == "bool" else f32), None
 
 
 def _reader(graph: Graph, t):

@@ -13,7 +13,7 @@ import numpy as np
 from .. import _core
 from ..errors import AccumulatorOverflowError, QuantizationError, UnsupportedOpError
 from . import executors as ex
-from . import floatnn  # noqa: F401  (registers its operators)
+from . import expressions, floatnn  # noqa: F401  (registers its operators)
 from . import native as nat
 from .floatnn import Window
 from .floatops import OPS
@@ -28,6 +28,9 @@ from .values import const_bytes, input_quantizer, raw_reader, raw_values, reader
 
 # Layers that on_unsupported="raise" does not allow in float.
 COMPUTE = {"Conv", "ConvTranspose", "Linear", "Gemm", "MatMul", "Einsum"}
+
+# Operators with integer kernels: what keeps one in float is its operands.
+_INTEGER = {"Add", "MatMul", "AveragePool", "GlobalAveragePool", "Softmax", "LayerNormalization", "RMSNormalization", *MOVES}
 
 _VIEWS = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Identity", "Expand"}
 
@@ -62,7 +65,7 @@ class Lowering(ConvLowering, RowLowering):
     def __init__(self, graph: Graph):
         self.graph = graph
         self.index_tensors = self._index_tensors()
-        self.used_names: set[str] = set()
+        self.names = self._names()
 
     def steps(self) -> list[Step]:
         out = []
@@ -75,9 +78,18 @@ class Lowering(ConvLowering, RowLowering):
                 )
             elif qp is not None:
                 out.append(self._input_rounding(name, qp))
+        made: dict[int, Step | None] = {}
         for n in self.graph.nodes:
             with naming(n):
-                out.append(self._node(n))
+                made[id(n)] = self._integer(n)
+        chains = expressions.chains(self.graph, lambda n: made[id(n)] is None and self._real(n))
+        inner = {id(n) for chain in chains.values() for n in chain.nodes[:-1]}
+        for n in self.graph.nodes:
+            if id(n) in inner:
+                continue
+            with naming(n):
+                chain = chains.get(id(n))
+                out.append(made[id(n)] or (self._float(n) if chain is None else self._expression(chain)))
         return out
 
     def _input_rounding(self, name: str, qp: QParams) -> Step:
@@ -95,24 +107,48 @@ class Lowering(ConvLowering, RowLowering):
 
     # ---- one node ----
 
-    def _node(self, n: Node) -> Step:
+    def _integer(self, n: Node) -> Step | None:
+        """A kernel of the engine's for this operator; None where it is left to float arithmetic or to index arithmetic."""
         make: Callable[[Node], Step | None] | None = getattr(self, f"_{n.op.lower()}", None)
         step = make(n) if make is not None else None
         if step is None and n.op in MOVES and moves_bytes(self.graph, n):
             step = self._move(n)
-        return step or self._float(n)
+        return step
 
-    def _name(self, n: Node) -> str:
-        """The layer's name, once; further nodes of one module go by their own."""
-        name = n.module if n.module and n.module not in self.used_names else n.name
-        self.used_names.add(name)
-        return name
+    def _real(self, n: Node) -> bool:
+        """True when ``n`` computes with real numbers or truth values: no shapes, no indices."""
+        kinds = [self._kind(i) for i in (*n.inputs, *n.outputs) if i]
+        return n.op == "Cast" or not any(k in "iu" for k in kinds)
+
+    def _kind(self, name: str) -> str:
+        t = self.graph.tensors[name]
+        if t.qparams is not None:
+            return "f"
+        return t.data.dtype.kind if t.is_const else "i" if name in self.index_tensors and t.dtype != "bool" else "f"
+
+    def _names(self) -> dict[int, str]:
+        """id(node) -> the layer's name, once; further nodes of one module go by their own."""
+        names, used = {}, set()
+        for n in self.graph.nodes:
+            name = n.module if n.module and n.module not in used else n.name
+            used.add(name)
+            names[id(n)] = name
+        return names
+
+    def _expression(self, chain: expressions.Chain) -> Step:
+        n = chain.nodes[-1]
+        module = next((m for m in chain.nodes if m.module and self.names[id(m)] == m.module), n)
+        index = n.outputs[0] in self.index_tensors
+        ins = tuple(i for i in chain.inputs if not self.graph.tensors[i].is_const)
+        run, form = chain.bind()
+        return Step(self.names[id(module)], n.op, "expression", "index" if index else "float", run, ins, (n.outputs[0],),
+                    "" if index else self._why(n), module.module, 0, n.name, form)  # fmt: skip
 
     def _step(self, n: Node, kernel: str, scheme: str, run, reason: str = "", weight_bytes: int = 0, native=None) -> Step:
         consts = self.graph.tensors
         ins = tuple(i for i in dict.fromkeys(n.inputs) if i and not consts[i].is_const)
         outs = tuple(o for o in n.outputs if o)
-        return Step(self._name(n), n.op, kernel, scheme, run, ins, outs, reason, n.module, weight_bytes, n.name, native)
+        return Step(self.names[id(n)], n.op, kernel, scheme, run, ins, outs, reason, n.module, weight_bytes, n.name, native)
 
     def _qp(self, name: str) -> QParams | None:
         """The grid of a run-time tensor that is held as bytes, else None."""
@@ -378,7 +414,7 @@ class Lowering(ConvLowering, RowLowering):
             if n.op == "Add" and t.is_const and t.qparams is None:
                 return f"constant '{i}' has no encoding"
             problem = "" if t.is_const or i in self.index_tensors else _no_bytes(t, "input")
-            if problem and n.op in ("Add", "MatMul", "AveragePool", "GlobalAveragePool", *MOVES):
+            if problem and n.op in _INTEGER:
                 return problem
         out = self.graph.tensors[n.outputs[0]]
         if n.op in ("Add", "Requantize", *MOVES):
