@@ -29,6 +29,29 @@ struct Table {
 // holds zero weights there, so the tables point only where the rounded number is readable: in the image, or in a patch.
 int64_t readable(const PackedView& w) { return (w.kc + 3) & ~int64_t(3); }
 
+// A tile of m pixels side by side on output line oy, from ox on, whose taps all lie inside the image or above or below it: their
+// pointers are equally far apart. False when the tile is not so.
+bool fill_inside(const Job& j, const uint8_t* base, int64_t oy, int64_t ox, int64_t m, const uint8_t** out) {
+  const Window& g = j.g;
+  const PackedView& w = j.w;
+  const int64_t x0 = ox * g.stride_w - g.left, last = x0 + (m - 1) * g.stride_w + (g.kw - 1) * g.dilation_w;
+  if (ox + m > j.ow || x0 < 0 || last >= g.w || (w.fold_w && g.dilation_w != 1)) return false;
+  const int64_t line = g.w * g.c, step = g.stride_w * g.c, y0 = oy * g.stride_h - g.top;
+  const int64_t lowest = std::min(g.h - 1, y0 + (g.kh - 1) * g.dilation_h);
+  // The end of the last tap, rounded up, within the image.
+  if (lowest * line + last * g.c + g.c + 3 > (j.x + g.batch * g.h * line) - base) return false;
+  const int64_t columns = w.fold_w ? 1 : g.kw;
+  for (int64_t ky = 0; ky < g.kh; ++ky) {
+    const int64_t iy = y0 + ky * g.dilation_h;
+    const bool inside = iy >= 0 && iy < g.h;
+    const uint8_t* p = inside ? base + iy * line + x0 * g.c : j.padding;
+    const int64_t next = inside ? step : 0, next_column = inside ? g.dilation_w * g.c : 0;
+    for (int64_t kx = 0; kx < columns; ++kx, p += next_column, out += m)
+      for (int64_t r = 0; r < m; ++r) out[r] = p + r * next;
+  }
+  return true;
+}
+
 // From the first byte of a pixel to the last one that the kernels read for any set of groups.
 int64_t span(const PackedView& w) { return (w.sets - 1) * w.cin_s + readable(w); }
 
@@ -65,6 +88,16 @@ void fill(const Job& j, int64_t first, Table& table, uint8_t* patches) {
   const uint8_t** p = table.pointers;
   for (int64_t i = 0; i < table.tiles; ++i) {
     const int64_t m = table.tile_begin(i + 1) - table.tile_begin(i);
+    if (fill_inside(j, base, oy, ox, m, p)) {
+      p += m * w.taps;
+      ox += m;
+      if (ox < j.ow) continue;
+      ox = 0;
+      if (++oy < j.oh) continue;
+      oy = 0;
+      base += image;
+      continue;
+    }
     for (int64_t r = 0; r < m; ++r) {
       const int64_t y0 = oy * g.stride_h - g.top, x0 = ox * g.stride_w - g.left;
       const uint8_t** out = p + r;
