@@ -20,7 +20,7 @@ from qgemm import _core
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-WITH_EXAMPLES = {"aimet", "program", "files", "calibration", "kernels", "numerics", "packing"}  # at least
+WITH_EXAMPLES = {"aimet", "programs", "files", "calibration", "kernels", "numerics", "packing"}  # at least
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\s*^```text\n(?P<printed>.*?)^```$)?", re.M | re.S)
 # Modules of qgemm that need a package of their own when they are imported.
 NEEDS = {"qgemm.ops": "torch", "qgemm.nn": "torch"}
