@@ -11,6 +11,7 @@
 #include "cpu/error.h"
 #include "kernels/api.h"
 #include "ops/gemm.h"
+#include "pack/transposed.h"
 
 namespace qgemm {
 namespace py = pybind11;
@@ -156,6 +157,8 @@ inline PackedView view_of(const py::array& packed) {
     throw Error(Code::packed, "the packed weight must be 8-byte aligned; copy it into a fresh array");
   return view(static_cast<const uint8_t*>(packed.data()), packed.shape(0));
 }
+
+TransposedView transposed_view_of(const py::array& packed);
 
 // The output's grid from its dtype and the caller's scale, zero point and bounds.
 OutputSpec output_spec(OutType type, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi);

@@ -1,8 +1,7 @@
 // Programs: a builder that Python fills, and the call that runs what was built on torch tensors or numpy arrays.
 #include <array>
-#include <utility>
 
-#include "bind.h"
+#include "compiled.h"
 #include "ops/conv.h"
 #include "ops/eltwise.h"
 #include "ops/matmul.h"
@@ -11,80 +10,9 @@
 #include "ops/pool.h"
 #include "ops/quantize.h"
 #include "ops/rows.h"
-#include "program/program.h"
-#include "tensors.h"
 
 namespace qgemm {
 namespace {
-
-using At = std::pair<int32_t, int64_t>;  // (buffer, offset in bytes)
-
-Place place(const At& p) { return {p.first, p.second}; }
-
-// What crosses the border of a program. Memory is C-contiguous in the order of `memory`; axis i of the tensor is axis order[i] of
-// it.
-struct Border {
-  int32_t buffer;
-  py::dtype dtype;
-  dlpack::DataType type;
-  std::vector<int64_t> memory;
-  std::vector<int32_t> order;
-
-  int rank() const { return static_cast<int>(memory.size()); }
-  int64_t elements() const {
-    int64_t n = 1;
-    for (const int64_t d : memory) n *= d;
-    return n;
-  }
-  // In elements.
-  int64_t stride(int axis) const {
-    int64_t s = 1;
-    for (int i = order[static_cast<size_t>(axis)] + 1; i < rank(); ++i) s *= memory[static_cast<size_t>(i)];
-    return s;
-  }
-  int64_t size(int axis) const { return memory[static_cast<size_t>(order[static_cast<size_t>(axis)])]; }
-
-  template <class Stride>
-  bool fits(int64_t ndim, const int64_t* shape, const Stride* strides, int64_t unit) const {
-    if (ndim != rank()) return false;
-    for (int i = 0; i < rank(); ++i) {
-      if (shape[i] != size(i)) return false;
-      if (strides && shape[i] != 1 && strides[i] != stride(i) * unit) return false;
-    }
-    if (!strides)
-      for (int i = 0; i < rank(); ++i)
-        if (order[static_cast<size_t>(i)] != i) return false;
-    return true;
-  }
-};
-
-Border border(int32_t buffer, const py::dtype& dtype, std::vector<int64_t> memory, std::vector<int32_t> order) {
-  const char kind = dtype.kind();
-  const uint8_t code = kind == 'f' ? dlpack::kFloat : kind == 'u' ? dlpack::kUInt : kind == 'b' ? dlpack::kBool : dlpack::kInt;
-  return {buffer, dtype, {code, static_cast<uint8_t>(8 * dtype.itemsize()), 1}, std::move(memory), std::move(order)};
-}
-
-struct Compiled {
-  Program program;
-  std::vector<py::object> kept;  // weights and constants: the program points into them
-  std::vector<Border> inputs, outputs;
-
-  // The most dimensions of an output.
-  int widest() const {
-    int most = 0;
-    for (const Border& b : outputs) most = b.rank() > most ? b.rank() : most;
-    return most;
-  }
-  int32_t constant(const py::array& a) {
-    need_contiguous(a, "constant");
-    kept.push_back(a);
-    return program.constant(a.data(), a.nbytes());
-  }
-
-  OutputSpec spec(bool floats, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi) const {
-    return output_spec(floats ? OutType::f32 : OutType::u8, scale, zero_point, lo, hi);
-  }
-};
 
 struct FrameHolder {
   std::shared_ptr<Compiled> owner;
@@ -188,26 +116,6 @@ void add_avg_pool2d(Compiled& c, At x, At y, const std::array<int64_t, 4>& shape
                 [g, ex, count_include_pad, o, from, to](Addresses a) {
                   avg_pool2d(g, reinterpret_cast<const uint8_t*>(at(a, from)), ex, count_include_pad, at(a, to), o);
                 });
-}
-
-void add_add(Compiled& c, At x1, At x2, At y, int64_t n, double a_scale, int64_t a_zero_point, double b_scale,
-             int64_t b_zero_point, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi,
-             bool over_b) {
-  check_encoding("a", a_scale, a_zero_point);
-  check_encoding("b", b_scale, b_zero_point);
-  const OutputSpec o = c.spec(false, scale, zero_point, lo, hi);
-  const Encoding8 ea{static_cast<float>(a_scale), static_cast<int32_t>(a_zero_point)},
-      eb{static_cast<float>(b_scale), static_cast<int32_t>(b_zero_point)};
-  const Place pa = place(x1), pb = place(x2), to = place(y);
-  std::vector<int32_t> uses =
-      over_b ? std::vector<int32_t>{pb.buffer, to.buffer, pa.buffer} : std::vector<int32_t>{pa.buffer, to.buffer, pb.buffer};
-  c.program.add(
-      "add", {0, 3 * n}, std::move(uses),
-      [ea, eb, o, pa, pb, to, n](Addresses a) {
-        add(reinterpret_cast<const uint8_t*>(at(a, pa)), ea, reinterpret_cast<const uint8_t*>(at(a, pb)), eb,
-            reinterpret_cast<uint8_t*>(at(a, to)), n, o);
-      },
-      true);
 }
 
 void add_lut(Compiled& c, At x, At y, const py::array& table, int64_t n) {
@@ -526,8 +434,8 @@ void bind_program(py::module_& m) {
             if (r.programs.size() > most) r.programs.resize(most);
           },
           "program"_a, "most"_a);
-  py::class_<Compiled, std::shared_ptr<Compiled>>(m, "ProgramBuilder")
-      .def(py::init<>())
+  CompiledClass builder(m, "ProgramBuilder");
+  builder.def(py::init<>())
       .def(
           "arena", [](Compiled& c, int64_t bytes) { return c.program.arena(bytes); }, "bytes"_a)
       .def("constant", &Compiled::constant, "array"_a)
@@ -572,8 +480,6 @@ void bind_program(py::module_& m) {
       .def("max_pool2d", &add_max_pool2d, "x"_a, "y"_a, "shape"_a, "kernel"_a, "stride"_a, "padding"_a, "dilation"_a)
       .def("avg_pool2d", &add_avg_pool2d, "x"_a, "y"_a, "shape"_a, "kernel"_a, "stride"_a, "padding"_a, "count_include_pad"_a,
            "x_scale"_a, "x_zero_point"_a, "floats"_a, "scale"_a, "zero_point"_a, "lo"_a, "hi"_a)
-      .def("add", &add_add, "a"_a, "b"_a, "y"_a, "n"_a, "a_scale"_a, "a_zero_point"_a, "b_scale"_a, "b_zero_point"_a, "scale"_a,
-           "zero_point"_a, "lo"_a, "hi"_a, "over_b"_a)
       .def("lut", &add_lut, "x"_a, "y"_a, "table"_a, "n"_a)
       .def("quantize", &add_quantize, "x"_a, "y"_a, "n"_a, "scale"_a, "zero_point"_a, "qmax"_a, "bytes"_a = 1)
       .def("quantize_planes", &add_quantize_planes, "x"_a, "y"_a, "batch"_a, "channels"_a, "pixels"_a, "scale"_a, "zero_point"_a,
@@ -595,6 +501,7 @@ void bind_program(py::module_& m) {
       .def("take", [](const std::shared_ptr<Compiled>& c) {
         return std::unique_ptr<FrameHolder>(new FrameHolder{c, c->program.take()});
       });
+  bind_program_layers(builder);
   if (PyModule_AddFunctions(m.ptr(), g_methods) != 0) throw py::error_already_set();
 }
 

@@ -66,15 +66,6 @@ py::array_t<uint8_t> pack_transposed(const py::array& weight, const py::array& s
   return out;
 }
 
-TransposedView transposed_view_of(const py::array& packed) {
-  need_dtype<uint8_t>(packed, "packed");
-  need_rank(packed, "packed", 1, "");
-  need_contiguous(packed, "packed");
-  if (reinterpret_cast<uintptr_t>(packed.data()) % 8 != 0)
-    throw Error(Code::packed, "the packed weight must be 8-byte aligned; copy it into a fresh array");
-  return view_transposed(static_cast<const uint8_t*>(packed.data()), packed.shape(0));
-}
-
 void bind_transposed(const py::array& x, const py::array& packed, py::array& out, const Pair& stride,
                      const std::array<int64_t, 4>& padding, const Pair& output_padding, const Pair& dilation, double out_scale,
                      int64_t out_zero_point, std::optional<double> lo, std::optional<double> hi, std::optional<double> x_scale,
@@ -166,6 +157,15 @@ void bind_conv3d(const py::array& x, const py::array& packed, py::array& out, co
 }
 
 }  // namespace
+
+TransposedView transposed_view_of(const py::array& packed) {
+  need_dtype<uint8_t>(packed, "packed");
+  need_rank(packed, "packed", 1, "");
+  need_contiguous(packed, "packed");
+  if (reinterpret_cast<uintptr_t>(packed.data()) % 8 != 0)
+    throw Error(Code::packed, "the packed weight must be 8-byte aligned; copy it into a fresh array");
+  return view_transposed(static_cast<const uint8_t*>(packed.data()), packed.shape(0));
+}
 
 void bind_taps(py::module_& m) {
   using namespace py::literals;

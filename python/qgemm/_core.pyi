@@ -455,9 +455,28 @@ class ProgramBuilder:
         self, x: _Place, y: _Place, shape: _Four, kernel: _Two, stride: _Two, padding: _Four, count_include_pad: bool, x_scale: float,
         x_zero_point: int, *output: Any
     ) -> None: ...  # fmt: skip
+    # rows of n bytes; `repeat` consecutive ones share a row of b, which may be written over with over_b (then repeat is 1).
     def add(
-        self, a: _Place, b: _Place, y: _Place, n: int, a_scale: float, a_zero_point: int, b_scale: float, b_zero_point: int,
-        scale: float, zero_point: int, lo: float | None, hi: float | None, over_b: bool
+        self, a: _Place, b: _Place, y: _Place, rows: int, n: int, repeat: int, a_scale: float, a_zero_point: int, b_scale: float,
+        b_zero_point: int, scale: float, zero_point: int, lo: float | None, hi: float | None, over_b: bool
+    ) -> None: ...  # fmt: skip
+    def mul(
+        self, a: _Place, b: _Place, y: _Place, rows: int, n: int, repeat: int, a_scale: float, a_zero_point: int, b_scale: float,
+        b_zero_point: int, scale: float, zero_point: int, lo: float | None, hi: float | None, over_b: bool
+    ) -> None: ...  # fmt: skip
+    def conv_transpose2d(
+        self, x: _Place, y: _Place, packed: NDArray[np.uint8], shape: _Four, padding: _Four, output_padding: _Two, *output: Any
+    ) -> None: ...
+    # shape: [B, D, H, W, C]. padding: before the three axes, then behind them.
+    def conv3d(
+        self, x: _Place, y: _Place, packed: NDArray[np.uint8], shape: Sequence[int], kernel: Sequence[int], stride: Sequence[int],
+        padding: Sequence[int], dilation: Sequence[int], *output: Any
+    ) -> None: ...  # fmt: skip
+    # y_*, x_*: int32 input positions below and above, and float32 0..1 between them, one a line and one a column of the result.
+    def resize_linear(
+        self, x: _Place, y: _Place, shape: _Four, y_lo: NDArray[np.int32], y_hi: NDArray[np.int32], y_t: NDArray[np.float32],
+        x_lo: NDArray[np.int32], x_hi: NDArray[np.int32], x_t: NDArray[np.float32], x_scale: float, x_zero_point: int,
+        scale: float, zero_point: int, lo: float | None, hi: float | None
     ) -> None: ...  # fmt: skip
     def lut(self, x: _Place, y: _Place, table: NDArray[np.uint8], n: int) -> None: ...
     def quantize(self, x: _Place, y: _Place, n: int, scale: float, zero_point: int, qmax: int, bytes: int = 1) -> None: ...

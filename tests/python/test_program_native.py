@@ -127,6 +127,52 @@ def test_softmax_and_layer_norm_are_native(rng):
     assert compiled(p).native and kernels(p) == ["quantize", "norm", "softmax", "softmax", "dequantize"]
 
 
+def test_products_of_images_are_native(rng, isa):
+    """Squeeze and excite: a factor a channel and image, from either side, of every image alike, and of full size."""
+    b = Builder()
+    b.input("x", ["n", 3, 6, 5])
+    c = conv(b, rng, b.q("x", 0.02, 128), 24, 3, 1)
+    mean = b.q(b.add("GlobalAveragePool", [c], "mean"), 0.03, 100)
+    gate = b.q(b.add("Sigmoid", [conv(b, rng, mean, 24, 24, 1)], "gate"), 1 / 255, 0)
+    c = b.q(b.add("Mul", [c, gate], "excite"), 0.05, 120)
+    c = b.q(b.add("Mul", [gate, c], "again"), 0.05, 90)
+    factor = b.q(b.const("factor", rng.random((1, 24, 1, 1)).astype(np.float32)), 1 / 255, 0)
+    c = b.q(b.add("Mul", [c, factor], "scaled"), 0.03, 90)
+    c = b.q(b.add("Add", [c, gate], "shifted"), 0.03, 90)
+    b.q(b.add("Mul", [c, c], "square"), 0.1, 3, out="y")
+    p = qgemm.load(b.model("y"))
+    for n in (1, 3):
+        x = floats(rng, n, 3, 6, 5)
+        assert np.array_equal(p(x), p._stepwise([x])[0])
+    assert all(c.native for c in p._compiled.values())
+    assert kernels_of_all(p) >= {"mul", "add"} and "copy" not in kernels_of_all(p)
+
+
+def kernels_of_all(program) -> set[str]:
+    return {kernel for c in program._compiled.values() for _, kernel, *_ in c.core.ops()}
+
+
+def test_resizing_transposed_and_volume_convolutions_are_native(rng, isa):
+    b = Builder()
+    b.input("x", ["n", 4, 5, 6])
+    w = b.weight("w", rng.integers(-128, 128, (4, 6, 3, 3)).astype(np.int8), np.full(6, 0.003), axis=1)
+    c = b.q(b.add("ConvTranspose", [b.q("x", 0.02, 128), w], "up", strides=[2, 2], pads=[1, 0, 0, 1], output_padding=[1, 0]), 0.05, 128)
+    scales = b.const("scales", np.array([1, 1, 2, 1.5], np.float32))
+    c = b.q(b.add("Resize", [c, "", scales], "wide", mode="linear"), 0.05, 120)
+    b.q(c, 0.05, 120, out="y")
+    p = qgemm.load(b.model("y"))
+    v = Builder()
+    v.input("x", ["n", 3, 5, 6, 7])
+    w = v.weight("w", rng.integers(-128, 128, (8, 3, 2, 3, 3)).astype(np.int8), np.full(8, 0.003))
+    v.q(v.add("Conv", [v.q("x", 0.02, 128), w], "volume", strides=[1, 2, 1], pads=[1, 0, 1, 0, 1, 1]), 0.05, 128, out="y")
+    q = qgemm.load(v.model("y"))
+    for n in (1, 2):
+        for program, x in ((p, floats(rng, n, 4, 5, 6)), (q, floats(rng, n, 3, 5, 6, 7))):
+            assert np.array_equal(program(x), program._stepwise([x])[0])
+    assert kernels_of_all(p) >= {"conv_transpose2d", "resize_linear"} and kernels_of_all(q) >= {"conv3d"}
+    assert all(c.native for c in (*p._compiled.values(), *q._compiled.values()))
+
+
 def test_shapes_that_depend_on_values_run_stepwise(rng):
     b = Builder()
     b.input("x", ["n", 6])

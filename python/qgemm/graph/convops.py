@@ -67,8 +67,24 @@ def product(y: str, read_a, read_b, ga: QParams, gb: QParams, result: Result):
     return run
 
 
-def resize_linear(x: str, y: str, scales, sizes, coord: str, grid: QParams, result: Result, label: str):
-    """Linear Resize of height and width between two grids. scales, sizes: ONNX's constants, one of them None."""
+class LinearAxes:
+    """What a linear Resize of height and width reads for each output position. scales, sizes: ONNX's constants, one of them None."""
+
+    def __init__(self, scales, sizes, coord: str):
+        self.scales, self.sizes, self.coord = scales, sizes, coord
+
+    def __call__(self, shape) -> tuple[np.ndarray, ...] | None:
+        """For an image (channels, height, width): lower and upper input (int32) and the way between them (float32), of height and
+        then of width. None: the constants would change the channels, or leave nothing."""
+        scales, sizes = (None if v is None else v[1:] for v in (self.scales, self.sizes))
+        wanted, factors = resized(shape, scales, sizes)
+        if wanted[0] != shape[0] or min(wanted) < 1:
+            return None
+        y, x = [linear_axis(n, m, f, self.coord) for n, m, f in zip(wanted, shape, factors, strict=True)][1:]
+        return (*y, *x)
+
+
+def resize_linear(x: str, y: str, find: LinearAxes, grid: QParams, result: Result, label: str):
     core, bounds, source = _core.resize_linear, result.bounds, (grid.scale.item(), grid.zero_point.item())
     axes: dict = {}  # by the input's shape
 
@@ -77,15 +93,17 @@ def resize_linear(x: str, y: str, scales, sizes, coord: str, grid: QParams, resu
         if a.ndim != 4:
             raise ShapeError(f"layer '{label}' resizes 4 dimensions; its input '{x}' has shape {a.shape}")
         key = a.shape[1:]
-        if key not in axes:
-            wanted, factors = resized(a.shape[1:], None if scales is None else scales[1:], None if sizes is None else sizes[1:])
-            if wanted[0] != a.shape[1] or min(wanted) < 1:
-                raise ShapeError(f"layer '{label}' would make {wanted} of its input '{x}' of shape {a.shape}")
-            found = [linear_axis(n, m, f, coord) for n, m, f in zip(wanted, a.shape[1:], factors, strict=True)][1:]
+        at = axes.get(key)
+        if at is None:
+            at = find(key)
+            if at is None:
+                wanted = None if find.sizes is None else tuple(int(v) for v in find.sizes)
+                raise ShapeError(f"layer '{label}' cannot make {wanted or find.scales} of its input '{x}' of shape {a.shape}: "
+                                 "it resizes height and width only")  # fmt: skip
             if len(axes) >= 16:
                 axes.clear()
-            axes[key] = (*found[0], *found[1])
-        t, at = _channels_last(a), axes[key]
+            axes[key] = at
+        t = _channels_last(a)
         out = np.empty((t.shape[0], at[0].size, at[3].size, t.shape[3]), np.uint8)
         core(t, out, *at, *source, *bounds)
         env[y] = _logical(out, 4)

@@ -235,7 +235,7 @@ class Lowering(ConvLowering, RowLowering):
         n_out, k = w.data.shape
         result = self._result(n)
         run = ex.linear(n.inputs[0], n.outputs[0], packed, n_out, k, result, n.module or n.name)
-        form = _unless_wide(result, nat.Linear(n.inputs[0], n.outputs[0], packed, k, result))
+        form = nat.unless_wide(result, nat.Linear(n.inputs[0], n.outputs[0], packed, k, result))
         return self._step(n, "linear", self._scheme(n), run, weight_bytes=packed.nbytes, native=form)
 
     def _pack_linear16(self, n: Node) -> Step:
@@ -249,7 +249,7 @@ class Lowering(ConvLowering, RowLowering):
         n_out, k = w.data.shape
         result = self._result(n)
         run = ex.linear16(n.inputs[0], n.outputs[0], packed, n_out, k, grid, result, n.module or n.name)
-        form = _unless_wide(result, nat.Linear16(n.inputs[0], n.outputs[0], packed, k, nat.Grid.of(grid), result))
+        form = nat.unless_wide(result, nat.Linear16(n.inputs[0], n.outputs[0], packed, k, nat.Grid.of(grid), result))
         return self._step(n, "linear16", self._scheme(n), run, weight_bytes=packed.nbytes, native=form)
 
     def _pack_conv(self, n: Node) -> Step:
@@ -261,7 +261,7 @@ class Lowering(ConvLowering, RowLowering):
         channels = w.data.shape[1] * groups
         result = self._result(n)
         run = ex.conv(n.inputs[0], n.outputs[0], packed, win, channels, w.data.shape[0], result, n.module or n.name)
-        form = _unless_wide(result, nat.Conv(n.inputs[0], n.outputs[0], packed, win, result))
+        form = nat.unless_wide(result, nat.Conv(n.inputs[0], n.outputs[0], packed, win, result))
         depthwise = groups > 1 and w.data.shape[1] == 1 and w.data.shape[0] == groups
         kernel = "conv2d depthwise" if depthwise else "conv2d"
         return self._step(n, kernel, self._scheme(n), run, weight_bytes=packed.nbytes, native=form)
@@ -302,7 +302,7 @@ class Lowering(ConvLowering, RowLowering):
             reads.append(raw_reader(self.graph, i, qp))
         result = self._result(n)
         run = ex.add(*n.inputs, out.name, *reads, *grids, result)
-        form = nat.Add(*self._operands(n, grids), out.name, result)
+        form = nat.Binary("add", *self._operands(n, grids), out.name, result)
         return self._step(n, "add", "u8", run, native=form)
 
     def _operands(self, n: Node, grids) -> list[nat.Operand]:
@@ -329,7 +329,7 @@ class Lowering(ConvLowering, RowLowering):
             return None
         result = self._result(n)
         run = ex.avg_pool(n.inputs[0], n.outputs[0], win, with_pad, qp, result, n.name)
-        form = _unless_wide(result, nat.AvgPool(n.inputs[0], n.outputs[0], win, with_pad, nat.Grid.of(qp), result))
+        form = nat.unless_wide(result, nat.AvgPool(n.inputs[0], n.outputs[0], win, with_pad, nat.Grid.of(qp), result))
         return self._step(n, "avg_pool2d", f"u{qp.bits}", run, native=form)
 
     def _globalaveragepool(self, n: Node) -> Step | None:
@@ -338,7 +338,7 @@ class Lowering(ConvLowering, RowLowering):
             return None
         result = self._result(n)
         run = ex.global_avg_pool(n.inputs[0], n.outputs[0], qp, result, n.name)
-        form = _unless_wide(result, nat.AvgPool(n.inputs[0], n.outputs[0], None, False, nat.Grid.of(qp), result))
+        form = nat.unless_wide(result, nat.AvgPool(n.inputs[0], n.outputs[0], None, False, nat.Grid.of(qp), result))
         return self._step(n, "avg_pool2d", f"u{qp.bits}", run, native=form)
 
     def _matmul(self, n: Node) -> Step | None:
@@ -351,7 +351,7 @@ class Lowering(ConvLowering, RowLowering):
         reads = [raw_reader(self.graph, i, g) for i, g in zip(n.inputs, grids, strict=True)]
         result = self._result(n)
         run = ex.matmul(n.outputs[0], *reads, *grids, result, writer(self.graph, n.outputs[0]), n.module or n.name)
-        form = _unless_wide(result, nat.MatMul(*self._operands(n, grids), n.outputs[0], result, ex.MATMUL_K))
+        form = nat.unless_wide(result, nat.MatMul(*self._operands(n, grids), n.outputs[0], result, ex.MATMUL_K))
         return self._step(n, "matmul", f"A{grids[0].bits}A{grids[1].bits}", run, native=form)
 
     # ---- moves and float ----
@@ -435,11 +435,6 @@ def _call(n: Node, fn, reads, stores):
                 store(env, value)
 
     return run
-
-
-def _unless_wide(result: ex.Result, form):
-    """No native form where the result is rounded to a grid that is not held as bytes."""
-    return form if result.after is None else None
 
 
 def _put(name: str):

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import _core
 from . import convops
+from . import native as nat
 from .floatnn import Window
 from .grids import shift
 from .ir import Node, QParams
@@ -29,7 +30,9 @@ class ConvLowering:
         if out.qparams is None or not out.qparams.u8:
             return None
         reads = [raw_reader(self.graph, i, g) for i, g in zip(n.inputs, grids, strict=True)]
-        return self._step(n, "mul", "u8", convops.product(out.name, *reads, *grids, self._result(n)))
+        result = self._result(n)
+        form = nat.Binary("mul", *self._operands(n, grids), out.name, result)
+        return self._step(n, "mul", "u8", convops.product(out.name, *reads, *grids, result), native=form)
 
     def _resize(self, n: Node) -> Step | None:
         """Linear interpolation of height and width between two grids; nearest ones move bytes."""
@@ -45,8 +48,11 @@ class ConvLowering:
         scales, sizes = (None if t is None or t.data.size != 4 else t.data.reshape(-1) for t in given)
         if (scales is None) == (sizes is None) or (scales is not None and (scales[:2] != 1).any()):
             return None
-        run = convops.resize_linear(n.inputs[0], out.name, scales, sizes, coord, grid, self._result(n), n.module or n.name)
-        return self._step(n, "resize_linear", f"u{grid.bits}", run)
+        axes = convops.LinearAxes(scales, sizes, coord)
+        result = self._result(n)
+        run = convops.resize_linear(n.inputs[0], out.name, axes, grid, result, n.module or n.name)
+        form = nat.ResizeLinear(n.inputs[0], out.name, axes, nat.Grid.of(grid), result)
+        return self._step(n, "resize_linear", f"u{grid.bits}", run, native=form)
 
     def _convtranspose(self, n: Node) -> Step:
         return self._weighted(n, self._pack_transposed)
@@ -80,7 +86,8 @@ class ConvLowering:
         extra = n.attrs.get("output_padding") or [0] * len(win.kernel)
         result, label = self._result(n), n.module or n.name
         run = convops.conv_transpose(n.inputs[0], n.outputs[0], packed, win, extra, w.data.shape[0], n_out, result, label)
-        return self._step(n, "conv_transpose2d", self._scheme(n), run, weight_bytes=packed.nbytes)
+        form = nat.unless_wide(result, nat.ConvTranspose(n.inputs[0], n.outputs[0], packed, win, tuple(extra), result))
+        return self._step(n, "conv_transpose2d", self._scheme(n), run, weight_bytes=packed.nbytes, native=form)
 
     def _pack_conv3d(self, n: Node) -> Step:
         w, groups = self.graph.tensors[n.inputs[1]], n.attrs.get("group", 1)
@@ -88,7 +95,8 @@ class ConvLowering:
         win, channels = Window(n.attrs, w.data.shape[2:]), w.data.shape[1] * groups
         result, label = self._result(n), n.module or n.name
         run = convops.conv3d(n.inputs[0], n.outputs[0], packed, win, channels, w.data.shape[0], result, label)
-        return self._step(n, "conv3d", self._scheme(n), run, weight_bytes=packed.nbytes)
+        form = nat.unless_wide(result, nat.Conv3d(n.inputs[0], n.outputs[0], packed, win, result))
+        return self._step(n, "conv3d", self._scheme(n), run, weight_bytes=packed.nbytes, native=form)
 
 
 def _per_output(qp: QParams, groups: int) -> QParams:

@@ -7,7 +7,7 @@ step then runs in Python between two native segments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from .ir import QParams
 if TYPE_CHECKING:
     from .compile import Compiler
     from .executors import Result
+    from .step import Native
 
 
 class NotNative(Exception):
@@ -44,6 +45,11 @@ class Grid:
 def _bounds(result: Result) -> tuple:
     """(floats, scale, zero point, lo, hi) as the builder takes them."""
     return (result.dtype is np.float32, *result.bounds)
+
+
+def unless_wide(result: Result, form: Native) -> Native | None:
+    """No native form where the result is rounded to a grid that is not held as bytes."""
+    return form if result.after is None else None
 
 
 @dataclass(frozen=True)
@@ -163,6 +169,58 @@ class Conv:
 
 
 @dataclass(frozen=True)
+class ConvTranspose:
+    """extra: ONNX's output_padding."""
+
+    x: str
+    y: str
+    packed: np.ndarray
+    win: Window
+    extra: tuple[int, ...]
+    result: Result
+
+    def emit(self, c: Compiler) -> None:
+        image, y = _Image(c, self.x), _image_result(c, self.y)
+        (t, b), (le, r) = ((0, 0), *self.win.pads)[-2:]
+        c.core.conv_transpose2d(image.at, y.at, self.packed, image.shape, (t, le, b, r), _two(self.extra, 0), *_bounds(self.result))
+
+
+@dataclass(frozen=True)
+class Conv3d:
+    x: str
+    y: str
+    packed: np.ndarray
+    win: Window
+    result: Result
+
+    def emit(self, c: Compiler) -> None:
+        x, y, win, order = c.value(self.x), c.result(self.y), self.win, (0, 2, 3, 4, 1)
+        if not y.dense_as(order):
+            raise NotNative
+        pads, _ = win.resolve(x.shape[2:])
+        c.core.conv3d(
+            c.dense(x, order), y.at, self.packed, [x.shape[i] for i in order], win.kernel, win.stride,
+            [p[k] for k in range(2) for p in pads], win.dilation, *_bounds(self.result),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ResizeLinear:
+    """axes(channels, height, width) -> lower and upper input and the way between them, of height and then of width."""
+
+    x: str
+    y: str
+    axes: Callable[[tuple[int, ...]], tuple[np.ndarray, ...]]
+    grid: Grid
+    result: Result
+
+    def emit(self, c: Compiler) -> None:
+        image, y = _Image(c, self.x), _image_result(c, self.y)
+        axes = self.axes(c.value(self.x).shape[1:])
+        c.core.resize_linear(image.at, y.at, image.shape, *axes, self.grid.scale, self.grid.zero_point, *self.result.bounds)
+
+
+@dataclass(frozen=True)
 class MaxPool:
     x: str
     y: str
@@ -211,7 +269,10 @@ class Operand:
 
 
 @dataclass(frozen=True)
-class Add:
+class Binary:
+    """op: "add" or "mul". A term or factor a channel is not spread out."""
+
+    op: str
     a: Operand
     b: Operand
     y: str
@@ -220,12 +281,31 @@ class Add:
     def emit(self, c: Compiler) -> None:
         y = c.result(self.y)
         order = y.dense()
-        sides = [s.value(c) for s in (self.a, self.b)]
-        places = [c.dense(v.broadcast(y.shape), order) for v in sides]
-        # The sum may overwrite a term that nobody needs any more; rather the second one, which a residual branch has just made.
-        over_b = places[1] == sides[1].at and self.b.constant is None
-        grids = (self.a.grid.scale, self.a.grid.zero_point, self.b.grid.scale, self.b.grid.zero_point)
-        c.core.add(*places, y.at, y.size, *grids, *self.result.bounds, over_b)
+        (v, a), (w, b) = [(s.value(c).broadcast(y.shape), s) for s in (self.a, self.b)]
+        if _repeats(w, order) is None and _repeats(v, order) is not None:
+            (v, a), (w, b) = (w, b), (v, a)
+        repeat, n = _repeats(w, order) or (1, y.size)
+        places = c.dense(v, order), w.at if repeat != 1 else c.dense(w, order)
+        # The result may overwrite an operand that nobody needs any more; rather the second one, which a residual branch has just made.
+        over_b = repeat == 1 and places[1] == w.at and b.constant is None
+        grids = (a.grid.scale, a.grid.zero_point, b.grid.scale, b.grid.zero_point)
+        getattr(c.core, self.op)(*places, y.at, y.size // n, n, repeat, *grids, *self.result.bounds, over_b)
+
+
+def _repeats(v, order) -> tuple[int, int] | None:
+    """(repeat, n) when ``v``, broadcast, is dense rows of n elements of which each is read ``repeat`` > 1 times in turn; else None."""
+    axes = [i for i in reversed(order) if v.shape[i] != 1]
+    n = repeat = 1
+    while axes and v.strides[axes[0]] == n * v.dtype.itemsize:
+        n *= v.shape[axes.pop(0)]
+    while axes and v.strides[axes[0]] == 0:
+        repeat *= v.shape[axes.pop(0)]
+    step = n * v.dtype.itemsize
+    for i in axes:
+        if v.strides[i] != step:
+            return None
+        step *= v.shape[i]
+    return (repeat, n) if repeat > 1 and n > 1 else None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,156 @@
+// Operations that a program's builder takes: sums and products of two tensors, transposed and three-dimensional convolutions,
+// resizing.
+#include <array>
+
+#include "compiled.h"
+#include "ops/conv3d.h"
+#include "ops/conv_transpose.h"
+#include "ops/eltwise.h"
+#include "ops/images.h"
+
+namespace qgemm {
+namespace {
+
+using Elementwise = void (*)(const Operand8&, const Operand8&, uint8_t*, int64_t, int64_t, int64_t, const OutputSpec&);
+
+// a and y: rows of n bytes, dense. `repeat` consecutive rows share one row of b; 1: b is as large as a. The result may take over
+// a's bytes, or b's (over_b), once nobody needs them.
+void add_binary(Compiled& c, const char* name, Elementwise f, At x1, At x2, At y, int64_t rows, int64_t n, int64_t repeat,
+                double a_scale, int64_t a_zero_point, double b_scale, int64_t b_zero_point, double scale, int64_t zero_point,
+                std::optional<double> lo, std::optional<double> hi, bool over_b) {
+  check_encoding("a", a_scale, a_zero_point);
+  check_encoding("b", b_scale, b_zero_point);
+  const OutputSpec o = c.spec(false, scale, zero_point, lo, hi);
+  const Encoding8 ea{static_cast<float>(a_scale), static_cast<int32_t>(a_zero_point)},
+      eb{static_cast<float>(b_scale), static_cast<int32_t>(b_zero_point)};
+  const Place pa = place(x1), pb = place(x2), to = place(y);
+  std::vector<int32_t> uses =
+      over_b ? std::vector<int32_t>{pb.buffer, to.buffer, pa.buffer} : std::vector<int32_t>{pa.buffer, to.buffer, pb.buffer};
+  c.program.add(
+      name, {0, 2 * rows * n + rows * n / repeat}, std::move(uses),
+      [=](Addresses a) {
+        f({reinterpret_cast<const uint8_t*>(at(a, pa)), n, ea}, {reinterpret_cast<const uint8_t*>(at(a, pb)), n, eb, repeat},
+          reinterpret_cast<uint8_t*>(at(a, to)), n, rows, n, o);
+      },
+      true);
+}
+
+void add_conv_transpose2d(Compiled& c, At x, At y, const py::array& packed, const std::array<int64_t, 4>& shape,
+                          const std::array<int64_t, 4>& padding, const std::array<int64_t, 2>& extra, bool floats, double scale,
+                          int64_t zero_point, std::optional<double> lo, std::optional<double> hi) {
+  const TransposedView w = transposed_view_of(packed);
+  const OutputSpec o = c.spec(floats, scale, zero_point, lo, hi);
+  TransposedWindow g;
+  g.batch = shape[0];
+  g.h = shape[1];
+  g.w = shape[2];
+  g.c = shape[3];
+  g.top = padding[0];
+  g.left = padding[1];
+  g.bottom = padding[2];
+  g.right = padding[3];
+  g.extra_h = extra[0];
+  g.extra_w = extra[1];
+  check(w, g);
+  c.kept.push_back(packed);
+  const Place from = place(x), to = place(y);
+  const int64_t in = g.batch * g.h * g.w, out = g.batch * g.out_h(w.dims) * g.out_w(w.dims) * w.dims.n;
+  c.program.add("conv_transpose2d",
+                {in * w.dims.cin_g * w.dims.n * w.dims.kh * w.dims.kw,
+                 in * g.c + out * static_cast<int64_t>(out_size(o.type)) + w.total_bytes},
+                {from.buffer, to.buffer}, [w, o, g, from, to](Addresses a) {
+                  conv_transpose2d(w, g, reinterpret_cast<const uint8_t*>(at(a, from)), at(a, to), o);
+                });
+}
+
+using Triple = std::array<int64_t, 3>;
+
+// padding: before the three axes, then behind them.
+void add_conv3d(Compiled& c, At x, At y, const py::array& packed, const std::array<int64_t, 5>& shape, const Triple& kernel,
+                const Triple& stride, const std::array<int64_t, 6>& padding, const Triple& dilation, bool floats, double scale,
+                int64_t zero_point, std::optional<double> lo, std::optional<double> hi) {
+  const PackedView w = view_of(packed);
+  const OutputSpec o = c.spec(floats, scale, zero_point, lo, hi);
+  Window3 g;
+  g.batch = shape[0];
+  g.c = shape[4];
+  for (size_t i = 0; i < 3; ++i) {
+    g.in[i] = shape[i + 1];
+    g.kernel[i] = kernel[i];
+    g.stride[i] = stride[i];
+    g.dilation[i] = dilation[i];
+    g.before[i] = padding[i];
+    g.after[i] = padding[i + 3];
+  }
+  check(w, g);
+  c.kept.push_back(packed);
+  const Place from = place(x), to = place(y);
+  const int64_t in = g.batch * g.in[0] * g.in[1] * g.in[2] * g.c, voxels = g.batch * g.out(0) * g.out(1) * g.out(2);
+  c.program.add("conv3d", {voxels * w.n * w.k, in + voxels * w.n * static_cast<int64_t>(out_size(o.type)) + w.total_bytes},
+                {from.buffer, to.buffer},
+                [w, o, g, from, to](Addresses a) { conv3d(w, g, reinterpret_cast<const uint8_t*>(at(a, from)), at(a, to), o); });
+}
+
+// One axis: for each output position the inputs below and above, and the way between them.
+struct Axis {
+  std::vector<int32_t> lo, hi;
+  std::vector<float> t;
+
+  Axis(const py::array& below, const py::array& above, const py::array& between, int64_t inputs) {
+    const int64_t n = below.size();
+    const int32_t *l = vector_of<int32_t>(below, "lo", n), *h = vector_of<int32_t>(above, "hi", n);
+    const float* f = vector_of<float>(between, "t", n);
+    lo.assign(l, l + n);
+    hi.assign(h, h + n);
+    t.assign(f, f + n);
+    for (int64_t i = 0; i < n; ++i)
+      if (l[i] < 0 || l[i] >= inputs || h[i] < 0 || h[i] >= inputs || !(f[i] >= 0.0f && f[i] <= 1.0f))
+        throw Error(Code::shape, "resize_linear: position " + std::to_string(i) + " does not lie in the image");
+  }
+  LinearAxis view() const { return {static_cast<int64_t>(lo.size()), lo.data(), hi.data(), t.data()}; }
+};
+
+void add_resize_linear(Compiled& c, At x, At y, const std::array<int64_t, 4>& shape, const py::array& y_lo, const py::array& y_hi,
+                       const py::array& y_t, const py::array& x_lo, const py::array& x_hi, const py::array& x_t, double x_scale,
+                       int64_t x_zero_point, double scale, int64_t zero_point, std::optional<double> lo,
+                       std::optional<double> hi) {
+  check_encoding("x", x_scale, x_zero_point);
+  const OutputSpec o = c.spec(false, scale, zero_point, lo, hi);
+  const ImageShape s{shape[0], shape[1], shape[2], shape[3]};
+  const Encoding8 e{static_cast<float>(x_scale), static_cast<int32_t>(x_zero_point)};
+  const Axis rows(y_lo, y_hi, y_t, s.h), columns(x_lo, x_hi, x_t, s.w);
+  const Place from = place(x), to = place(y);
+  const int64_t out = s.batch * rows.view().n * columns.view().n * s.c;
+  c.program.add("resize_linear", {0, 5 * out}, {from.buffer, to.buffer}, [=](Addresses a) {
+    resize_linear(reinterpret_cast<const uint8_t*>(at(a, from)), s, e, rows.view(), columns.view(),
+                  reinterpret_cast<uint8_t*>(at(a, to)), o);
+  });
+}
+
+}  // namespace
+
+void bind_program_layers(CompiledClass& c) {
+  using namespace py::literals;
+  const auto binary = [&](const char* name, Elementwise f) {
+    c.def(
+        name,
+        [name, f](Compiled& self, At a, At b, At y, int64_t rows, int64_t n, int64_t repeat, double a_scale, int64_t a_zero_point,
+                  double b_scale, int64_t b_zero_point, double scale, int64_t zero_point, std::optional<double> lo,
+                  std::optional<double> hi, bool over_b) {
+          add_binary(self, name, f, a, b, y, rows, n, repeat, a_scale, a_zero_point, b_scale, b_zero_point, scale, zero_point, lo,
+                     hi, over_b);
+        },
+        "a"_a, "b"_a, "y"_a, "rows"_a, "n"_a, "repeat"_a, "a_scale"_a, "a_zero_point"_a, "b_scale"_a, "b_zero_point"_a, "scale"_a,
+        "zero_point"_a, "lo"_a, "hi"_a, "over_b"_a);
+  };
+  binary("add", static_cast<Elementwise>(&add));
+  binary("mul", static_cast<Elementwise>(&mul));
+  c.def("conv_transpose2d", &add_conv_transpose2d, "x"_a, "y"_a, "packed"_a, "shape"_a, "padding"_a, "output_padding"_a,
+        "floats"_a, "scale"_a, "zero_point"_a, "lo"_a, "hi"_a)
+      .def("conv3d", &add_conv3d, "x"_a, "y"_a, "packed"_a, "shape"_a, "kernel"_a, "stride"_a, "padding"_a, "dilation"_a,
+           "floats"_a, "scale"_a, "zero_point"_a, "lo"_a, "hi"_a)
+      .def("resize_linear", &add_resize_linear, "x"_a, "y"_a, "shape"_a, "y_lo"_a, "y_hi"_a, "y_t"_a, "x_lo"_a, "x_hi"_a, "x_t"_a,
+           "x_scale"_a, "x_zero_point"_a, "scale"_a, "zero_point"_a, "lo"_a, "hi"_a);
+}
+
+}  // namespace qgemm
