@@ -178,8 +178,14 @@ void dense(const Job& j) {
   block = std::max<int64_t>(block, 4 * mr);
   int64_t blocks = (pixels + block - 1) / block;
   // A share is some panels of one group on one block. With few blocks and groups the panels are cut too.
-  if (threads > 1)
+  if (threads > 1) {
     blocks = std::max(blocks, std::min<int64_t>((pixels + mr - 1) / mr, (threads + w.sets * panels - 1) / (w.sets * panels)));
+    // Three panels, or a wide one and a narrow one, are no even work for two threads: then pixels are shared, if there are enough
+    // to pay for reading every panel on each thread.
+    const bool even = blocks * w.sets % threads == 0 || (panels % threads == 0 && w.panel_columns(panels - 1) == kPanel);
+    if (!even && blocks * w.sets * panels < 8 * threads && pixels >= 4 * mr * threads)
+      blocks = (blocks + threads - 1) / threads * threads;
+  }
   int64_t cuts = 1;
   if (blocks * w.sets < 3 * threads && threads > 1)
     cuts = std::min<int64_t>(panels, (3 * threads + blocks * w.sets - 1) / (blocks * w.sets));
