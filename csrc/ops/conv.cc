@@ -13,7 +13,8 @@ namespace qgemm {
 namespace {
 
 constexpr int64_t kBlockBytes = 256 * 1024;  // of input behind one block of output pixels: what stays in L2 while panels pass
-constexpr int64_t kBlockPointers = 4096;     // of a block's pointer table
+constexpr int64_t kSharedPanelBytes = 256 * 1024;  // of weights that every thread may read whole
+constexpr int64_t kBlockPointers = 4096;           // of a block's pointer table
 
 using Job = ConvJob;
 
@@ -177,18 +178,26 @@ void dense(const Job& j) {
   int64_t block = std::min(kBlockBytes / tap_bytes, kBlockPointers / w.taps) / mr * mr;
   block = std::max<int64_t>(block, 4 * mr);
   int64_t blocks = (pixels + block - 1) / block;
-  // A share is some panels of one group on one block. With few blocks and groups the panels are cut too.
-  if (threads > 1) {
+  // A share is some panels of one set of groups on one block. Where every thread can keep all panels in its L2, each gets an
+  // equal part of the pixels; else with few blocks and sets the panels are cut too, so that no two threads stream all of them.
+  int64_t cuts = 1;
+  const bool enough_pixels = pixels >= 4 * mr * threads;
+  if (threads > 1 && enough_pixels && w.sets * w.group_panel_bytes() <= kSharedPanelBytes) {
+    blocks = (blocks + threads - 1) / threads * threads;
+  } else if (threads > 1) {
     blocks = std::max(blocks, std::min<int64_t>((pixels + mr - 1) / mr, (threads + w.sets * panels - 1) / (w.sets * panels)));
-    // Three panels, or a wide one and a narrow one, are no even work for two threads: then pixels are shared, if there are enough
-    // to pay for reading every panel on each thread.
+    // Three panels, or a wide one and a narrow one, are no even work for two threads.
     const bool even = blocks * w.sets % threads == 0 || (panels % threads == 0 && w.panel_columns(panels - 1) == kPanel);
-    if (!even && blocks * w.sets * panels < 8 * threads && pixels >= 4 * mr * threads)
-      blocks = (blocks + threads - 1) / threads * threads;
+    if (!even && blocks * w.sets * panels < 8 * threads && enough_pixels) blocks = (blocks + threads - 1) / threads * threads;
+    if (blocks * w.sets < 3 * threads) cuts = std::min<int64_t>(panels, (3 * threads + blocks * w.sets - 1) / (blocks * w.sets));
   }
   int64_t cuts = 1;
-  if (blocks * w.sets < 3 * threads && threads > 1)
-    cuts = std::min<int64_t>(panels, (3 * threads + blocks * w.sets - 1) / (blocks * w.sets));
+  if (threads > 1 && w.sets * w.group_panel_bytes() <= kSharedPanelBytes && pixels >= 4 * mr * threads) {
+    blocks = (blocks + threads - 1) / threads * threads;
+  } else if (threads > 1) {
+    blocks = std::max(blocks, std::min<int64_t>((pixels + mr - 1) / mr, (threads + w.sets * panels - 1) / (w.sets * panels)));
+    if (blocks * w.sets < 3 * threads) cuts = std::min<int64_t>(panels, (3 * threads + blocks * w.sets - 1) / (blocks * w.sets));
+  }
   parallel_shares(blocks * w.sets * cuts, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
     static thread_local Scratch<uint8_t> patch_bytes;
