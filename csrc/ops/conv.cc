@@ -191,13 +191,6 @@ void dense(const Job& j) {
     if (!even && blocks * w.sets * panels < 8 * threads && enough_pixels) blocks = (blocks + threads - 1) / threads * threads;
     if (blocks * w.sets < 3 * threads) cuts = std::min<int64_t>(panels, (3 * threads + blocks * w.sets - 1) / (blocks * w.sets));
   }
-  int64_t cuts = 1;
-  if (threads > 1 && w.sets * w.group_panel_bytes() <= kSharedPanelBytes && pixels >= 4 * mr * threads) {
-    blocks = (blocks + threads - 1) / threads * threads;
-  } else if (threads > 1) {
-    blocks = std::max(blocks, std::min<int64_t>((pixels + mr - 1) / mr, (threads + w.sets * panels - 1) / (w.sets * panels)));
-    if (blocks * w.sets < 3 * threads) cuts = std::min<int64_t>(panels, (3 * threads + blocks * w.sets - 1) / (blocks * w.sets));
-  }
   parallel_shares(blocks * w.sets * cuts, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
     static thread_local Scratch<uint8_t> patch_bytes;
