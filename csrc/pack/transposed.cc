@@ -1,5 +1,6 @@
 #include "pack/transposed.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -146,8 +147,7 @@ void pack(const TransposedSpec& spec, uint8_t* dst) {
       const int64_t k = s.cin_g * s.kh * s.kw;
       weight.assign(static_cast<size_t>(s.n * k), 0);
       if (s.zero_point)  // a value that no tap gives is real zero
-        for (int64_t o = 0; o < s.n; ++o)
-          std::memset(weight.data() + o * k, static_cast<int8_t>(s.zero_point[o]), static_cast<size_t>(k));
+        for (int64_t o = 0; o < s.n; ++o) std::fill_n(weight.begin() + o * k, k, static_cast<int8_t>(s.zero_point[o]));
       each_value(d, ry, rx, [&](int64_t from, int64_t to) { weight[static_cast<size_t>(to)] = spec.weight[from]; });
       s.weight = weight.data();
       pack(s, at);
