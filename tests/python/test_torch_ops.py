@@ -161,7 +161,8 @@ def test_opcheck(name, args):
 
 
 def test_every_operator_is_opchecked():
-    registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("qgemm::")}
+    # qgemm::program, which test_program_module checks, is registered with the first program of the process.
+    registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("qgemm::")} - {"qgemm::program"}
     assert {f"qgemm::{name}" for name, _ in SAMPLES} == registered == {f"qgemm::{name}" for name in qgemm.ops.__all__}
 
 

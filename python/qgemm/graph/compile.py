@@ -15,7 +15,9 @@ from time import perf_counter
 import numpy as np
 
 from .. import _core
+from ..errors import ModelFormatError, QgemmError
 from .grids import real
+from .guard import DAMAGE
 from .ir import Graph
 from .native import Grid, NotNative
 from .step import Env, Step
@@ -257,6 +259,12 @@ class Compiler:
             except NotNative:
                 self.core.truncate(start)
                 self.borders = borders
+            except QgemmError:
+                raise
+            except DAMAGE as e:  # attributes that the step got by with, such as a padding for too few dimensions
+                raise ModelFormatError(
+                    f"layer '{step.name}' ({step.op}): its attributes do not fit its inputs ({e}); export the model again"
+                ) from e
             else:
                 for o in step.outputs:
                     self._forget(o)
