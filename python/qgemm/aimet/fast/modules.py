@@ -6,6 +6,8 @@ the encodings that its tensors carry. Otherwise, and whenever somebody different
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -94,8 +96,7 @@ class Module:
             return self._not("its input is empty")
         return self._run(*args)
 
-    def _run(self, *args):
-        raise NotImplementedError
+    _run: Callable[..., Any]  # each class without a ``reason`` has its own
 
     def _not(self, reason: str) -> None:
         self.last = reason
@@ -123,7 +124,7 @@ class Module:
         return y if quantizer is None else quantizer(y)
 
 
-class Weighted(Module):
+class Weighted(Module, ABC):
     """A layer with an integer weight: reads it once, packs it for each input encoding that it meets."""
 
     reason = ""
@@ -139,9 +140,9 @@ class Weighted(Module):
         self._weight: tuple | None = None
         self._packs: dict[tuple[float, int], torch.Tensor] = {}
 
+    @abstractmethod
     def _unfit(self) -> str:
         """Why no kernel computes this layer, whatever its encodings are."""
-        raise NotImplementedError
 
     def _weight_axes(self) -> tuple[int, int]:
         return 0, 1
