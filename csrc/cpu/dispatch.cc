@@ -78,7 +78,9 @@ std::string missing(Isa isa) {
   return m;
 }
 
-const KernelRow* select(const char* op, int width, Isa from) {
+// The row of an operation whose nr is the width of the panel, else the largest nr that divides it; of several with one nr the
+// highest tile, or the lowest.
+const KernelRow* select(const char* op, int width, Isa from, bool low = false) {
   for (int i = static_cast<int>(from); i >= 0; --i) {
     const Isa isa = static_cast<Isa>(i);
     if (!isa_available(isa)) continue;
@@ -86,7 +88,7 @@ const KernelRow* select(const char* op, int width, Isa from) {
     for (const auto& r : kernel_rows()) {
       if (r.isa != isa || std::strcmp(r.op, op) != 0) continue;
       if (width > 0 && width % r.nr != 0) continue;
-      if (!best || r.nr > best->nr) best = &r;
+      if (!best || r.nr > best->nr || (r.nr == best->nr && (low ? r.mr < best->mr : r.mr > best->mr))) best = &r;
     }
     if (best) return best;
   }
@@ -103,8 +105,10 @@ KernelTable build(Isa isa) {
   KernelTable t{};
   t.isa = isa;
   for (int w = 0; w < 4; ++w) {
-    const KernelRow* r = select("gemm", 16 * (w + 1), isa);
-    t.gemm[w] = {reinterpret_cast<KernelFn<gemm_args>>(r->fn), r->mr, r->name};
+    for (const bool low : {false, true}) {
+      const KernelRow* r = select("gemm", 16 * (w + 1), isa, low);
+      (low ? t.low_gemm : t.gemm)[w] = {reinterpret_cast<KernelFn<gemm_args>>(r->fn), r->mr, r->name};
+    }
   }
 #define QGEMM_PICK(op) t.op = pick<op##_args>(#op, isa)
   QGEMM_PICK(group_finish);
@@ -232,10 +236,11 @@ std::string explain() {
     seen.push_back(op);
     const bool panels = op == "gemm";
     for (int w = panels ? 64 : 0; w >= (panels ? 16 : 0); w -= 16) {
-      const KernelRow* r = select(op.c_str(), w, active);
+      const KernelRow *r = select(op.c_str(), w, active), *low = select(op.c_str(), w, active, true);
       s << "  " << op;
       if (panels) s << " (panel of " << w << ")";
       s << ": " << r->name;
+      if (low != r) s << ", many rows over a small panel: " << low->name;
       if (r->isa != active) s << "  (the " << isa_name(active) << " path has none of its own)";
       s << "\n";
     }

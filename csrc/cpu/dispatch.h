@@ -42,7 +42,7 @@ struct GemmKernel {
 // The selected kernels of one ISA path. `gemm_for(width)` takes a panel width of 16, 32, 48 or 64.
 struct KernelTable {
   Isa isa;
-  GemmKernel gemm[4];
+  GemmKernel gemm[4], low_gemm[4];  // high tiles, and low ones (the same where a path has but one)
   KernelFn<group_finish_args> group_finish;
   KernelFn<unpack4_args> unpack4;
   KernelFn<depthwise_args> depthwise;
@@ -70,6 +70,7 @@ struct KernelTable {
   KernelFn<select_args> select;
 
   const GemmKernel& gemm_for(int width) const { return gemm[width / 16 - 1]; }
+  const GemmKernel& low_gemm_for(int width) const { return low_gemm[width / 16 - 1]; }
 };
 
 // The table of the active ISA. Cheap: one atomic load.

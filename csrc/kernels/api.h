@@ -35,23 +35,43 @@ struct Epilogue {
   bool bounded;  // |y * inv_scale| < 2^30 for every input: conversion to int32 cannot overflow (u8, s8 without row terms)
 };
 
-// One tile of C: m rows (any 1..mr of the kernel; the driver cuts), n columns of one panel, all of K.
-// A is read through row pointers, so GEMM (taps = 1) and convolution (a tap is one filter position) are one kernel.
-// B panel: for each tap, for each group of 4 consecutive k (kc rounded up, zero filled): `width` columns x 4 bytes.
+// A strip of C: m rows, n columns of one panel, all of K. The rows are cut in tiles of `tile_rows`, at most the kernel's mr, the
+// last two of even height: 16 rows are 6+5+5. (A call takes many tiles because the end of one can be worked off beside the
+// products of the next.) A is read through row pointers, so GEMM (taps = 1) and convolution (a tap is one filter position) are
+// one kernel. B panel: for each tap, for each group of 4 consecutive k (kc rounded up, zero filled): `width` columns x 4 bytes.
 struct gemm_args {
-  const uint8_t* const* a;  // [taps][m] pointers to kc readable bytes each, `offset` bytes further on
-  ptrdiff_t offset;         // so one table serves every group of a convolution
+  // [tile][taps][rows of the tile] pointers to kc readable bytes each, `offset` bytes further on, so that one table serves every
+  // group of a convolution. Null: row r is at base + r * lda + offset, and taps = 1.
+  const uint8_t* const* a;
+  const uint8_t* base;
+  ptrdiff_t lda, offset;
   int32_t m, taps, kc;
   const int8_t* b;  // panel, 64-byte aligned when the caller's buffer is
   int32_t width;    // columns of the panel: 16, 32, 48 or 64
   int32_t n;        // valid columns, 1..width
   const Epilogue* ep;
-  int32_t row, col;  // index of the tile's first row in the [m] arrays, first column in the [n] arrays
-  void* c;           // first element of the tile
+  int32_t row, col;  // index of the strip's first row in the [m] arrays, first column in the [n] arrays
+  void* c;           // first element of the strip
   ptrdiff_t ldc;     // bytes from row to row
-  // Where 128 bytes for each 4 k of one tap may be prefetched meanwhile, or null. A hint: nothing is read.
+  // A panel that may be prefetched meanwhile (its first half by the first tile, its second by the second), or null. A hint:
+  // nothing is read.
   const int8_t* next;
+  int32_t tile_rows;  // 0: the strip is one tile
 };
+
+static inline int32_t gemm_tiles(const gemm_args& g) { return g.tile_rows > 0 ? (g.m + g.tile_rows - 1) / g.tile_rows : 1; }
+// How many of them, from the first on, have tile_rows rows.
+static inline int32_t gemm_full_tiles(const gemm_args& g) {
+  const int32_t tiles = gemm_tiles(g);
+  return g.m == tiles * g.tile_rows ? tiles : tiles > 2 ? tiles - 2 : 0;
+}
+// The first row of tile i; of the tile after the last, m.
+static inline int32_t gemm_tile_begin(const gemm_args& g, int32_t i) {
+  const int32_t full = gemm_full_tiles(g), even = full * g.tile_rows;
+  if (i <= full) return i * g.tile_rows;
+  const int32_t left = gemm_tiles(g) - full;  // 1 or 2
+  return even + (left == 2 && i == full + 1 ? (g.m - even + 1) / 2 : g.m - even);
+}
 
 // fp32 accumulators of a grouped product -> output. y = fmaf(f, row_scale[m] * x_scale, bias[n]).
 struct group_finish_args {

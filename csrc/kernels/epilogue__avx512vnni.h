@@ -8,6 +8,7 @@ namespace qgemm {
 namespace avx512vnni {
 
 #define QGEMM_INLINE static inline __attribute__((always_inline))
+#define QGEMM_MEMBER inline __attribute__((always_inline))
 
 // Low `n` (0..16) lanes.
 QGEMM_INLINE __mmask16 lanes16(int n) { return static_cast<__mmask16>((1u << n) - 1u); }

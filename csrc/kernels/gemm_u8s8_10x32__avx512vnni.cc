@@ -3,7 +3,7 @@
 namespace qgemm {
 namespace avx512vnni {
 
-void gemm_u8s8_10x32(const gemm_args& g) { GemmRows<10, 2>::run(g); }
+void gemm_u8s8_10x32(const gemm_args& g) { gemm<10, 2>(g); }
 
 }  // namespace avx512vnni
 }  // namespace qgemm

@@ -65,17 +65,31 @@ void tile(const gemm_args& g, int j0) {
 }  // namespace
 
 void gemm_u8s8_3x16(const gemm_args& g) {
-  for (int j0 = 0; j0 < g.n; j0 += 16) switch (g.m) {
-      case 3:
-        tile<3>(g, j0);
-        break;
-      case 2:
-        tile<2>(g, j0);
-        break;
-      case 1:
-        tile<1>(g, j0);
-        break;
+  gemm_args one = g;
+  for (int i = 0; i < gemm_tiles(g); ++i) {
+    const int begin = gemm_tile_begin(g, i);
+    const uint8_t* rows[3];
+    one.m = gemm_tile_begin(g, i + 1) - begin;
+    one.row = g.row + begin;
+    one.c = static_cast<char*>(g.c) + begin * g.ldc;
+    if (g.a) {
+      one.a = g.a + static_cast<ptrdiff_t>(g.taps) * begin;
+    } else {
+      for (int r = 0; r < one.m; ++r) rows[r] = g.base + (begin + r) * g.lda;
+      one.a = rows;
     }
+    for (int j0 = 0; j0 < g.n; j0 += 16) switch (one.m) {
+        case 3:
+          tile<3>(one, j0);
+          break;
+        case 2:
+          tile<2>(one, j0);
+          break;
+        case 1:
+          tile<1>(one, j0);
+          break;
+      }
+  }
 }
 
 }  // namespace avx2

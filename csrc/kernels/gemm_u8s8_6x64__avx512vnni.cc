@@ -3,7 +3,7 @@
 namespace qgemm {
 namespace avx512vnni {
 
-void gemm_u8s8_6x64(const gemm_args& g) { GemmRows<6, 4>::run(g); }
+void gemm_u8s8_6x64(const gemm_args& g) { gemm<6, 4>(g); }
 
 }  // namespace avx512vnni
 }  // namespace qgemm

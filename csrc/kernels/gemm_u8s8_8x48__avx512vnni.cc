@@ -3,7 +3,7 @@
 namespace qgemm {
 namespace avx512vnni {
 
-void gemm_u8s8_8x48(const gemm_args& g) { GemmRows<8, 3>::run(g); }
+void gemm_u8s8_8x48(const gemm_args& g) { gemm<8, 3>(g); }
 
 }  // namespace avx512vnni
 }  // namespace qgemm

@@ -31,57 +31,79 @@ QGEMM_INLINE void store16(char* p, __m128i v, int n) {
     _mm_mask_storeu_epi8(p, lanes16(n), v);
 }
 
-// The tile to u8/s8, every row with the same terms. Columns outside, rows inside: scale and bias are loaded once a column, and
-// what is constant sits in registers, where the stores to C (which may alias anything) cannot force it to be loaded again. Four
-// registers of results, of one row or of several, go through two in-lane packs and one permute into 64 bytes. kBounded: no input
-// can bring y * inv_scale near 2^31, so the upper clamp waits until the values are bytes.
-template <int MR, int NV, bool kBounded>
-QGEMM_INLINE void store_tile_bytes(const Epilogue& e, __m512i (*acc)[NV], int col, int n, void* c, ptrdiff_t ldc) {
-  const __m512 inv_scale = _mm512_set1_ps(e.inv_scale), top = _mm512_set1_ps(static_cast<float>(e.hi - e.zero_point));
-  const __m512i zero_point = _mm512_set1_epi16(static_cast<short>(e.zero_point));
-  const __m512i lo = _mm512_set1_epi8(static_cast<char>(e.lo)), hi = _mm512_set1_epi8(static_cast<char>(e.hi));
-  const __m512i flip = _mm512_set1_epi8(e.out == OutType::s8 ? static_cast<char>(0x80) : 0);
-  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-#pragma GCC unroll 4
-  for (int j = 0; j < NV; ++j) {
-    const __m512 scale = _mm512_loadu_ps(e.scale + col + 16 * j), bias = _mm512_loadu_ps(e.bias + col + 16 * j);
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) {
-      __m512 y = _mm512_mul_ps(_mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][j]), scale, bias), inv_scale);
-      if (!kBounded) y = _mm512_min_ps(y, top);
-      acc[i][j] = _mm512_cvtps_epi32(y);
-    }
-  }
-  constexpr int kRows = NV == 1 ? 4 : NV == 2 ? 2 : 1;  // rows in 64 bytes
-  char* line = static_cast<char*>(c);
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; i += kRows) {
-    __m512i q[4];
-#pragma GCC unroll 4
-    for (int x = 0; x < 4; ++x) q[x] = x < kRows * NV && i + x / NV < MR ? acc[i + x / NV][x % NV] : acc[i][0];
-    const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero_point);
-    const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero_point);
-    const __m512i clamped = _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(low, high), lo), hi);
-    const __m512i b = _mm512_permutexvar_epi32(order, _mm512_xor_si512(clamped, flip));
-    if constexpr (NV >= 3) {
-      if (n == 64)
-        _mm512_storeu_si512(line, b);
-      else
-        _mm512_mask_storeu_epi8(line, lanes64(n), b);
-      line += ldc;
-    } else if constexpr (NV == 2) {
-      store32(line, _mm512_castsi512_si256(b), n);
-      if (i + 1 < MR) store32(line + ldc, _mm512_extracti64x4_epi64(b, 1), n);
-      line += 2 * ldc;
-    } else {
-      store16(line, _mm512_castsi512_si128(b), n);
-      if (i + 1 < MR) store16(line + ldc, _mm512_extracti32x4_epi32(b, 1), n);
-      if (i + 2 < MR) store16(line + 2 * ldc, _mm512_extracti32x4_epi32(b, 2), n);
-      if (i + 3 < MR) store16(line + 3 * ldc, _mm512_extracti32x4_epi32(b, 3), n);
-      line += 4 * ldc;
-    }
+constexpr int rows_in_64(int nv) { return nv == 1 ? 4 : nv == 2 ? 2 : 1; }
+
+// 64 bytes, which are 1, 2 or 4 rows of a panel; of those `rows` are there.
+template <int NV>
+QGEMM_INLINE void store_64(char* line, __m512i b, int rows, int n, ptrdiff_t ldc) {
+  if constexpr (NV >= 3) {
+    if (n == 64)
+      _mm512_storeu_si512(line, b);
+    else
+      _mm512_mask_storeu_epi8(line, lanes64(n), b);
+  } else if constexpr (NV == 2) {
+    store32(line, _mm512_castsi512_si256(b), n);
+    if (rows > 1) store32(line + ldc, _mm512_extracti64x4_epi64(b, 1), n);
+  } else {
+    store16(line, _mm512_castsi512_si128(b), n);
+    if (rows > 1) store16(line + ldc, _mm512_extracti32x4_epi32(b, 1), n);
+    if (rows > 2) store16(line + 2 * ldc, _mm512_extracti32x4_epi32(b, 2), n);
+    if (rows > 3) store16(line + 3 * ldc, _mm512_extracti32x4_epi32(b, 3), n);
   }
 }
+
+// What the ends of tiles do to their accumulators. Each is made once a strip, so that what is constant can sit in registers,
+// where the stores to C (which may alias anything) cannot force it to be loaded again.
+//
+// To u8/s8, every row with the same terms. Columns outside, rows inside: scale and bias are loaded once a column. Four registers
+// of results, of one row or of several, go through two in-lane packs and one permute into 64 bytes. kBounded: no input can bring
+// y * inv_scale near 2^31, so the upper clamp waits until the values are bytes.
+template <bool kBounded>
+struct ToBytes {
+  __m512 inv_scale, top;
+  __m512i zero_point, lo, hi, flip, order;
+  const float *scale, *bias;
+  ptrdiff_t ldc;
+  int n;
+
+  QGEMM_MEMBER ToBytes(const gemm_args& g)
+      : inv_scale(_mm512_set1_ps(g.ep->inv_scale)),
+        top(_mm512_set1_ps(static_cast<float>(g.ep->hi - g.ep->zero_point))),
+        zero_point(_mm512_set1_epi16(static_cast<short>(g.ep->zero_point))),
+        lo(_mm512_set1_epi8(static_cast<char>(g.ep->lo))),
+        hi(_mm512_set1_epi8(static_cast<char>(g.ep->hi))),
+        flip(_mm512_set1_epi8(g.ep->out == OutType::s8 ? static_cast<char>(0x80) : 0)),
+        order(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)),
+        scale(g.ep->scale + g.col),
+        bias(g.ep->bias + g.col),
+        ldc(g.ldc),
+        n(g.n) {}
+
+  template <int MR, int NV>
+  QGEMM_MEMBER void store(__m512i (*acc)[NV], int, char* c) const {
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) {
+      const __m512 s = _mm512_loadu_ps(scale + 16 * j), t = _mm512_loadu_ps(bias + 16 * j);
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        __m512 y = _mm512_mul_ps(_mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][j]), s, t), inv_scale);
+        if (!kBounded) y = _mm512_min_ps(y, top);
+        acc[i][j] = _mm512_cvtps_epi32(y);
+      }
+    }
+    constexpr int kRows = rows_in_64(NV);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; i += kRows, c += kRows * ldc) {
+      __m512i q[4];
+#pragma GCC unroll 4
+      for (int x = 0; x < 4; ++x) q[x] = x < kRows * NV && i + x / NV < MR ? acc[i + x / NV][x % NV] : acc[i][0];
+      const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero_point);
+      const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero_point);
+      const __m512i clamped = _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(low, high), lo), hi);
+      store_64<NV>(c, _mm512_permutexvar_epi32(order, _mm512_xor_si512(clamped, flip)), MR - i, n, ldc);
+    }
+  }
+};
 
 // The tile's registers as they are, 4 bytes a column.
 template <int MR, int NV>
@@ -104,29 +126,57 @@ QGEMM_INLINE void store_tile_dwords(__m512i (*acc)[NV], int n, void* c, ptrdiff_
   }
 }
 
-// The tile to fp32. kRows: each row has its own zero point and scale (dynamic quantization).
-template <int MR, int NV, bool kRows>
-QGEMM_INLINE void store_tile_floats(const Epilogue& e, __m512i (*acc)[NV], int row, int col, int n, void* c, ptrdiff_t ldc) {
-  const __m512 f_lo = _mm512_set1_ps(e.f_lo), f_hi = _mm512_set1_ps(e.f_hi);
-  const int32_t* zero_point = e.row_zero_point + row;
-  const float* row_scale = e.row_scale + row;
-#pragma GCC unroll 4
-  for (int j = 0; j < NV; ++j) {
-    const __m512 scale = _mm512_loadu_ps(e.scale + col + 16 * j), bias = _mm512_loadu_ps(e.bias + col + 16 * j);
-    const __m512i colsum = kRows ? _mm512_loadu_si512(e.colsum + col + 16 * j) : _mm512_setzero_si512();
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) {
-      __m512 s = scale;
-      if (kRows) {
-        acc[i][j] = _mm512_sub_epi32(acc[i][j], _mm512_mullo_epi32(_mm512_set1_epi32(zero_point[i]), colsum));
-        s = _mm512_mul_ps(scale, _mm512_set1_ps(row_scale[i]));
-      }
-      const __m512 y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][j]), s, bias);
-      acc[i][j] = _mm512_castps_si512(_mm512_min_ps(_mm512_max_ps(y, f_lo), f_hi));
-    }
+struct ToDwords {
+  ptrdiff_t ldc;
+  int n;
+  QGEMM_MEMBER ToDwords(const gemm_args& g) : ldc(g.ldc), n(g.n) {}
+
+  template <int MR, int NV>
+  QGEMM_MEMBER void store(__m512i (*acc)[NV], int, char* c) const {
+    store_tile_dwords<MR, NV>(acc, n, c, ldc);
   }
-  store_tile_dwords<MR, NV>(acc, n, c, ldc);
-}
+};
+
+// To fp32. kRows: each row has its own zero point and scale (dynamic quantization).
+template <bool kRows>
+struct ToFloats {
+  __m512 lo, hi;
+  const float *scale, *bias, *row_scale;
+  const int32_t *colsum, *row_zero_point;
+  ptrdiff_t ldc;
+  int n;
+
+  QGEMM_MEMBER ToFloats(const gemm_args& g)
+      : lo(_mm512_set1_ps(g.ep->f_lo)),
+        hi(_mm512_set1_ps(g.ep->f_hi)),
+        scale(g.ep->scale + g.col),
+        bias(g.ep->bias + g.col),
+        row_scale(g.ep->row_scale),
+        colsum(g.ep->colsum + g.col),
+        row_zero_point(g.ep->row_zero_point),
+        ldc(g.ldc),
+        n(g.n) {}
+
+  template <int MR, int NV>
+  QGEMM_MEMBER void store(__m512i (*acc)[NV], int row, char* c) const {
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) {
+      const __m512 s = _mm512_loadu_ps(scale + 16 * j), t = _mm512_loadu_ps(bias + 16 * j);
+      const __m512i columns = kRows ? _mm512_loadu_si512(colsum + 16 * j) : _mm512_setzero_si512();
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        __m512 si = s;
+        if (kRows) {
+          acc[i][j] = _mm512_sub_epi32(acc[i][j], _mm512_mullo_epi32(_mm512_set1_epi32(row_zero_point[row + i]), columns));
+          si = _mm512_mul_ps(s, _mm512_set1_ps(row_scale[row + i]));
+        }
+        const __m512 y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][j]), si, t);
+        acc[i][j] = _mm512_castps_si512(_mm512_min_ps(_mm512_max_ps(y, lo), hi));
+      }
+    }
+    store_tile_dwords<MR, NV>(acc, n, c, ldc);
+  }
+};
 
 // The tile added to a tile of floats: c = fmaf((float)acc, scale, c).
 template <int MR, int NV>
@@ -155,14 +205,17 @@ QGEMM_INLINE void subtract_rows(__m512i (*acc)[NV], const int32_t* rows, const i
   }
 }
 
+// Bytes to the second half of the panel that is prefetched.
+QGEMM_INLINE ptrdiff_t second_half(const gemm_args& g) { return static_cast<ptrdiff_t>((g.kc + 3) / 4) * g.width * 2; }
+
 // Tiles of few registers have too few chains: K is then cut in 2 or 4 parts that are summed side by side, each with accumulators
 // of its own. Consecutive steps in turn would do for the chains, but a load instruction must go on walking line by line: skipping
 // lines, it defeats the hardware prefetcher, which costs a quarter of the rate over weights in L3.
 constexpr int k_parts(int chains) { return chains <= 2 ? 4 : chains <= 4 ? 2 : 1; }
 
-template <int MR, int NV>
-static void gemm_tile(const gemm_args& g) {
-  __m512i acc[MR][NV];
+// A tile's sums, from the correction on. rows: [taps][MR]. kTails: kc may be no multiple of 4. kOneTap: taps is 1.
+template <int MR, int NV, bool kTails, bool kOneTap>
+QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, const int8_t* next, __m512i (&acc)[MR][NV]) {
 #pragma GCC unroll 4
   for (int j = 0; j < NV; ++j) {
     acc[0][j] = _mm512_loadu_si512(g.ep->correction + g.col + 16 * j);
@@ -179,10 +232,9 @@ static void gemm_tile(const gemm_args& g) {
       for (int j = 0; j < NV; ++j) later[p][i][j] = _mm512_setzero_si512();
 
   const int8_t* b = g.b;
-  const uint8_t* const* rows = g.a;
   const ptrdiff_t whole = g.kc & ~3, last_group = g.offset + whole;
   const int tail = g.kc & 3;
-  for (int t = 0; t < g.taps; ++t, rows += g.m) {
+  for (int t = 0; t < (kOneTap ? 1 : g.taps); ++t, rows += MR) {
     const uint8_t* a[MR];
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) a[i] = rows[i] + last_group;
@@ -212,10 +264,9 @@ static void gemm_tile(const gemm_args& g) {
       b += (kParts - 1) * part * (16 * NV);
       k += (kParts - 1) * part;
     }
-    if constexpr (kParts == 1) {
+    if constexpr (kParts == 1 && kTails) {
       // The same loop as below, which brings two lines a step of another panel to L2 beside it.
-      if (g.next) {
-        const int8_t* next = g.next;
+      if (next) {
 #pragma GCC unroll 1
         for (; k < 0; k += 4, next += 128) {
           __m512i bv[NV];
@@ -237,7 +288,10 @@ static void gemm_tile(const gemm_args& g) {
     for (; k < 0; k += 4) {
       __m512i bv[NV];
 #pragma GCC unroll 4
-      for (int j = 0; j < NV; ++j) bv[j] = _mm512_loadu_si512(b + 64 * j);
+      for (int j = 0; j < NV; ++j) {
+        bv[j] = _mm512_loadu_si512(b + 64 * j);
+        __asm__("" : "+v"(bv[j]));
+      }
       b += 64 * NV;
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) {
@@ -246,7 +300,7 @@ static void gemm_tile(const gemm_args& g) {
         for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], av, bv[j]);
       }
     }
-    if (tail) {
+    if (kTails && tail) {
       // The last kc % 4 bytes of each row, gathered without reading past it. In memory first, in one plain loop: branches between
       // the multiplications would make the compiler shuffle accumulators.
       uint32_t last[MR];
@@ -274,7 +328,15 @@ static void gemm_tile(const gemm_args& g) {
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_add_epi32(acc[i][j], later[p][i][j]);
+}
+
+// One tile of g.m = MR rows with any end.
+template <int MR, int NV>
+static __attribute__((noinline)) void gemm_tile(const gemm_args& g) {
+  __m512i acc[MR][NV];
+  multiply<MR, NV, true, false>(g, g.a, g.next, acc);
   const Epilogue& e = *g.ep;
+  char* c = static_cast<char*>(g.c);
   const bool bytes = e.out == OutType::u8 || e.out == OutType::s8, narrow = g.n > 16 * (NV - 1);  // narrow: no empty register,
   const bool same_rows = !e.row_zero_point && !e.row_scale;                                       // what drivers always give
   const bool dynamic = e.row_zero_point && e.row_scale && e.out == OutType::f32;
@@ -283,18 +345,18 @@ static void gemm_tile(const gemm_args& g) {
     if (e.row_sum) subtract_rows<MR, NV>(acc, e.row_sum + g.row, e.w_zero_point + g.col);
     if (bytes) {
       if (e.bounded)
-        store_tile_bytes<MR, NV, true>(e, acc, g.col, g.n, g.c, g.ldc);
+        ToBytes<true>(g).store<MR, NV>(acc, g.row, c);
       else
-        store_tile_bytes<MR, NV, false>(e, acc, g.col, g.n, g.c, g.ldc);
+        ToBytes<false>(g).store<MR, NV>(acc, g.row, c);
     } else if (accumulate) {
       if (e.row_zero_point) subtract_rows<MR, NV>(acc, e.row_zero_point + g.row, e.colsum + g.col);
       add_tile_floats<MR, NV>(e, acc, g.col, g.n, g.c, g.ldc);
     } else if (dynamic) {
-      store_tile_floats<MR, NV, true>(e, acc, g.row, g.col, g.n, g.c, g.ldc);
+      ToFloats<true>(g).store<MR, NV>(acc, g.row, c);
     } else if (e.out == OutType::f32) {
-      store_tile_floats<MR, NV, false>(e, acc, g.row, g.col, g.n, g.c, g.ldc);
+      ToFloats<false>(g).store<MR, NV>(acc, g.row, c);
     } else {
-      store_tile_dwords<MR, NV>(acc, g.n, g.c, g.ldc);
+      ToDwords(g).store<MR, NV>(acc, g.row, c);
     }
   } else {
     int32_t spilled[MR * NV * 16];
@@ -308,18 +370,92 @@ static void gemm_tile(const gemm_args& g) {
 
 // The instantiation for g.m rows, 1..MR.
 template <int MR, int NV>
-struct GemmRows {
-  QGEMM_INLINE void run(const gemm_args& g) {
+QGEMM_INLINE void one_tile(const gemm_args& g) {
+  if constexpr (MR > 0) {
     if (g.m == MR)
       gemm_tile<MR, NV>(g);
     else
-      GemmRows<MR - 1, NV>::run(g);
+      one_tile<MR - 1, NV>(g);
   }
-};
-template <int NV>
-struct GemmRows<0, NV> {
-  QGEMM_INLINE void run(const gemm_args&) {}
-};
+}
+
+// The first `tiles` tiles of a strip, MR rows each, in one function: behind a call the core works off the end of a tile alone, in
+// a loop it does so beside the products of the next. kc is a multiple of 4.
+template <int MR, int NV, class End, bool kTable>
+static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t tiles) {
+  const End end(g);
+  const uint8_t* const* table = g.a;
+  const uint8_t* line = g.base;
+  char* c = static_cast<char*>(g.c);
+  int row = g.row;
+  for (int64_t i = 0; i < tiles; ++i, row += MR, c += MR * g.ldc) {
+    __m512i acc[MR][NV];
+    if constexpr (kTable) {
+      multiply<MR, NV, false, false>(g, table, nullptr, acc);
+      table += static_cast<ptrdiff_t>(g.taps) * MR;
+    } else {
+      const uint8_t* rows[MR];
+#pragma GCC unroll 16
+      for (int r = 0; r < MR; ++r, line += g.lda) rows[r] = line;
+      multiply<MR, NV, false, true>(g, rows, nullptr, acc);
+    }
+    // Here the compiler must have the sums in the registers where the loop left them, or it copies them on every step.
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) __asm__("" : "+v"(acc[r][j]));
+    // A large tile leaves no registers for the constants of its end: behind a pointer that hides what it points to, they are
+    // loaded where they are used, and not kept in registers that the sums need.
+    const End* terms = &end;
+    if (MR * NV > 16) __asm__("" : "+r"(terms));
+    terms->template store<MR, NV>(acc, row, c);
+  }
+}
+
+template <int MR, int NV, class End>
+QGEMM_INLINE void strip(const gemm_args& g, int64_t tiles) {
+  if (g.a)
+    gemm_strip<MR, NV, End, true>(g, tiles);
+  else
+    gemm_strip<MR, NV, End, false>(g, tiles);
+}
+
+// Every kernel of this family: tiles of at most MR rows of NV registers.
+template <int MR, int NV>
+QGEMM_INLINE void gemm(const gemm_args& g) {
+  const int64_t tiles = gemm_tiles(g);
+  int64_t done = 0;
+  if (g.tile_rows == MR && tiles > 1 && (g.kc & 3) == 0 && !g.next && !g.ep->row_sum && g.n > 16 * (NV - 1)) {
+    const Epilogue& e = *g.ep;
+    const bool same_rows = !e.row_zero_point && !e.row_scale;
+    done = gemm_full_tiles(g);
+    if (same_rows && (e.out == OutType::u8 || e.out == OutType::s8))
+      e.bounded ? strip<MR, NV, ToBytes<true>>(g, done) : strip<MR, NV, ToBytes<false>>(g, done);
+    else if (same_rows && e.out == OutType::f32)
+      strip<MR, NV, ToFloats<false>>(g, done);
+    else if (same_rows && e.out == OutType::s32)
+      strip<MR, NV, ToDwords>(g, done);
+    else if (e.row_zero_point && e.row_scale && e.out == OutType::f32)
+      strip<MR, NV, ToFloats<true>>(g, done);
+    else
+      done = 0;
+  }
+  gemm_args one = g;
+  for (; done < tiles; ++done) {
+    const int32_t begin = gemm_tile_begin(g, done);
+    const uint8_t* rows[MR];
+    one.m = gemm_tile_begin(g, done + 1) - begin;
+    one.row = g.row + begin;
+    one.c = static_cast<char*>(g.c) + begin * g.ldc;
+    one.next = g.next && done < 2 ? g.next + done * second_half(g) : nullptr;
+    if (g.a)
+      one.a = g.a + static_cast<ptrdiff_t>(g.taps) * begin;
+    else
+      for (int r = 0; r < one.m; ++r) rows[r] = g.base + (begin + r) * g.lda;
+    if (!g.a) one.a = rows;
+    one_tile<MR, NV>(one);
+  }
+}
 
 }  // namespace avx512vnni
 }  // namespace qgemm

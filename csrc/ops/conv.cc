@@ -18,12 +18,12 @@ constexpr int64_t kBlockPointers = 4096;           // of a block's pointer table
 
 using Job = ConvJob;
 
-// Output pixels [first, first + rows) of one set of groups, as the tiles' pointers. Tiles are of even height: 16 rows on a 6-row
-// kernel are 6+5+5, not 6+6+4.
+// Output pixels [first, first + rows) of one set of groups, as the tiles' pointers.
 struct Table {
-  int64_t rows, tiles;
-  const uint8_t** pointers;  // tile after tile, each [taps][its rows]
-  int64_t tile_begin(int64_t i) const { return rows * i / tiles; }
+  gemm_args cut;             // m and tile_rows alone: how kernels cut the rows in tiles
+  const uint8_t** pointers;  // tile after tile, each [taps][its rows]; or null, where the pixels are the rows of a matrix
+  int32_t tiles() const { return gemm_tiles(cut); }
+  int32_t tile_begin(int32_t i) const { return gemm_tile_begin(cut, i); }
 };
 
 // Bytes a kernel reads at every pointer. A tap's ragged end costs a kernel more than the whole group of 4 would, and the panel
@@ -56,6 +56,13 @@ bool fill_inside(const Job& j, const uint8_t* base, int64_t oy, int64_t ox, int6
 // From the first byte of a pixel to the last one that the kernels read for any set of groups.
 int64_t span(const PackedView& w) { return (w.sets - 1) * w.cin_s + readable(w); }
 
+// True when output pixel i reads just the channels of input pixel i: a product of two matrices that needs no table.
+bool is_product(const Job& j) {
+  const Window& g = j.g;
+  return j.w.taps == 1 && !j.w.fold_w && j.w.kc % 4 == 0 && !j.w.has_w_zero_point && g.stride_h == 1 && g.stride_w == 1 &&
+         j.oh == g.h && j.ow == g.w && g.top == 0 && g.left == 0;
+}
+
 // Fills the table with the pointers of the first set. `patches`: room for [rows][taps] pieces of span() bytes.
 void fill(const Job& j, int64_t first, Table& table, uint8_t* patches) {
   const Window& g = j.g;
@@ -87,7 +94,7 @@ void fill(const Job& j, int64_t first, Table& table, uint8_t* patches) {
   const uint8_t* base = j.x + first / pixels * image;
   int64_t oy = first % pixels / j.ow, ox = first % j.ow;
   const uint8_t** p = table.pointers;
-  for (int64_t i = 0; i < table.tiles; ++i) {
+  for (int32_t i = 0; i < table.tiles(); ++i) {
     const int64_t m = table.tile_begin(i + 1) - table.tile_begin(i);
     if (fill_inside(j, base, oy, ox, m, p)) {
       p += m * w.taps;
@@ -129,7 +136,7 @@ void fill(const Job& j, int64_t first, Table& table, uint8_t* patches) {
 // sum of every byte a row of each tile reads, for weights with zero points.
 void row_sums(const Job& j, const Table& table, int64_t offset, int32_t* sums) {
   const uint8_t* const* p = table.pointers;
-  for (int64_t i = 0; i < table.tiles; ++i) {
+  for (int32_t i = 0; i < table.tiles(); ++i) {
     const int64_t r0 = table.tile_begin(i), m = table.tile_begin(i + 1) - r0;
     for (int64_t r = 0; r < m; ++r) {
       int32_t sum = 0;
@@ -144,7 +151,7 @@ void row_sums(const Job& j, const Table& table, int64_t offset, int32_t* sums) {
 void panel_tiles(const Job& j, const Epilogue& e, int64_t group, int64_t p, const int8_t* b, int64_t first, const Table& table,
                  gemm_args& g) {
   const int width = j.w.panel_width(p);
-  const GemmKernel& kernel = j.t.gemm_for(width);
+  const GemmKernel& kernel = gemm_kernel(j.t, width, table.cut.m, j.w.k4());
   const int64_t row_bytes = j.ldc, column = group * j.w.cout_s + p * kPanel;
   char* c = j.c + first * row_bytes + column * j.size;
   g.width = width;
@@ -154,15 +161,27 @@ void panel_tiles(const Job& j, const Epilogue& e, int64_t group, int64_t p, cons
   g.ep = &e;
   g.ldc = row_bytes;
   g.a = table.pointers;
+  g.base = j.x + first * j.g.c;
+  g.lda = j.g.c;
+  g.row = 0;
+  g.c = c;
+  if (!j.post) {
+    g.m = table.cut.m;
+    g.tile_rows = table.cut.tile_rows;
+    kernel.fn(g);
+    return;
+  }
   int64_t finished = 0;
-  for (int64_t i = 0; i < table.tiles; ++i) {
+  g.tile_rows = 0;
+  for (int32_t i = 0; i < table.tiles(); ++i) {
     const int64_t r0 = table.tile_begin(i), r1 = table.tile_begin(i + 1);
     g.m = static_cast<int32_t>(r1 - r0);
     g.row = static_cast<int32_t>(r0);
     g.c = c + r0 * row_bytes;
     kernel.fn(g);
-    g.a += g.m * j.w.taps;
-    if (r1 - finished >= kPostRows || r1 == table.rows) {
+    if (g.a) g.a += g.m * j.w.taps;
+    g.base += g.m * g.lda;
+    if (r1 - finished >= kPostRows || r1 == table.cut.m) {
       j.finish(first + finished, r1 - finished, column, g.n);
       finished = r1;
     }
@@ -191,13 +210,14 @@ void dense(const Job& j) {
     if (!even && blocks * w.sets * panels < 8 * threads && enough_pixels) blocks = (blocks + threads - 1) / threads * threads;
     if (blocks * w.sets < 3 * threads) cuts = std::min<int64_t>(panels, (3 * threads + blocks * w.sets - 1) / (blocks * w.sets));
   }
+  const bool product = is_product(j);
   parallel_shares(blocks * w.sets * cuts, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
     static thread_local Scratch<uint8_t> patch_bytes;
     static thread_local Scratch<int8_t> expanded;
     static thread_local Scratch<int32_t> sums;
     const int64_t most = (pixels + blocks - 1) / blocks;
-    Table table{0, 0, pointers.get(most * w.taps)};
+    Table table{{}, product ? nullptr : pointers.get(most * w.taps)};
     uint8_t* patches = w.fold_w || w.kc % 4 ? patch_bytes.get(most * w.taps * span(w)) : nullptr;
     int8_t* scratch = w.bits == 4 ? expanded.get((w.panel_s8_bytes(kPanel) + 127) / 128 * 128) : nullptr;
     Epilogue e = j.e;
@@ -209,12 +229,12 @@ void dense(const Job& j) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t cut = i % cuts, group = i / cuts % w.sets, b = i / cuts / w.sets;
       const int64_t first = pixels * b / blocks;
-      table.rows = pixels * (b + 1) / blocks - first;
+      table.cut.m = static_cast<int32_t>(pixels * (b + 1) / blocks - first);
       for (int64_t p = panels * cut / cuts; p < panels * (cut + 1) / cuts; ++p) {
-        const int height = j.t.gemm_for(w.panel_width(p)).mr;
+        const int height = gemm_kernel(j.t, w.panel_width(p), table.cut.m, w.k4()).mr;
         if (filled != b || filled_mr != height) {
-          table.tiles = (table.rows + height - 1) / height;
-          fill(j, first, table, patches);
+          table.cut.tile_rows = height;
+          if (!product) fill(j, first, table, patches);
           filled = b;
           filled_mr = height;
           summed = -1;

@@ -36,36 +36,39 @@ struct Job {
   int64_t size;
 };
 
-// Rows [m0, m1) of one panel in register tiles of even height: 16 rows on a 6-row kernel are 6+5+5, not 6+6+4. next: the panel
-// that comes after it, to be prefetched by the first two tiles, or null.
+// Rows [m0, m1) of one panel. next: the panel that comes after it, to be prefetched meanwhile, or null.
 void panel_rows(const Job& j, int64_t p, const int8_t* b, int64_t m0, int64_t m1, const int8_t* next = nullptr) {
   const int width = j.w.panel_width(p);
-  const GemmKernel& kernel = j.t.gemm_for(width);
-  const int64_t rows = m1 - m0, tiles = (rows + kernel.mr - 1) / kernel.mr;
-  const uint8_t* ptrs[kMaxRows];
-  alignas(64) float acc[kMaxRows * kPanel];
+  const int64_t rows = m1 - m0;
+  const bool grouped = j.w.group_size > 0;
+  const GemmKernel& kernel = grouped ? j.t.gemm_for(width) : gemm_kernel(j.t, width, rows, j.w.k4());
+  const int64_t tiles = (rows + kernel.mr - 1) / kernel.mr;
   gemm_args g{};
-  g.a = ptrs;
+  g.lda = j.lda;
   g.taps = 1;
   g.width = width;
   g.n = j.w.panel_columns(p);
   g.col = static_cast<int32_t>(p * kPanel);
+  if (!grouped) {
+    g.base = j.a + m0 * j.lda;
+    g.m = static_cast<int32_t>(rows);
+    g.tile_rows = kernel.mr;
+    g.row = static_cast<int32_t>(m0);
+    g.kc = static_cast<int32_t>(j.w.kc);
+    g.b = b;
+    g.ep = &j.e;
+    g.c = j.c + m0 * j.ldc + p * kPanel * j.size;
+    g.ldc = j.ldc;
+    g.next = next;
+    kernel.fn(g);
+    return;
+  }
+  alignas(64) float acc[kMaxRows * kPanel];
   for (int64_t i = 0; i < tiles; ++i) {
     const int64_t r0 = m0 + rows * i / tiles, r1 = m0 + rows * (i + 1) / tiles;
     g.m = static_cast<int32_t>(r1 - r0);
     g.row = static_cast<int32_t>(r0);
     char* c = j.c + r0 * j.ldc + p * kPanel * j.size;
-    if (j.w.group_size == 0) {
-      for (int r = 0; r < g.m; ++r) ptrs[r] = j.a + (r0 + r) * j.lda;
-      g.kc = static_cast<int32_t>(j.w.kc);
-      g.b = b;
-      g.ep = &j.e;
-      g.c = c;
-      g.ldc = j.ldc;
-      g.next = next && i < 2 ? next + i * (j.w.panel_s8_bytes(width) / 2) : nullptr;
-      kernel.fn(g);
-      continue;
-    }
     // Groups in ascending order: the fp32 sum's order is part of the definition.
     for (int64_t x = 0; x < int64_t(g.m) * width; ++x) acc[x] = 0.0f;
     Epilogue e = j.e;
@@ -79,7 +82,7 @@ void panel_rows(const Job& j, int64_t p, const int8_t* b, int64_t m0, int64_t m1
       e.colsum = j.w.group_colsum + q * j.w.n_padded;
       // With per-row zero points (dynamic) only the int32 bias, which belongs to the first group, is left of the correction.
       e.correction = j.rows.zero_point ? (q == 0 ? j.w.bias_int32 : j.w.zeros) : j.w.group_correction + q * j.w.n_padded;
-      for (int r = 0; r < g.m; ++r) ptrs[r] = j.a + (r0 + r) * j.lda + k0;
+      g.base = j.a + r0 * j.lda + k0;
       g.kc = static_cast<int32_t>(k1 - k0);
       g.b = b + k0 * width;
       kernel.fn(g);
@@ -276,9 +279,8 @@ void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, vo
         const int64_t tiles = (rows + kernel.mr - 1) / kernel.mr;
         for (int64_t i = 0; i < tiles; ++i) {
           const int64_t r0 = rows * i / tiles, r1 = rows * (i + 1) / tiles;
-          const uint8_t* ptrs[kMaxRows];
           gemm_args g{};
-          g.a = ptrs;
+          g.lda = w.k;
           g.m = static_cast<int32_t>(r1 - r0);
           g.taps = 1;
           g.kc = static_cast<int32_t>(w.kc);
@@ -288,7 +290,7 @@ void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, vo
           g.ep = &raw;
           g.ldc = static_cast<ptrdiff_t>(width) * 4;
           for (int half = 0; half < 2; ++half) {
-            for (int r = 0; r < g.m; ++r) ptrs[r] = (half ? lo : hi) + (r0 + r) * w.k;
+            g.base = (half ? lo : hi) + r0 * w.k;
             g.c = acc[half];
             kernel.fn(g);
           }

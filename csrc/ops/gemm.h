@@ -25,6 +25,13 @@ struct RowParams {
 
 struct PostOp;  // ops/postop.h: a residual sum and a table, applied to the output's bytes while they are in L1
 
+// The kernel for `rows` rows over a panel of `width` columns and k4 groups of 4 k. A low tile reads its panel more often, and its
+// end overlaps with the products of the next one: it is the faster where there are many rows and the panel lies in L1.
+constexpr int64_t kLowRows = 24, kLowPanelBytes = 32 * 1024;
+inline const GemmKernel& gemm_kernel(const KernelTable& t, int width, int64_t rows, int64_t k4) {
+  return rows >= kLowRows && k4 * width * 4 <= kLowPanelBytes ? t.low_gemm_for(width) : t.gemm_for(width);
+}
+
 size_t out_size(OutType t);
 // The epilogue that every driver starts from: static encodings of the packed weight, or dynamic ones.
 Epilogue make_epilogue(const PackedView& w, const OutputSpec& out, const RowParams& rows);

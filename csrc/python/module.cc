@@ -90,8 +90,9 @@ py::list isa_list(bool only_available) {
 
 bool is_selected(const KernelRow& r) {
   const KernelTable& t = table();
-  for (const auto& g : t.gemm)
-    if (reinterpret_cast<void (*)()>(g.fn) == r.fn) return true;
+  for (const auto* kernels : {t.gemm, t.low_gemm})
+    for (int w = 0; w < 4; ++w)
+      if (reinterpret_cast<void (*)()>(kernels[w].fn) == r.fn) return true;
   void (*const others[])() = {
 #define QGEMM_FN(op) reinterpret_cast<void (*)()>(t.op)
       QGEMM_FN(group_finish), QGEMM_FN(unpack4),  QGEMM_FN(depthwise), QGEMM_FN(quantize),

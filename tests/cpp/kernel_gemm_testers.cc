@@ -31,6 +31,8 @@ const char* out_name(OutType t) {
 class GemmTester {
  public:
   GemmTester& m(int v) { return m_ = v, *this; }
+  GemmTester& tile_rows(int v) { return tile_rows_ = v, *this; }
+  GemmTester& matrix(int lda) { return lda_ = lda, *this; }  // rows lda bytes apart, no table; 0: a table
   GemmTester& taps(int v) { return taps_ = v, *this; }
   GemmTester& kc(int v) { return kc_ = v, *this; }
   GemmTester& width(int v) { return width_ = v, *this; }
@@ -46,8 +48,15 @@ class GemmTester {
     const int64_t k4 = (kc_ + 3) / 4;
     const size_t slots = static_cast<size_t>(taps_) * static_cast<size_t>(m_);
     const int64_t offset = rng.chance(50) ? rng.between(1, 100) : 0;
-    std::vector<const uint8_t*> pointers(slots);
-    for (size_t i = 0; i < slots; ++i) {
+    std::vector<const uint8_t*> pointers(lda_ ? 0 : slots);
+    const uint8_t* base = nullptr;
+    if (lda_) {
+      const int64_t bytes = int64_t(lda_) * (m_ - 1) + kc_;
+      uint8_t* p = matrix_.place<uint8_t>(static_cast<size_t>(bytes), side_);
+      fill(rng, a_mood, p, bytes);
+      base = p - offset;
+    }
+    for (size_t i = 0; i < pointers.size(); ++i) {
       uint8_t* p = rows(i).place<uint8_t>(static_cast<size_t>(kc_), side_);
       fill(rng, a_mood, p, kc_);
       pointers[i] = p - offset;
@@ -63,7 +72,10 @@ class GemmTester {
     const Epilogue& e = maker_.make(rng, row_ + m_, col_ + width_, typical, true, true, side_);
     const int64_t size = element_size(e.out), row_bytes = n_ * size, ld = row_bytes + gap_ * size;
     gemm_args g{};
-    g.a = pointers_.place(pointers, side_);
+    g.a = lda_ ? nullptr : pointers_.place(pointers, side_);
+    g.base = base;
+    g.lda = lda_;
+    g.tile_rows = tile_rows_;
     g.offset = static_cast<ptrdiff_t>(offset);
     g.m = m_;
     g.taps = taps_;
@@ -75,8 +87,8 @@ class GemmTester {
     g.row = row_;
     g.col = col_;
     g.ldc = ld;
-    now_testing("%s m=%d taps=%d kc=%d width=%d n=%d row=%d col=%d ldc=%d %s", kernel_row.name, m_, taps_, kc_, width_, n_, row_,
-                col_, static_cast<int>(ld), maker_.describe().c_str());
+    now_testing("%s m=%d tile_rows=%d lda=%d taps=%d kc=%d width=%d n=%d row=%d col=%d ldc=%d %s", kernel_row.name, m_,
+                tile_rows_, lda_, taps_, kc_, width_, n_, row_, col_, static_cast<int>(ld), maker_.describe().c_str());
     uint8_t* want = want_.place(m_, row_bytes, ld, side_);
     uint8_t* got = got_.place(m_, row_bytes, ld, side_);
     if (e.out == OutType::f32_accumulate)
@@ -99,10 +111,10 @@ class GemmTester {
     return *rows_[i];
   }
 
-  int m_ = 1, taps_ = 1, kc_ = 1, width_ = 16, n_ = 1, row_ = 0, col_ = 0, gap_ = 0;
+  int m_ = 1, tile_rows_ = 0, lda_ = 0, taps_ = 1, kc_ = 1, width_ = 16, n_ = 1, row_ = 0, col_ = 0, gap_ = 0;
   Side side_ = Side::end;
   std::vector<std::unique_ptr<Guarded>> rows_;
-  Guarded b_{64 * 4 * 9 * 64}, pointers_{8 * 16 * 64};
+  Guarded b_{64 * 4 * 9 * 64}, pointers_{8 * 16 * 64}, matrix_{1 << 13};
   EpilogueMaker maker_;
   Output got_{1 << 14}, want_{1 << 14};
 };
@@ -195,7 +207,8 @@ void test_gemm(const KernelRow& row) {
   // A kernel serves the panel widths that the dispatcher sends to it.
   std::vector<int> widths;
   for (int width = 16; width <= 64; width += 16)
-    if (std::string(table_of(row.isa).gemm_for(width).name) == row.name) widths.push_back(width);
+    for (const GemmKernel* k : {&table_of(row.isa).gemm_for(width), &table_of(row.isa).low_gemm_for(width)})
+      if (k->name == std::string(row.name) && (widths.empty() || widths.back() != width)) widths.push_back(width);
   ASSERT_FALSE(widths.empty()) << row.name << " is never selected";
   // Every height of the tile, every edge of the panel, every remainder of k, one tap and several.
   for (int width : widths) {
@@ -207,9 +220,18 @@ void test_gemm(const KernelRow& row) {
   }
   for (int i = 0; i < cases(20000); ++i) {
     const int width = rng.pick(widths);
-    t.m(static_cast<int>(rng.between(1, row.mr))).taps(static_cast<int>(rng.pick<int64_t>({1, 1, 2, 3, 9}))).width(width);
-    t.kc(static_cast<int>(rng.pick<int64_t>({0, rng.between(1, 9), rng.between(1, 70), 37, 61})))
-        .n(static_cast<int>(rng.between(1, width)));
+    t.taps(static_cast<int>(rng.pick<int64_t>({1, 1, 2, 3, 9}))).width(width);
+    if (rng.chance(40))
+      t.m(static_cast<int>(rng.between(1, row.mr))).tile_rows(0);
+    else  // a strip; the drivers' are of tiles as high as the kernel has them
+      t.m(static_cast<int>(rng.between(1, 3 * row.mr + 1)))
+          .tile_rows(rng.chance(80) ? row.mr : static_cast<int>(rng.between(1, row.mr)));
+    const int kc =
+        static_cast<int>(rng.pick<int64_t>({0, rng.between(1, 9), rng.between(1, 70), 37, 61, 4 * rng.between(1, 16)}));
+    const bool matrix = rng.chance(30);
+    if (matrix) t.taps(1);
+    t.matrix(matrix ? kc + static_cast<int>(rng.between(kc > 0 ? 0 : 1, 20)) : 0);
+    t.kc(kc).n(static_cast<int>(rng.between(1, width)));
     t.row(static_cast<int>(rng.between(0, 9)))
         .col(64 * static_cast<int>(rng.between(0, 1)))
         .gap(static_cast<int>(rng.between(0, 9)));

@@ -5,14 +5,20 @@ namespace ref {
 
 void gemm_u8s8_4x16(const gemm_args& g) {
   const ptrdiff_t groups = (g.kc + 3) / 4;
-  for (int i = 0; i < g.m; ++i) {
-    for (int n = 0; n < g.n; ++n) {
-      int64_t acc = 0;
-      for (int t = 0; t < g.taps; ++t) {
-        const uint8_t* a = g.a[static_cast<ptrdiff_t>(t) * g.m + i] + g.offset;
-        for (int k = 0; k < g.kc; ++k) acc += static_cast<int64_t>(a[k]) * g.b[((t * groups + k / 4) * g.width + n) * 4 + k % 4];
+  for (int tile = 0; tile < gemm_tiles(g); ++tile) {
+    const int begin = gemm_tile_begin(g, tile), end = gemm_tile_begin(g, tile + 1);
+    for (int i = begin; i < end; ++i) {
+      for (int n = 0; n < g.n; ++n) {
+        int64_t acc = 0;
+        for (int t = 0; t < g.taps; ++t) {
+          const uint8_t* a =
+              g.a ? g.a[static_cast<ptrdiff_t>(g.taps) * begin + static_cast<ptrdiff_t>(t) * (end - begin) + i - begin]
+                  : g.base + i * g.lda;
+          for (int k = 0; k < g.kc; ++k)
+            acc += static_cast<int64_t>(a[g.offset + k]) * g.b[((t * groups + k / 4) * g.width + n) * 4 + k % 4];
+        }
+        store(*g.ep, acc, g.row + i, g.col + n, n, static_cast<char*>(g.c) + i * g.ldc);
       }
-      store(*g.ep, acc, g.row + i, g.col + n, n, static_cast<char*>(g.c) + i * g.ldc);
     }
   }
 }

@@ -1,0 +1,9 @@
+#include "kernels/gemm_u8s8__avx512vnni.h"
+
+namespace qgemm {
+namespace avx512vnni {
+
+void gemm_u8s8_4x48(const gemm_args& g) { gemm<4, 3>(g); }
+
+}  // namespace avx512vnni
+}  // namespace qgemm

@@ -1,0 +1,9 @@
+#include "kernels/gemm_u8s8__avx512vnni.h"
+
+namespace qgemm {
+namespace avx512vnni {
+
+void gemm_u8s8_8x16(const gemm_args& g) { gemm<8, 1>(g); }
+
+}  // namespace avx512vnni
+}  // namespace qgemm
