@@ -330,11 +330,11 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, const
       for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_add_epi32(acc[i][j], later[p][i][j]);
 }
 
-// One tile of g.m = MR rows with any end.
+// One tile of g.m = MR rows with any end. rows: [taps][MR].
 template <int MR, int NV>
-static __attribute__((noinline)) void gemm_tile(const gemm_args& g) {
+static __attribute__((noinline)) void gemm_tile(const gemm_args& g, const uint8_t* const* rows) {
   __m512i acc[MR][NV];
-  multiply<MR, NV, true, false>(g, g.a, g.next, acc);
+  multiply<MR, NV, true, false>(g, rows, g.next, acc);
   const Epilogue& e = *g.ep;
   char* c = static_cast<char*>(g.c);
   const bool bytes = e.out == OutType::u8 || e.out == OutType::s8, narrow = g.n > 16 * (NV - 1);  // narrow: no empty register,
@@ -370,13 +370,25 @@ static __attribute__((noinline)) void gemm_tile(const gemm_args& g) {
 
 // The instantiation for g.m rows, 1..MR.
 template <int MR, int NV>
-QGEMM_INLINE void one_tile(const gemm_args& g) {
+QGEMM_INLINE void choose_tile(const gemm_args& g, const uint8_t* const* rows) {
   if constexpr (MR > 0) {
     if (g.m == MR)
-      gemm_tile<MR, NV>(g);
+      gemm_tile<MR, NV>(g, rows);
     else
-      one_tile<MR - 1, NV>(g);
+      choose_tile<MR - 1, NV>(g, rows);
   }
+}
+
+// The g.m rows, at most MR, as one tile.
+template <int MR, int NV>
+QGEMM_INLINE void one_tile(const gemm_args& g) {
+  if (g.a) {
+    choose_tile<MR, NV>(g, g.a);
+    return;
+  }
+  const uint8_t* rows[MR];
+  for (int r = 0; r < g.m; ++r) rows[r] = g.base + r * g.lda;
+  choose_tile<MR, NV>(g, rows);
 }
 
 // The first `tiles` tiles of a strip, MR rows each, in one function: behind a call the core works off the end of a tile alone, in
@@ -423,9 +435,13 @@ QGEMM_INLINE void strip(const gemm_args& g, int64_t tiles) {
 // Every kernel of this family: tiles of at most MR rows of NV registers.
 template <int MR, int NV>
 QGEMM_INLINE void gemm(const gemm_args& g) {
-  const int64_t tiles = gemm_tiles(g);
-  int64_t done = 0;
-  if (g.tile_rows == MR && tiles > 1 && (g.kc & 3) == 0 && !g.next && !g.ep->row_sum && g.n > 16 * (NV - 1)) {
+  if (g.tile_rows == 0 || g.m <= g.tile_rows) {
+    one_tile<MR, NV>(g);
+    return;
+  }
+  const int32_t tiles = gemm_tiles(g);
+  int32_t done = 0;
+  if (g.tile_rows == MR && (g.kc & 3) == 0 && !g.next && !g.ep->row_sum && g.n > 16 * (NV - 1)) {
     const Epilogue& e = *g.ep;
     const bool same_rows = !e.row_zero_point && !e.row_scale;
     done = gemm_full_tiles(g);
@@ -443,16 +459,12 @@ QGEMM_INLINE void gemm(const gemm_args& g) {
   gemm_args one = g;
   for (; done < tiles; ++done) {
     const int32_t begin = gemm_tile_begin(g, done);
-    const uint8_t* rows[MR];
     one.m = gemm_tile_begin(g, done + 1) - begin;
+    one.a = g.a ? g.a + static_cast<ptrdiff_t>(g.taps) * begin : nullptr;
+    one.base = g.base + begin * g.lda;
     one.row = g.row + begin;
     one.c = static_cast<char*>(g.c) + begin * g.ldc;
     one.next = g.next && done < 2 ? g.next + done * second_half(g) : nullptr;
-    if (g.a)
-      one.a = g.a + static_cast<ptrdiff_t>(g.taps) * begin;
-    else
-      for (int r = 0; r < one.m; ++r) rows[r] = g.base + (begin + r) * g.lda;
-    if (!g.a) one.a = rows;
     one_tile<MR, NV>(one);
   }
 }
