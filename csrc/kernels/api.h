@@ -59,18 +59,20 @@ struct gemm_args {
   int32_t tile_rows;  // 0: the strip is one tile
 };
 
-static inline int32_t gemm_tiles(const gemm_args& g) { return g.tile_rows > 0 ? (g.m + g.tile_rows - 1) / g.tile_rows : 1; }
-// How many of them, from the first on, have tile_rows rows.
-static inline int32_t gemm_full_tiles(const gemm_args& g) {
-  const int32_t tiles = gemm_tiles(g);
-  return g.m == tiles * g.tile_rows ? tiles : tiles > 2 ? tiles - 2 : 0;
+// How the rows of a strip are cut in tiles.
+struct GemmCut {
+  int32_t m, tile_rows, tiles;
+  int32_t full;  // this many, from the first on, have tile_rows rows
+};
+static inline GemmCut gemm_cut(int32_t m, int32_t tile_rows) {
+  if (tile_rows == 0 || m <= tile_rows) return {m, m, 1, 1};
+  const int32_t tiles = (m + tile_rows - 1) / tile_rows;
+  return {m, tile_rows, tiles, m == tiles * tile_rows ? tiles : tiles - 2};
 }
 // The first row of tile i; of the tile after the last, m.
-static inline int32_t gemm_tile_begin(const gemm_args& g, int32_t i) {
-  const int32_t full = gemm_full_tiles(g), even = full * g.tile_rows;
-  if (i <= full) return i * g.tile_rows;
-  const int32_t left = gemm_tiles(g) - full;  // 1 or 2
-  return even + (left == 2 && i == full + 1 ? (g.m - even + 1) / 2 : g.m - even);
+static inline int32_t gemm_tile_begin(const GemmCut& c, int32_t i) {
+  const int32_t even = c.full * c.tile_rows;
+  return i <= c.full ? i * c.tile_rows : i == c.tiles ? c.m : even + (c.m - even + 1) / 2;
 }
 
 // fp32 accumulators of a grouped product -> output. y = fmaf(f, row_scale[m] * x_scale, bias[n]).

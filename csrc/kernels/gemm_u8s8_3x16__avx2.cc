@@ -66,10 +66,11 @@ void tile(const gemm_args& g, int j0) {
 
 void gemm_u8s8_3x16(const gemm_args& g) {
   gemm_args one = g;
-  for (int i = 0; i < gemm_tiles(g); ++i) {
-    const int begin = gemm_tile_begin(g, i);
+  const GemmCut cut = gemm_cut(g.m, g.tile_rows);
+  for (int i = 0; i < cut.tiles; ++i) {
+    const int begin = gemm_tile_begin(cut, i);
     const uint8_t* rows[3];
-    one.m = gemm_tile_begin(g, i + 1) - begin;
+    one.m = gemm_tile_begin(cut, i + 1) - begin;
     one.row = g.row + begin;
     one.c = static_cast<char*>(g.c) + begin * g.ldc;
     if (g.a) {

@@ -439,12 +439,12 @@ QGEMM_INLINE void gemm(const gemm_args& g) {
     one_tile<MR, NV>(g);
     return;
   }
-  const int32_t tiles = gemm_tiles(g);
+  const GemmCut cut = gemm_cut(g.m, g.tile_rows);
   int32_t done = 0;
   if (g.tile_rows == MR && (g.kc & 3) == 0 && !g.next && !g.ep->row_sum && g.n > 16 * (NV - 1)) {
     const Epilogue& e = *g.ep;
     const bool same_rows = !e.row_zero_point && !e.row_scale;
-    done = gemm_full_tiles(g);
+    done = cut.full;
     if (same_rows && (e.out == OutType::u8 || e.out == OutType::s8))
       e.bounded ? strip<MR, NV, ToBytes<true>>(g, done) : strip<MR, NV, ToBytes<false>>(g, done);
     else if (same_rows && e.out == OutType::f32)
@@ -457,9 +457,9 @@ QGEMM_INLINE void gemm(const gemm_args& g) {
       done = 0;
   }
   gemm_args one = g;
-  for (; done < tiles; ++done) {
-    const int32_t begin = gemm_tile_begin(g, done);
-    one.m = gemm_tile_begin(g, done + 1) - begin;
+  for (; done < cut.tiles; ++done) {
+    const int32_t begin = gemm_tile_begin(cut, done);
+    one.m = gemm_tile_begin(cut, done + 1) - begin;
     one.a = g.a ? g.a + static_cast<ptrdiff_t>(g.taps) * begin : nullptr;
     one.base = g.base + begin * g.lda;
     one.row = g.row + begin;

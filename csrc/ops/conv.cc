@@ -20,15 +20,36 @@ using Job = ConvJob;
 
 // Output pixels [first, first + rows) of one set of groups, as the tiles' pointers.
 struct Table {
-  gemm_args cut;             // m and tile_rows alone: how kernels cut the rows in tiles
+  GemmCut cut;
   const uint8_t** pointers;  // tile after tile, each [taps][its rows]; or null, where the pixels are the rows of a matrix
-  int32_t tiles() const { return gemm_tiles(cut); }
   int32_t tile_begin(int32_t i) const { return gemm_tile_begin(cut, i); }
 };
 
 // Bytes a kernel reads at every pointer. A tap's ragged end costs a kernel more than the whole group of 4 would, and the panel
 // holds zero weights there, so the tables point only where the rounded number is readable: in the image, or in a patch.
 int64_t readable(const PackedView& w) { return (w.kc + 3) & ~int64_t(3); }
+
+// m pointers, `step` bytes apart. A loop whose length is known is unrolled: for the heights of tiles it is.
+template <int M>
+void put(const uint8_t* p, int64_t step, const uint8_t** out) {
+  for (int r = 0; r < M; ++r) out[r] = p + r * step;
+}
+void put_pointers(const uint8_t* p, int64_t step, int64_t m, const uint8_t** out) {
+  switch (m) {
+    case 3:
+      return put<3>(p, step, out);
+    case 4:
+      return put<4>(p, step, out);
+    case 6:
+      return put<6>(p, step, out);
+    case 8:
+      return put<8>(p, step, out);
+    case 10:
+      return put<10>(p, step, out);
+    default:
+      for (int64_t r = 0; r < m; ++r) out[r] = p + r * step;
+  }
+}
 
 // A tile of m pixels side by side on output line oy, from ox on, whose taps all lie inside the image or above or below it: their
 // pointers are equally far apart. False when the tile is not so.
@@ -47,8 +68,7 @@ bool fill_inside(const Job& j, const uint8_t* base, int64_t oy, int64_t ox, int6
     const bool inside = iy >= 0 && iy < g.h;
     const uint8_t* p = inside ? base + iy * line + x0 * g.c : j.padding;
     const int64_t next = inside ? step : 0, next_column = inside ? g.dilation_w * g.c : 0;
-    for (int64_t kx = 0; kx < columns; ++kx, p += next_column, out += m)
-      for (int64_t r = 0; r < m; ++r) out[r] = p + r * next;
+    for (int64_t kx = 0; kx < columns; ++kx, p += next_column, out += m) put_pointers(p, next, m, out);
   }
   return true;
 }
@@ -94,7 +114,7 @@ void fill(const Job& j, int64_t first, Table& table, uint8_t* patches) {
   const uint8_t* base = j.x + first / pixels * image;
   int64_t oy = first % pixels / j.ow, ox = first % j.ow;
   const uint8_t** p = table.pointers;
-  for (int32_t i = 0; i < table.tiles(); ++i) {
+  for (int32_t i = 0; i < table.cut.tiles; ++i) {
     const int64_t m = table.tile_begin(i + 1) - table.tile_begin(i);
     if (fill_inside(j, base, oy, ox, m, p)) {
       p += m * w.taps;
@@ -136,7 +156,7 @@ void fill(const Job& j, int64_t first, Table& table, uint8_t* patches) {
 // sum of every byte a row of each tile reads, for weights with zero points.
 void row_sums(const Job& j, const Table& table, int64_t offset, int32_t* sums) {
   const uint8_t* const* p = table.pointers;
-  for (int32_t i = 0; i < table.tiles(); ++i) {
+  for (int32_t i = 0; i < table.cut.tiles; ++i) {
     const int64_t r0 = table.tile_begin(i), m = table.tile_begin(i + 1) - r0;
     for (int64_t r = 0; r < m; ++r) {
       int32_t sum = 0;
@@ -151,7 +171,7 @@ void row_sums(const Job& j, const Table& table, int64_t offset, int32_t* sums) {
 void panel_tiles(const Job& j, const Epilogue& e, int64_t group, int64_t p, const int8_t* b, int64_t first, const Table& table,
                  gemm_args& g) {
   const int width = j.w.panel_width(p);
-  const GemmKernel& kernel = gemm_kernel(j.t, width, table.cut.m, j.w.k4());
+  const GemmKernel& kernel = gemm_kernel(j.t, j.w, width, table.cut.m);
   const int64_t row_bytes = j.ldc, column = group * j.w.cout_s + p * kPanel;
   char* c = j.c + first * row_bytes + column * j.size;
   g.width = width;
@@ -173,7 +193,7 @@ void panel_tiles(const Job& j, const Epilogue& e, int64_t group, int64_t p, cons
   }
   int64_t finished = 0;
   g.tile_rows = 0;
-  for (int32_t i = 0; i < table.tiles(); ++i) {
+  for (int32_t i = 0; i < table.cut.tiles; ++i) {
     const int64_t r0 = table.tile_begin(i), r1 = table.tile_begin(i + 1);
     g.m = static_cast<int32_t>(r1 - r0);
     g.row = static_cast<int32_t>(r0);
@@ -229,11 +249,11 @@ void dense(const Job& j) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t cut = i % cuts, group = i / cuts % w.sets, b = i / cuts / w.sets;
       const int64_t first = pixels * b / blocks;
-      table.cut.m = static_cast<int32_t>(pixels * (b + 1) / blocks - first);
+      const int32_t rows = static_cast<int32_t>(pixels * (b + 1) / blocks - first);
       for (int64_t p = panels * cut / cuts; p < panels * (cut + 1) / cuts; ++p) {
-        const int height = gemm_kernel(j.t, w.panel_width(p), table.cut.m, w.k4()).mr;
+        const int height = gemm_kernel(j.t, w, w.panel_width(p), rows).mr;
         if (filled != b || filled_mr != height) {
-          table.cut.tile_rows = height;
+          table.cut = gemm_cut(rows, height);
           if (!product) fill(j, first, table, patches);
           filled = b;
           filled_mr = height;

@@ -41,7 +41,7 @@ void panel_rows(const Job& j, int64_t p, const int8_t* b, int64_t m0, int64_t m1
   const int width = j.w.panel_width(p);
   const int64_t rows = m1 - m0;
   const bool grouped = j.w.group_size > 0;
-  const GemmKernel& kernel = grouped ? j.t.gemm_for(width) : gemm_kernel(j.t, width, rows, j.w.k4());
+  const GemmKernel& kernel = grouped ? j.t.gemm_for(width) : gemm_kernel(j.t, j.w, width, rows);
   gemm_args g{};
   g.lda = j.lda;
   g.taps = 1;
@@ -276,7 +276,7 @@ void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, vo
         Epilogue raw{};
         raw.correction = zeros;
         raw.out = OutType::s32;
-              const int64_t tiles = (rows + kernel.mr - 1) / kernel.mr;
+        const int64_t tiles = (rows + kernel.mr - 1) / kernel.mr;
         for (int64_t i = 0; i < tiles; ++i) {
           const int64_t r0 = rows * i / tiles, r1 = rows * (i + 1) / tiles;
           gemm_args g{};

@@ -25,11 +25,14 @@ struct RowParams {
 
 struct PostOp;  // ops/postop.h: a residual sum and a table, applied to the output's bytes while they are in L1
 
-// The kernel for `rows` rows over a panel of `width` columns and k4 groups of 4 k. A low tile reads its panel more often, and its
-// end overlaps with the products of the next one: it is the faster where there are many rows and the panel lies in L1.
-constexpr int64_t kLowRows = 24, kLowPanelBytes = 32 * 1024;
-inline const GemmKernel& gemm_kernel(const KernelTable& t, int width, int64_t rows, int64_t k4) {
-  return rows >= kLowRows && k4 * width * 4 <= kLowPanelBytes ? t.low_gemm_for(width) : t.gemm_for(width);
+// The kernel for `rows` rows over a panel of `width` columns. A low tile reads its panel more often, and its end overlaps with
+// the products of the next one: it is the faster where there are many rows, the panel lies in L1, and a filter tap is not so
+// short that going from one to the next takes as long as its products.
+constexpr int64_t kLowRows = 24, kLowPanelBytes = 32 * 1024, kLowTapProducts = 96;
+inline const GemmKernel& gemm_kernel(const KernelTable& t, const PackedView& w, int width, int64_t rows) {
+  const GemmKernel& low = t.low_gemm_for(width);
+  if (rows < kLowRows || w.k4() * width * 4 > kLowPanelBytes) return t.gemm_for(width);
+  return w.taps == 1 || low.mr * (width / 16) * (w.kc / 4) >= kLowTapProducts ? low : t.gemm_for(width);
 }
 
 size_t out_size(OutType t);

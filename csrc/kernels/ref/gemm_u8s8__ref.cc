@@ -5,8 +5,9 @@ namespace ref {
 
 void gemm_u8s8_4x16(const gemm_args& g) {
   const ptrdiff_t groups = (g.kc + 3) / 4;
-  for (int tile = 0; tile < gemm_tiles(g); ++tile) {
-    const int begin = gemm_tile_begin(g, tile), end = gemm_tile_begin(g, tile + 1);
+  const GemmCut cut = gemm_cut(g.m, g.tile_rows);
+  for (int tile = 0; tile < cut.tiles; ++tile) {
+    const int begin = gemm_tile_begin(cut, tile), end = gemm_tile_begin(cut, tile + 1);
     for (int i = begin; i < end; ++i) {
       for (int n = 0; n < g.n; ++n) {
         int64_t acc = 0;
