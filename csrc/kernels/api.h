@@ -214,10 +214,13 @@ struct mix_args {
   int32_t zero_point, lo, hi;
 };
 
-// Elementwise maximum over `taps` pixel pointers, `channels` bytes each; 0 where there are no taps.
+// A row of maxima: out[x][c] = max of rows[r][column][c] over rows r and taps t, column = first + x * stride + t * dilation.
+// Columns outside [0, columns) are passed over; 0 where nothing is left. Pixels follow each other in the rows and in `out`.
 struct max_pool_args {
-  const uint8_t* const* a;  // [taps]
-  int32_t taps, channels;
+  const uint8_t* const* rows;  // [height] pointers to column 0
+  int32_t height, taps;
+  int64_t first, columns, stride, dilation;
+  int32_t pixels, channels;
   uint8_t* out;
 };
 

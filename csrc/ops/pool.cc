@@ -41,21 +41,31 @@ int64_t inside(int64_t first, int64_t k, int64_t dilation, int64_t limit) {
 }  // namespace
 
 void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out) {
-  const int64_t oh = w.out_h(), ow = w.out_w(), rows = w.batch * oh, image = w.h * w.w * w.c;
+  const int64_t oh = w.out_h(), ow = w.out_w(), rows = w.batch * oh, line = w.w * w.c;
   if (rows * ow * w.c == 0) return;
   const KernelTable& t = table();
+  max_pool_args all{};
+  all.taps = static_cast<int32_t>(w.kw);
+  all.first = -w.left;
+  all.columns = w.w;
+  all.stride = w.stride_w;
+  all.dilation = w.dilation_w;
+  all.pixels = static_cast<int32_t>(ow);
+  all.channels = static_cast<int32_t>(w.c);
   parallel_shares(rows, threads_for(rows * ow * w.c * most_taps(w), 4 * kGrainBytes), [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
-    max_pool_args g{};
-    const uint8_t** taps = pointers.get(most_taps(w));
-    g.a = taps;
-    g.channels = static_cast<int32_t>(w.c);
-    for (int64_t r = begin; r < end; ++r)
-      for (int64_t ox = 0; ox < ow; ++ox) {
-        g.taps = gather(w, x + r / oh * image, r % oh, ox, taps);
-        g.out = out + (r * ow + ox) * w.c;
-        t.max_pool(g);
+    const uint8_t** lines = pointers.get(std::min(w.kh, w.h));
+    max_pool_args g = all;
+    g.rows = lines;
+    for (int64_t r = begin; r < end; ++r) {
+      g.height = 0;
+      for (int64_t ky = 0; ky < w.kh; ++ky) {
+        const int64_t iy = r % oh * w.stride_h - w.top + ky * w.dilation_h;
+        if (iy >= 0 && iy < w.h) lines[g.height++] = x + (r / oh * w.h + iy) * line;
       }
+      g.out = out + r * ow * w.c;
+      t.max_pool(g);
+    }
   });
 }
 

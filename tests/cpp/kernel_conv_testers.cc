@@ -119,21 +119,33 @@ void test_depthwise(const KernelRow& row) {
 
 void test_max_pool(const KernelRow& row) {
   Rng rng(12);
-  TapRows rows(4096);
+  TapRows rows(1 << 14);
   Guarded pointers(8 * 64);
-  Output got(4096), want(4096);
-  for (int i = 0; i < cases(5000); ++i) {
+  Output got(1 << 14), want(1 << 14);
+  for (int i = 0; i < cases(5000);) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
-    const int channels = static_cast<int>(rng.between(0, 200)),
-              taps = static_cast<int>(rng.pick<int64_t>({0, 1, 2, 4, 9, 25, 49}));
-    std::vector<const uint8_t*> a(static_cast<size_t>(taps));
-    for (size_t t = 0; t < a.size(); ++t) a[t] = rows.place(rng, any_mood(rng), t, channels, side);
-    now_testing("%s channels=%d taps=%d", row.name, channels, taps);
-    max_pool_args g{pointers.place(a, side), taps, channels, want.place(1, channels, channels, side)};
+    max_pool_args g{};
+    g.channels = static_cast<int>(rng.pick<int64_t>({0, 1, 16, 63, 64, 65, 128, rng.between(1, 200)}));
+    g.height = static_cast<int>(rng.pick<int64_t>({0, 1, 2, 3, 3, 4, 5, 7}));
+    g.taps = static_cast<int>(rng.pick<int64_t>({1, 2, 2, 3, 3, 3, 4, 5, 5, 9}));
+    g.stride = rng.pick<int64_t>({1, 1, 2, 2, 2, 3});
+    g.dilation = rng.pick<int64_t>({1, 1, 1, 2, 3});
+    g.columns = rng.pick<int64_t>({1, 2, 7, 14, rng.between(1, 40)});
+    g.first = rng.pick<int64_t>({0, 0, -1, -1, -2, rng.between(-9, 9)});
+    g.pixels = static_cast<int>(rng.pick<int64_t>({1, 2, 7, 14, rng.between(1, 40)}));
+    const int64_t row_bytes = g.columns * g.channels, bytes = int64_t(g.pixels) * g.channels;
+    if (row_bytes > 1 << 14 || bytes > 8192) continue;
+    ++i;
+    std::vector<const uint8_t*> a(static_cast<size_t>(g.height));
+    for (size_t r = 0; r < a.size(); ++r) a[r] = rows.place(rng, any_mood(rng), r, row_bytes, side);
+    now_testing("%s channels=%d height=%d taps=%d stride=%d dilation=%d columns=%d first=%d pixels=%d", row.name, g.channels,
+                g.height, g.taps, int(g.stride), int(g.dilation), int(g.columns), int(g.first), g.pixels);
+    g.rows = pointers.place(a, side);
+    g.out = want.place(1, bytes, bytes, side);
     table_of(Isa::ref).max_pool(g);
-    g.out = got.place(1, channels, channels, side);
+    g.out = got.place(1, bytes, bytes, side);
     kernel<max_pool_args>(row)(g);
-    if (!same_output(got, want, 1, channels)) return;
+    if (!same_output(got, want, 1, bytes)) return;
   }
 }
 
