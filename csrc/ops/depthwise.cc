@@ -65,7 +65,7 @@ void depthwise(const ConvJob& j) {
   all.height = static_cast<int32_t>(g.kh);
   all.pixels = static_cast<int32_t>(j.ow);
   all.padding = j.zero_point;
-  all.block = w.panel_stride;
+  all.block = j.same_filters ? 0 : w.panel_stride;
   all.ep = &j.e;
   all.ldc = j.ldc;
   all.ldr = j.ow * all.ldc;
@@ -102,7 +102,7 @@ void depthwise(const ConvJob& j) {
       next = std::min(end, i - first + bands);
       const int64_t channel = blocks * part / parts * kPanel, last_row = std::min(j.oh, (first + next - i) * 2);
       d.channels = static_cast<int32_t>(std::min(blocks * (part + 1) / parts * kPanel, w.n) - channel);
-      d.b = reinterpret_cast<const int8_t*>(w.panels) + channel / kPanel * w.panel_stride;
+      d.b = reinterpret_cast<const int8_t*>(w.panels) + channel / kPanel * all.block;
       d.col = static_cast<int32_t>(channel);
       const uint8_t* x = j.x + b * image;
       for (int64_t oy = first * 2; oy < last_row; oy += d.outputs) {
