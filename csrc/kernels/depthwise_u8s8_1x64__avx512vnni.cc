@@ -58,6 +58,9 @@ struct Tiles {
   int channels, lanes;
 };
 
+// Whether bytes are clamped, or flipped, beyond what packs that saturate do.
+QGEMM_INLINE bool clamps_bytes(const Epilogue& e) { return e.lo > 0 || e.hi < 255 || e.out != OutType::u8; }
+
 QGEMM_INLINE __m512i natural_order() { return _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15); }
 
 // Four rows of 64 bytes to 64 dwords. Register j, lane i: 16 i + 4 j + 0..3; in natural order 16 j + 4 i + 0..3.
@@ -234,6 +237,7 @@ __attribute__((noinline)) void tile(const Tiles& s, const uint8_t* v, const ptrd
   const __m512i zero_point = _mm512_set1_epi16(static_cast<short>(e.zero_point));
   const __m512i lo = _mm512_set1_epi8(static_cast<char>(e.lo)), hi = _mm512_set1_epi8(static_cast<char>(e.hi));
   const __m512i flip = _mm512_set1_epi8(e.out == OutType::s8 ? static_cast<char>(0x80) : 0);
+  const bool clamp = clamps_bytes(e);
   const __mmask64 k = lanes64(s.channels);
 #pragma GCC unroll 2
   for (int o = 0; o < kRows; ++o)
@@ -242,8 +246,8 @@ __attribute__((noinline)) void tile(const Tiles& s, const uint8_t* v, const ptrd
       const __m512i* q = acc[o][i];
       const __m512i w01 = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero_point);
       const __m512i w23 = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero_point);
-      __m512i bytes = _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(w01, w23), lo), hi);
-      bytes = _mm512_xor_si512(bytes, flip);
+      __m512i bytes = _mm512_packus_epi16(w01, w23);
+      if (clamp) bytes = _mm512_xor_si512(_mm512_min_epu8(_mm512_max_epu8(bytes, lo), hi), flip);
       if (kNatural)
         _mm512_storeu_si512(c + (kNatural ? to[i] : i * s.ldc) + o * s.ldr, _mm512_permutexvar_epi32(natural_order(), bytes));
       else
@@ -511,7 +515,8 @@ struct Stream {
   const uint8_t* row[4];
   ptrdiff_t at, pixel, step;  // of the next column; bytes to the next; to the same column of the next part
   const uint8_t* edge;        // [kEdges][4][64]
-  int column, whole_from, whole_to;
+  int column, columns, whole_from, whole_to;
+  int64_t apart;  // columns from part to part
   const int32_t* correction;
   const float *scale, *bias;
   const float* inv_scale;
@@ -557,7 +562,15 @@ struct Bytes {
   __m512i zero_point, lo, hi, flip;
 };
 
-template <int kPixels, bool kMasked, bool kBounded>
+template <int kStride>
+struct Stride {
+  static constexpr int value = kStride;
+};
+
+// Where an output is clamped: as floats too, where conversion could overflow; as bytes; or nowhere, where packs that saturate do.
+enum class Clamp { floats, bytes, none };
+
+template <int kPixels, bool kMasked, Clamp kClamp>
 QGEMM_INLINE void finish_output(Stream& s, const Bytes& b, __mmask64 k, const __m512i* acc) {
   __m512i q[4];
 #pragma GCC unroll 4
@@ -565,12 +578,12 @@ QGEMM_INLINE void finish_output(Stream& s, const Bytes& b, __mmask64 k, const __
     const __m512 y = _mm512_mul_ps(_mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[j]), load_lanes_ps<kPixels>(s.scale + 16 * j),
                                                    load_lanes_ps<kPixels>(s.bias + 16 * j)),
                                    _mm512_set1_ps(*s.inv_scale));
-    q[j] = _mm512_cvtps_epi32(kBounded ? y : _mm512_min_ps(y, _mm512_set1_ps(*s.top)));
+    q[j] = _mm512_cvtps_epi32(kClamp == Clamp::floats ? _mm512_min_ps(y, _mm512_set1_ps(*s.top)) : y);
   }
   const __m512i w01 = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), b.zero_point);
   const __m512i w23 = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), b.zero_point);
-  const __m512i clamped = _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(w01, w23), b.lo), b.hi);
-  const __m512i bytes = _mm512_xor_si512(clamped, b.flip);
+  __m512i bytes = _mm512_packus_epi16(w01, w23);
+  if (kClamp != Clamp::none) bytes = _mm512_xor_si512(_mm512_min_epu8(_mm512_max_epu8(bytes, b.lo), b.hi), b.flip);
   if (kPixels == 1) {
     if (kMasked)
       _mm512_mask_storeu_epi8(s.c, k, bytes);
@@ -590,8 +603,23 @@ QGEMM_INLINE void finish_output(Stream& s, const Bytes& b, __mmask64 k, const __
   s.c += s.ldc;
 }
 
-template <int kPixels, bool kMasked, int kStride, bool kBounded>
-void stream(Stream s, const Epilogue& e, const int8_t* weights, int outputs, __mmask64 k) {
+// The columns that are not whole, at the start and at the end of a row. Where a register holds one column they are nothing but
+// padding, the same in every row.
+template <int kPixels>
+QGEMM_INLINE void fill_edges(const depthwise_args& g, const Stream& s, __mmask64 k) {
+  uint8_t* edge = g.scratch;
+  for (int c = 0; c < s.columns; ++c) {
+    if (c == s.whole_from) c = s.whole_to;
+    if (c >= s.columns) break;
+    for (int i = 0; i < 4; ++i, edge += 64)
+      _mm512_store_si512(edge, load64_edge<kPixels>(s.row[i], g.pixel, g.first + c, s.apart, g.columns, g.padding, k));
+  }
+}
+
+// All output rows of one part of the channels, of which the stream and its edges are ready but for the row.
+template <int kPixels, bool kMasked, int kStride, Clamp kClamp>
+void stream(const depthwise_args& g, Stream s, ptrdiff_t channel, const int8_t* weights, __mmask64 k) {
+  const Epilogue& e = *g.ep;
   __m512i w[3][4];
 #pragma GCC unroll 3
   for (int t = 0; t < 3; ++t)
@@ -599,42 +627,53 @@ void stream(Stream s, const Epilogue& e, const int8_t* weights, int outputs, __m
     for (int j = 0; j < 4; ++j) w[t][j] = load_lanes<kPixels>(weights + 256 * t + 64 * j);
   const Bytes b{_mm512_set1_epi16(static_cast<short>(e.zero_point)), _mm512_set1_epi8(static_cast<char>(e.lo)),
                 _mm512_set1_epi8(static_cast<char>(e.hi)), _mm512_set1_epi8(e.out == OutType::s8 ? static_cast<char>(0x80) : 0)};
-  __m512i v[4], a0[4], a1[4], a2[4];
-  next_column<kPixels, kMasked>(s, k, v);
-  start_output<kPixels>(s, a0);
-  add_column(a0, v, w[0]);
-  if (kStride == 1) {
+  const int pixels = (g.pixels + kPixels - 1) / kPixels;
+  for (int o = 0; o < g.outputs; ++o) {
+    for (int i = 0; i < 4; ++i) s.row[i] = g.rows[o * g.advance + (i < g.height ? i : 0)] + channel;  // one in cache for none
+    if (kPixels > 1 || o == 0) fill_edges<kPixels>(g, s, k);
+    s.at = g.first * g.pixel;
+    s.edge = g.scratch;
+    s.column = 0;
+    s.c = static_cast<char*>(g.c) + o * g.ldr + channel;
+    for (int i = 0; i < kPixels; ++i) s.left[i] = g.pixels - i * pixels;
+    int outputs = pixels;
+    __m512i v[4], a0[4], a1[4], a2[4];
     next_column<kPixels, kMasked>(s, k, v);
-    start_output<kPixels>(s, a1);
-    add_column(a0, v, w[1]);
-    add_column(a1, v, w[0]);
-  }
-  // done: its last column; half: its middle one; fresh: its first.
-  const auto turn = [&](__m512i * done, __m512i * half, __m512i * fresh) __attribute__((always_inline)) {
-    if (kStride == 2) {
-      next_column<kPixels, kMasked>(s, k, v);
-      add_column(done, v, w[1]);
-    }
-    next_column<kPixels, kMasked>(s, k, v);
-    start_output<kPixels>(s, fresh);
-    add_column(done, v, w[2]);
-    if (kStride == 1) add_column(half, v, w[1]);
-    add_column(fresh, v, w[0]);
-    finish_output<kPixels, kMasked, kBounded>(s, b, k, done);
-  };
-  for (;;) {
+    start_output<kPixels>(s, a0);
+    add_column(a0, v, w[0]);
     if (kStride == 1) {
-      turn(a0, a1, a2);
-      if (--outputs == 0) break;
-      turn(a1, a2, a0);
-      if (--outputs == 0) break;
-      turn(a2, a0, a1);
-      if (--outputs == 0) break;
-    } else {
-      turn(a0, nullptr, a1);
-      if (--outputs == 0) break;
-      turn(a1, nullptr, a0);
-      if (--outputs == 0) break;
+      next_column<kPixels, kMasked>(s, k, v);
+      start_output<kPixels>(s, a1);
+      add_column(a0, v, w[1]);
+      add_column(a1, v, w[0]);
+    }
+    // done: its last column; half: its middle one; fresh: its first.
+    const auto turn = [&](__m512i * done, __m512i * half, __m512i * fresh) __attribute__((always_inline)) {
+      if (kStride == 2) {
+        next_column<kPixels, kMasked>(s, k, v);
+        add_column(done, v, w[1]);
+      }
+      next_column<kPixels, kMasked>(s, k, v);
+      start_output<kPixels>(s, fresh);
+      add_column(done, v, w[2]);
+      if (kStride == 1) add_column(half, v, w[1]);
+      add_column(fresh, v, w[0]);
+      finish_output<kPixels, kMasked, kClamp>(s, b, k, done);
+    };
+    for (;;) {
+      if (kStride == 1) {
+        turn(a0, a1, a2);
+        if (--outputs == 0) break;
+        turn(a1, a2, a0);
+        if (--outputs == 0) break;
+        turn(a2, a0, a1);
+        if (--outputs == 0) break;
+      } else {
+        turn(a0, nullptr, a1);
+        if (--outputs == 0) break;
+        turn(a1, nullptr, a0);
+        if (--outputs == 0) break;
+      }
     }
   }
 }
@@ -656,6 +695,8 @@ bool run_stream(const depthwise_args& g, int channel, int lane, int n) {
   const int8_t* const b = g.b + channel / 64 * g.block + 16 * lane;
   channel += 16 * lane;
   Stream s{};
+  s.columns = columns;
+  s.apart = apart;
   s.pixel = g.pixel;
   s.step = apart * g.pixel;
   s.whole_from = whole_from;
@@ -667,31 +708,18 @@ bool run_stream(const depthwise_args& g, int channel, int lane, int n) {
   s.top = &top;
   s.ldc = g.ldc;
   s.part = outputs * g.ldc;
-  for (int o = 0; o < g.outputs; ++o) {
-    for (int i = 0; i < 4; ++i) s.row[i] = g.rows[o * g.advance + (i < g.height ? i : 0)] + channel;  // one in cache for none
-    uint8_t* edge = g.scratch;
-    for (int c = 0; c < columns; ++c) {
-      if (c == whole_from) c = whole_to;
-      if (c >= columns) break;
-      for (int i = 0; i < 4; ++i, edge += 64)
-        _mm512_store_si512(edge, load64_edge<kPixels>(s.row[i], g.pixel, g.first + c, apart, g.columns, g.padding, k));
-    }
-    s.at = g.first * g.pixel;
-    s.edge = g.scratch;
-    s.c = static_cast<char*>(g.c) + o * g.ldr + channel;
-    for (int i = 0; i < kPixels; ++i) s.left[i] = g.pixels - i * outputs;
-    if (g.stride == 1) {
-      if (e.bounded)
-        masked ? stream<kPixels, true, 1, true>(s, e, b, outputs, k) : stream<kPixels, false, 1, true>(s, e, b, outputs, k);
-      else
-        stream<kPixels, true, 1, false>(s, e, b, outputs, k);
-    } else {
-      if (e.bounded)
-        masked ? stream<kPixels, true, 2, true>(s, e, b, outputs, k) : stream<kPixels, false, 2, true>(s, e, b, outputs, k);
-      else
-        stream<kPixels, true, 2, false>(s, e, b, outputs, k);
-    }
-  }
+  const auto go = [&](auto stride) __attribute__((always_inline)) {
+    constexpr int kStride = decltype(stride)::value;
+    if (!e.bounded)
+      stream<kPixels, true, kStride, Clamp::floats>(g, s, channel, b, k);
+    else if (clamps_bytes(e))
+      masked ? stream<kPixels, true, kStride, Clamp::bytes>(g, s, channel, b, k)
+             : stream<kPixels, false, kStride, Clamp::bytes>(g, s, channel, b, k);
+    else
+      masked ? stream<kPixels, true, kStride, Clamp::none>(g, s, channel, b, k)
+             : stream<kPixels, false, kStride, Clamp::none>(g, s, channel, b, k);
+  };
+  g.stride == 1 ? go(Stride<1>{}) : go(Stride<2>{});
   return true;
 }
 
