@@ -94,30 +94,35 @@ struct unpack4_args {
   ptrdiff_t bytes;
 };
 
-// Depthwise convolution of one block of up to 64 channels: `outputs` (1 or 2) output rows of `pixels` each. Input rows come four
-// a bundle, so that a dword can hold four taps of one channel, and each output row has weights of its own over all of them.
-// Output pixel x of output row o is the epilogue of
-//   sum of b[o][s][q][t][channel][i] * rows[4 * q + i][column * pixel + channel],  column = first + x * stride + t * dilation + i
-//   * shift
+// Depthwise convolution: `outputs` output rows of `pixels` each, `channels` channels. Input rows come four a bundle, so that a
+// dword can hold four taps of one channel. Output pixel x of output row o is the epilogue of
+//   sum of b[s][q][t][channel][i] * rows[o * advance + 4 * q + i][column * pixel + channel]
+//   column = first + x * stride + t * dilation + i * shift
 // over splits s, bundles q, taps t and i = 0..3; a column outside [0, columns) reads as `padding`. Two splits are two weights
 // added (a centred weight may need 9 bits). Filters of several rows bundle along y (shift = 0); of one row, along x (all four
-// rows the same, shift from tap to tap). Channel order of b and of the epilogue's arrays is permuted as docs/packing.md shows, so
-// that two in-lane unpacks bring four taps of one channel into a dword and two in-lane packs bring the results back in natural
-// order. Row arrays of the epilogue (row_zero_point, row_scale, row_sum) do not apply.
+// rows the same, shift from tap to tap). Channels come in blocks of 64, whose weights lie `block` bytes apart. Their order in b
+// and in the epilogue's arrays is permuted as docs/packing.md shows, so that two in-lane unpacks bring four taps of one channel
+// into a dword and two in-lane packs bring the results back in natural order. Row arrays of the epilogue (row_zero_point,
+// row_scale, row_sum) do not apply.
 struct depthwise_args {
-  const uint8_t* const* rows;  // [bundles][4] pointers to the block's channels in column 0
-  ptrdiff_t pixel;             // bytes from a column to the next
+  const uint8_t* const* rows;  // [(outputs - 1) * advance + 4 * bundles] pointers to channel 0 of column 0
+  ptrdiff_t advance;
+  ptrdiff_t pixel;  // bytes from a column to the next
   int64_t first, columns, stride, dilation, shift;
   int32_t bundles, taps, splits;
+  int32_t height;  // rows of a filter, 1..4 * bundles: the weights of those beyond are zero
   int32_t pixels, outputs, channels;
   uint8_t padding;
   const int8_t* b;
+  ptrdiff_t block;  // bytes from the weights of 64 channels to those of the next
+  ptrdiff_t below;  // bytes from b to the same filters standing one row further down in their bundles; 0: none
   const Epilogue* ep;
   int32_t col;         // first index in the [n] arrays, a multiple of 64
-  void* c;             // first row's first pixel's first channel of the block
+  void* c;             // first row's first pixel's first channel
   ptrdiff_t ldc, ldr;  // bytes from pixel to pixel, from output row to output row
   // 64-byte aligned; at least bundles * taps * 4 rounded up to 64, and 256 * bundles * min(stride, taps) * (16 + (taps - 1) *
-  // dilation / stride). More than that lets long rows be cut less often, as long as it stays in L1.
+  // dilation / stride). More than that lets long rows be cut less often and narrow images use whole registers, as long as it
+  // stays in L1.
   uint8_t* scratch;
   int64_t scratch_bytes;
 };
@@ -211,10 +216,13 @@ struct mix_args {
   int32_t zero_point, lo, hi;
 };
 
-// Elementwise maximum over `taps` pixel pointers, `channels` bytes each; 0 where there are no taps.
+// A row of maxima: out[x][c] = max of rows[r][column][c] over rows r and taps t, column = first + x * stride + t * dilation.
+// Columns outside [0, columns) are passed over; 0 where nothing is left. Pixels follow each other in the rows and in `out`.
 struct max_pool_args {
-  const uint8_t* const* a;  // [taps]
-  int32_t taps, channels;
+  const uint8_t* const* rows;  // [height] pointers to column 0
+  int32_t height, taps;
+  int64_t first, columns, stride, dilation;
+  int32_t pixels, channels;
   uint8_t* out;
 };
 

@@ -43,19 +43,19 @@ QGEMM_INLINE void interleave(const depthwise_args& g, const uint8_t* const* rows
   v[3] = _mm256_unpackhi_epi16(hi01, hi23);
 }
 
-// Output pixel x of row o, the 32-channel half `h` (0 or 1) of the block; `channels` of them valid.
+// Output pixel x of row o, half `h` of a block of 64 in steps of 32 channels; `channels` of them valid.
 QGEMM_INLINE void pixel(const depthwise_args& g, const Epilogue& e, int o, int x, int h, int channels, char* c) {
-  const int first = g.col + 8 * h;  // in the permuted order register j of the half starts at 16j + 8h
+  const int first = g.col + h / 2 * 64 + h % 2 * 8;  // in the permuted order register j of a half starts at 16j + 8 (h % 2)
   __m256i acc[4];
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) acc[j] = load8(e.correction + first + 16 * j);
-  const int8_t* b = g.b + static_cast<ptrdiff_t>(o) * g.splits * g.bundles * g.taps * 256 + 32 * h;
+  const int8_t* b = g.b + h / 2 * g.block + h % 2 * 32;
   for (int s = 0; s < g.splits; ++s)
     for (int q = 0; q < g.bundles; ++q) {
       int64_t column = g.first + x * g.stride;
       for (int t = 0; t < g.taps; ++t, b += 256, column += g.dilation) {
         __m256i v[4];
-        interleave(g, g.rows + 4 * q, column, 32 * h, channels, v);
+        interleave(g, g.rows + o * g.advance + 4 * q, column, 32 * h, channels, v);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) {
           const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + 64 * j));

@@ -1,17 +1,465 @@
-// Depthwise convolution, 64 channels a step. First the bundled rows are interleaved so that a dword holds four taps of one
-// channel: two levels of in-lane unpacks, 8 shuffles for a column of 64 channels. The result lies in scratch memory that stays in
-// L1, where every output whose window holds the column reads it. One vpdpbusd then multiplies four live bytes a lane, where
-// widening each tap to dwords would use one in four. The packs of the epilogue are in-lane too and undo the order, so bytes are
-// stored with no permute.
+// Depthwise convolution, 64 channels a step. Four taps of one channel must lie in a dword, so that one vpdpbusd multiplies four
+// live bytes a lane, where widening each tap to dwords would use one in four. Input is interleaved to that form line by line, two
+// levels of in-lane unpacks, 8 shuffles for 64 channels of a column. The lines lie in scratch memory that stays in L1, where
+// every output whose window holds a column reads it, and those that the next output rows need as well stay there.
 //
-// Blocks of at most 32 or 16 channels put 2 or 4 columns side by side in a register. Scratch memory has a plane for each of the
-// four registers of a column; in a plane, columns follow each other in pieces of 64, 32 or 16 bytes, so that the columns of
-// neighbouring outputs are one load at any offset. With a stride, the columns that one tap visits have planes of their own.
+// What shares a dword:
+//   4 x 1  four rows, one under the other. Where the window moves by one row, the same lines serve two output rows, the lower one
+//          with a filter that stands one row lower in its bundles.
+//   1 x 4  four columns side by side, for filters of one row
+//   2 x 2  two rows and two columns, for a stride of 2: a line is then what the window moves by, so each is interleaved once
+//
+// What a register holds:
+//   blocks   64 channels of one pixel, in the order that the unpacks leave and the packs of the epilogue undo
+//   natural  64 bytes of a whole row of pixels that follow each other without a gap, wherever pixels begin in them: no lane is
+//   idle
+//            whatever the number of channels. Weights and arrays are put into that order first, and repeat at their end.
 #include "kernels/epilogue__avx512vnni.h"
 
 namespace qgemm {
 namespace avx512vnni {
 namespace {
+
+constexpr int kMostSlots = 16;     // lines that are kept
+constexpr ptrdiff_t kSpill = 256;  // bytes behind a line that its last pixel may overwrite
+
+// How output rows read lines.
+struct Plan {
+  int lines, taps;   // of a window
+  int row_step;      // input rows from a line to the next
+  int lower[4];      // the row and the column of the four taps of a dword
+  int64_t shift[4];  // ascending
+  int64_t step;      // columns from a position to the next
+  int period;        // taps that visit columns of their own have planes of their own
+  int64_t apart;     // positions from a tap to the next one in its plane
+  int64_t reach;     // positions behind an output that its window covers
+};
+
+// A part of the channels, and where it keeps what.
+struct Layout {
+  int lanes;  // positions of one pixel: 64, or all channels
+  int slots;  // lines that scratch memory holds
+  int unit;   // input rows between lines that neighbouring slots hold; 0: lines are not kept
+  int64_t longest;
+  ptrdiff_t pitch, quarter;  // bytes from a position to the next, from a register of 64 lanes to the next
+  ptrdiff_t plane, line;     // bytes
+};
+
+struct Tiles {
+  const int32_t* offsets;  // [taps] of a tap's columns in scratch memory
+  int taps, splits;
+  const int8_t* b;
+  ptrdiff_t quarter;           // of lines
+  ptrdiff_t tap_bytes, below;  // from the weights of a tap to the next, of an output row to the next
+  const int32_t* correction;
+  const float *scale, *bias;
+  const Epilogue* e;
+  ptrdiff_t ldc, ldr;
+  int channels, lanes;
+};
+
+// Whether bytes are clamped, or flipped, beyond what packs that saturate do.
+QGEMM_INLINE bool clamps_bytes(const Epilogue& e) { return e.lo > 0 || e.hi < 255 || e.out != OutType::u8; }
+
+QGEMM_INLINE __m512i natural_order() { return _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15); }
+
+// Four rows of 64 bytes to 64 dwords. Register j, lane i: 16 i + 4 j + 0..3; in natural order 16 j + 4 i + 0..3.
+template <bool kNatural>
+QGEMM_INLINE void interleave64(const __m512i* rows, uint8_t* v, ptrdiff_t quarter) {
+  __m512i t[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) t[i] = kNatural ? _mm512_permutexvar_epi32(natural_order(), rows[i]) : rows[i];
+  const __m512i lo01 = _mm512_unpacklo_epi8(t[0], t[1]), hi01 = _mm512_unpackhi_epi8(t[0], t[1]);
+  const __m512i lo23 = _mm512_unpacklo_epi8(t[2], t[3]), hi23 = _mm512_unpackhi_epi8(t[2], t[3]);
+  _mm512_storeu_si512(v, _mm512_unpacklo_epi16(lo01, lo23));
+  _mm512_storeu_si512(v + quarter, _mm512_unpackhi_epi16(lo01, lo23));
+  _mm512_storeu_si512(v + 2 * quarter, _mm512_unpacklo_epi16(hi01, hi23));
+  _mm512_storeu_si512(v + 3 * quarter, _mm512_unpackhi_epi16(hi01, hi23));
+}
+
+// One position, some of whose columns lie outside the image. What it writes behind its lanes the next one overwrites.
+template <bool kNatural>
+__attribute__((noinline)) void fill_edge(const depthwise_args& g, const Plan& p, const uint8_t* const* row, int64_t column, int n,
+                                         uint8_t* v, ptrdiff_t quarter) {
+  for (int c = 0; c < n; c += 64, v += 256) {
+    const __mmask64 k = lanes64(n - c);
+    __m512i t[4];
+    for (int i = 0; i < 4; ++i) {
+      const int64_t x = column + p.shift[i];
+      t[i] = x >= 0 && x < g.columns ? _mm512_maskz_loadu_epi8(k, row[i] + x * g.pixel + c)
+                                     : _mm512_set1_epi8(static_cast<char>(g.padding));
+    }
+    interleave64<kNatural>(t, v, quarter);
+  }
+}
+
+// The columns of one line that `outputs` pixels from column `first` on read, n channels from `channel` on.
+template <bool kNatural>
+void fill_line(const depthwise_args& g, const Plan& p, const Layout& l, const uint8_t* const* rows, int channel, int n,
+               int64_t first, int64_t outputs, uint8_t* line) {
+  const uint8_t* row[4];
+  for (int i = 0; i < 4; ++i) row[i] = rows[p.lower[i]] + channel;
+  const ptrdiff_t pitch = l.pitch, quarter = l.quarter, step = p.step * g.pixel;
+  for (int t = 0; t < p.period; ++t, line += l.plane, first += g.dilation) {
+    const int64_t count = outputs + (p.taps - 1 - t) / p.period * p.apart;
+    // Positions [lo, hi) lie inside with all four columns.
+    int64_t lo = first < 0 ? (-first + p.step - 1) / p.step : 0;
+    const int64_t last = g.columns - 1 - p.shift[3] - first;
+    int64_t hi = last < 0 ? 0 : last / p.step + 1;
+    if (hi > count) hi = count;
+    if (lo > count) lo = count;
+    if (hi < lo) hi = lo;
+    for (int64_t x = 0; x < lo; ++x) fill_edge<kNatural>(g, p, row, first + x * p.step, n, line + x * pitch, quarter);
+    ptrdiff_t at[4];
+    for (int i = 0; i < 4; ++i) at[i] = (first + lo * p.step + p.shift[i]) * g.pixel;
+    const uint8_t *r0 = row[0] + at[0], *r1 = row[1] + at[1], *r2 = row[2] + at[2], *r3 = row[3] + at[3];
+    uint8_t* v = line + lo * pitch;
+    const auto whole = [&](ptrdiff_t i) __attribute__((always_inline)) {
+      const __m512i rows64[4] = {_mm512_loadu_si512(r0 + i), _mm512_loadu_si512(r1 + i), _mm512_loadu_si512(r2 + i),
+                                 _mm512_loadu_si512(r3 + i)};
+      interleave64<kNatural>(rows64, v + 4 * i, quarter);
+    };
+    if (kNatural && p.step == 1 && (hi - lo) * n >= 64) {
+      const ptrdiff_t end = (hi - lo) * n - 64;
+      for (ptrdiff_t i = 0; i < end; i += 64) whole(i);
+      whole(end);
+    } else if (n >= 64) {
+      for (int64_t x = lo; x < hi; ++x, r0 += step, r1 += step, r2 += step, r3 += step, v += pitch) {
+        for (ptrdiff_t i = 0; i < n - 64; i += 64) whole(i);
+        whole(n - 64);
+      }
+    } else {
+      const __mmask64 k = lanes64(n);
+      for (int64_t x = lo; x < hi; ++x, r0 += step, r1 += step, r2 += step, r3 += step, v += pitch) {
+        const __m512i rows64[4] = {_mm512_maskz_loadu_epi8(k, r0), _mm512_maskz_loadu_epi8(k, r1), _mm512_maskz_loadu_epi8(k, r2),
+                                   _mm512_maskz_loadu_epi8(k, r3)};
+        interleave64<kNatural>(rows64, v, quarter);
+      }
+    }
+    for (int64_t x = hi; x < count; ++x) fill_edge<kNatural>(g, p, row, first + x * p.step, n, line + x * pitch, quarter);
+  }
+}
+
+// Four accumulators from memory to s32 or f32.
+__attribute__((noinline)) void store_words(const Tiles& s, const int32_t* words, char* c) {
+  const Epilogue& e = *s.e;
+  __m512i v[4];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    v[j] = _mm512_load_si512(words + 16 * j);
+    if (e.out != OutType::f32) continue;
+    const __m512 y =
+        _mm512_fmadd_ps(_mm512_cvtepi32_ps(v[j]), _mm512_loadu_ps(s.scale + 16 * j), _mm512_loadu_ps(s.bias + 16 * j));
+    v[j] = _mm512_castps_si512(_mm512_min_ps(_mm512_max_ps(y, _mm512_set1_ps(e.f_lo)), _mm512_set1_ps(e.f_hi)));
+  }
+  transpose_lanes(v);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i)
+    if (16 * i < s.channels) _mm512_mask_storeu_epi32(c + 64 * i, lanes16(valid16(s.channels, i)), v[i]);
+}
+
+// kRows output rows of kParts registers of outputs. Part i reads columns v + from[i] on and goes to c + to[i]; its weights and
+// arrays begin `phase` lanes in. kTaps: how many, if few; each of the four registers of an output is then finished before the
+// next one is begun, so that conversions and products, which use different ports, overlap. With many taps weights are what is
+// reused instead.
+template <int kRows, int kParts, int kTaps, bool kBounded, bool kNatural>
+__attribute__((noinline)) void tile(const Tiles& s, const uint8_t* v, const ptrdiff_t* from, ptrdiff_t phase, char* c,
+                                    const ptrdiff_t* to) {
+  __m512i acc[kRows][kParts][4];
+  const auto start = [&](int j) __attribute__((always_inline)) {
+    const __m512i correction = _mm512_loadu_si512(s.correction + phase + 16 * j);
+#pragma GCC unroll 2
+    for (int o = 0; o < kRows; ++o)
+#pragma GCC unroll 6
+      for (int i = 0; i < kParts; ++i) acc[o][i][j] = correction;
+  };
+  const auto multiply = [&](int j, const int8_t* b, const uint8_t* u) __attribute__((always_inline)) {
+    __m512i w0 = _mm512_loadu_si512(b + 64 * j);
+    __m512i w1 = kRows > 1 ? _mm512_loadu_si512(b + s.below + 64 * j) : w0;
+    __asm__("" : "+v"(w0), "+v"(w1));  // in registers: as operands from memory they would be loaded again for each output
+#pragma GCC unroll 6
+    for (int i = 0; i < kParts; ++i) {
+      const __m512i x = _mm512_loadu_si512(u + (kNatural ? from[i] : 64 * i));
+      acc[0][i][j] = _mm512_dpbusd_epi32(acc[0][i][j], x, w0);
+      if (kRows > 1) acc[kRows - 1][i][j] = _mm512_dpbusd_epi32(acc[kRows - 1][i][j], x, w1);
+    }
+  };
+  const int8_t* b = s.b + 4 * phase;
+  const ptrdiff_t quarter = s.quarter;
+  const auto sum = [&](int j) __attribute__((always_inline)) {
+    start(j);
+#pragma GCC unroll 4
+    for (int t = 0; t < kTaps; ++t) multiply(j, b + t * s.tap_bytes, v + s.offsets[t] + j * quarter);
+  };
+  if (kTaps == 0) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) start(j);
+    for (int split = 0; split < s.splits; ++split) {
+      const int32_t* offset = s.offsets;
+#pragma GCC unroll 1
+      for (const int32_t* const end = offset + s.taps; offset < end; ++offset, b += s.tap_bytes) {
+        const uint8_t* u = v + *offset;
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j, u += quarter) multiply(j, b, u);
+      }
+    }
+  }
+  const Epilogue& e = *s.e;
+  if (!kNatural && e.out != OutType::u8 && e.out != OutType::s8) {
+    alignas(64) int32_t words[kRows][kParts][64];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      if (kTaps) sum(j);
+#pragma GCC unroll 2
+      for (int o = 0; o < kRows; ++o)
+#pragma GCC unroll 6
+        for (int i = 0; i < kParts; ++i) _mm512_store_si512(words[o][i] + 16 * j, acc[o][i][j]);
+    }
+    for (int o = 0; o < kRows; ++o)
+      for (int i = 0; i < kParts; ++i) store_words(s, words[o][i], c + (kNatural ? to[i] : i * s.ldc) + o * s.ldr);
+    return;
+  }
+  const __m512 inv_scale = _mm512_set1_ps(e.inv_scale), top = _mm512_set1_ps(static_cast<float>(e.hi - e.zero_point));
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    if (kTaps) sum(j);
+    const __m512 scale = _mm512_loadu_ps(s.scale + phase + 16 * j), bias = _mm512_loadu_ps(s.bias + phase + 16 * j);
+#pragma GCC unroll 2
+    for (int o = 0; o < kRows; ++o)
+#pragma GCC unroll 6
+      for (int i = 0; i < kParts; ++i) {
+        __m512 y = _mm512_mul_ps(_mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[o][i][j]), scale, bias), inv_scale);
+        // No input of a bounded layer brings y near 2^31: the upper clamp waits until the values are bytes.
+        if (!kBounded) y = _mm512_min_ps(y, top);
+        acc[o][i][j] = _mm512_cvtps_epi32(y);
+      }
+  }
+  const __m512i zero_point = _mm512_set1_epi16(static_cast<short>(e.zero_point));
+  const __m512i lo = _mm512_set1_epi8(static_cast<char>(e.lo)), hi = _mm512_set1_epi8(static_cast<char>(e.hi));
+  const __m512i flip = _mm512_set1_epi8(e.out == OutType::s8 ? static_cast<char>(0x80) : 0);
+  const bool clamp = clamps_bytes(e);
+  const __mmask64 k = lanes64(s.channels);
+#pragma GCC unroll 2
+  for (int o = 0; o < kRows; ++o)
+#pragma GCC unroll 6
+    for (int i = 0; i < kParts; ++i) {
+      const __m512i* q = acc[o][i];
+      const __m512i w01 = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero_point);
+      const __m512i w23 = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero_point);
+      __m512i bytes = _mm512_packus_epi16(w01, w23);
+      if (clamp) bytes = _mm512_xor_si512(_mm512_min_epu8(_mm512_max_epu8(bytes, lo), hi), flip);
+      if (kNatural)
+        _mm512_storeu_si512(c + (kNatural ? to[i] : i * s.ldc) + o * s.ldr, _mm512_permutexvar_epi32(natural_order(), bytes));
+      else
+        _mm512_mask_storeu_epi8(c + (kNatural ? to[i] : i * s.ldc) + o * s.ldr, k, bytes);
+    }
+}
+
+// Pixels [x, end) in blocks of channels, at most kParts of them side by side, as evenly as possible.
+template <int kRows, int kParts, int kTaps, bool kBounded>
+struct Blocks {
+  static void run(const Tiles& s, const uint8_t* v, int64_t x, int64_t end, char* c) {
+    const int64_t tiles = (end - x + kParts - 1) / kParts,
+                  whole = end - x - tiles * (kParts - 1);  // of kParts; others have one less
+    for (int64_t i = 0; i < whole; ++i, x += kParts)
+      tile<kRows, kParts, kTaps, kBounded, false>(s, v + 64 * x, nullptr, 0, c + x * s.ldc, nullptr);
+    if (x < end) Blocks<kRows, kParts - 1, kTaps, kBounded>::run(s, v, x, end, c);
+  }
+};
+template <int kRows, int kTaps, bool kBounded>
+struct Blocks<kRows, 0, kTaps, kBounded> {
+  static void run(const Tiles&, const uint8_t*, int64_t, int64_t, char*) {}
+};
+
+// A natural row of `pixels`, in kParts parts of pixels that overlap where the number does not divide; in fewer where they would
+// be short or overlap by much.
+template <int kRows, int kParts, int kTaps, bool kBounded>
+void natural_pixels(const Tiles& s, const uint8_t* v, int64_t pixels, char* c) {
+  constexpr int kFewer = kParts > 4 ? 4 : kParts == 4 ? 2 : kParts > 1 ? kParts - 1 : 1;
+  const int64_t part = (pixels + kParts - 1) / kParts;
+  if (kParts > 1 && (part * s.lanes < 64 || 8 * (part * kParts - pixels) > pixels))
+    return natural_pixels<kRows, kFewer, kTaps, kBounded>(s, v, pixels, c);
+  ptrdiff_t from[kParts], to[kParts];
+  for (int i = 0; i < kParts; ++i) {
+    to[i] = (i * part < pixels - part ? i * part : pixels - part) * s.lanes;
+    from[i] = 4 * to[i];
+  }
+  const ptrdiff_t last = part * s.lanes - 64;
+  ptrdiff_t at = 0, phase = 0;
+  for (; at < last; at += 64, phase += 64) {
+    while (phase >= s.lanes) phase -= s.lanes;
+    tile<kRows, kParts, kTaps, kBounded, true>(s, v + 4 * at, from, phase, c + at, to);
+  }
+  tile<kRows, kParts, kTaps, kBounded, true>(s, v + 4 * last, from, last % s.lanes, c + last, to);
+}
+
+template <int kRows, int kTaps, bool kBounded, bool kNatural>
+void pixels(const Tiles& s, const uint8_t* v, int64_t count, char* c) {
+  constexpr int kParts = (kTaps ? 4 : 6) / kRows;  // whose accumulators fit in registers
+  if (kNatural)
+    natural_pixels<kRows, kParts, kTaps, kBounded>(s, v, count, c);
+  else
+    Blocks<kRows, kParts, kTaps, kBounded>::run(s, v, 0, count, c);
+}
+
+int64_t divisor(int64_t a, int64_t b) {
+  while (b) {
+    const int64_t r = a % b;
+    a = b;
+    b = r;
+  }
+  return a;
+}
+
+Plan plan_of(const depthwise_args& g, bool tiled) {
+  Plan p{};
+  if (tiled) {
+    p.lines = (g.height + 1) / 2;
+    p.taps = (g.taps + 1) / 2;
+    p.row_step = 2;
+    p.step = 2;
+    p.period = 1;
+    p.apart = 1;
+    p.reach = p.taps - 1;
+    for (int i = 0; i < 4; ++i) p.lower[i] = i % 2, p.shift[i] = i / 2;
+    return p;
+  }
+  const int64_t common = g.stride == 1 ? 1 : divisor(g.stride, g.dilation);
+  p.lines = g.bundles;
+  p.taps = g.taps;
+  p.row_step = 4;
+  p.step = g.stride;
+  p.period = static_cast<int>(g.stride / common < g.taps ? g.stride / common : g.taps);
+  p.apart = g.dilation / common;
+  p.reach = p.period == 1 ? (g.taps - 1) * p.apart : (g.taps - 1) / p.period * p.apart;
+  for (int i = 0; i < 4; ++i) p.lower[i] = i, p.shift[i] = i * g.shift;
+  return p;
+}
+
+// Where lines of `lanes` positions a pixel go in `bytes`; rows: input rows from what is computed at once to what comes next.
+// False where they leave room for few pixels.
+bool lay_out(const depthwise_args& g, const Plan& p, bool natural, int lanes, ptrdiff_t rows, ptrdiff_t bytes, int64_t fewest,
+             Layout& l) {
+  l.lanes = lanes;
+  for (int keep = 1; keep >= 0; --keep) {
+    l.unit = keep ? static_cast<int>(divisor(p.row_step, rows)) : 0;
+    l.slots = keep ? p.row_step * (p.lines - 1) / l.unit + 1 : p.lines;
+    if (keep && l.slots > kMostSlots) continue;
+    const ptrdiff_t position = static_cast<ptrdiff_t>(l.slots) * p.period * 4 * lanes;
+    const int64_t most = (bytes - l.slots * (p.period * 64 + kSpill)) / position - p.reach;
+    if (most < 1 || (most < fewest && most < g.pixels)) continue;
+    const int64_t segments = (g.pixels + most - 1) / most;
+    l.longest = (g.pixels + segments - 1) / segments;
+    l.plane = ((l.longest + p.reach) * 4 * lanes + 63) / 64 * 64;
+    l.pitch = natural ? 4 * lanes : 64;
+    l.quarter = natural ? 64 : l.plane / 4;
+    l.line = p.period * l.plane + kSpill;
+    return true;
+  }
+  return false;
+}
+
+// All output rows of n channels from `channel` on.
+template <bool kNatural>
+void run(const depthwise_args& g, const Plan& p, const Layout& l, Tiles s, int channel, int n, int together, int32_t* offsets,
+         uint8_t* v) {
+  const Epilogue& e = *g.ep;
+  char* const out = static_cast<char*>(g.c) + channel * (e.out == OutType::u8 || e.out == OutType::s8 ? 1 : 4);
+  s.offsets = offsets;
+  s.taps = p.lines * p.taps;
+  s.splits = g.splits;
+  s.e = &e;
+  s.ldc = g.ldc;
+  s.ldr = g.ldr;
+  s.channels = n;
+  s.lanes = l.lanes;
+  s.quarter = l.quarter;
+  for (int64_t end = l.longest, x;; end += l.longest) {  // the last segment overlaps the one before
+    if (end > g.pixels) end = g.pixels;
+    x = end - l.longest;
+    ptrdiff_t held[kMostSlots];
+    for (int i = 0; i < kMostSlots; ++i) held[i] = -1;
+    for (int o = 0, rows; o < g.outputs; o += rows) {
+      rows = g.outputs - o < together ? 1 : together;
+      for (int q = 0, k = 0; q < p.lines; ++q) {
+        const ptrdiff_t r = o * g.advance + q * p.row_step;
+        const int slot = l.unit ? static_cast<int>(r / l.unit % l.slots) : q;
+        uint8_t* const line = v + slot * l.line;
+        if (!l.unit || held[slot] != r) {
+          fill_line<kNatural>(g, p, l, g.rows + r, channel, n, g.first + x * g.stride, l.longest, line);
+          if (l.unit) held[slot] = r;
+        }
+        for (int t = 0; t < p.taps; ++t, ++k)
+          offsets[k] = static_cast<int32_t>(slot * l.line + t % p.period * l.plane + t / p.period * p.apart * l.pitch);
+      }
+      char* const c = out + o * g.ldr + x * g.ldc;
+      const int few = e.bounded && s.splits == 1 ? s.taps : 0;
+      if (rows == 2)
+        kNatural || few == 3 ? pixels<2, 3, true, kNatural>(s, v, l.longest, c)
+        : e.bounded          ? pixels<2, 0, true, false>(s, v, l.longest, c)
+                             : pixels<2, 0, false, false>(s, v, l.longest, c);
+      else if (kNatural)
+        pixels<1, 3, true, kNatural>(s, v, l.longest, c);
+      else
+        few == 1    ? pixels<1, 1, true, false>(s, v, l.longest, c)
+        : e.bounded ? pixels<1, 0, true, false>(s, v, l.longest, c)
+                    : pixels<1, 0, false, false>(s, v, l.longest, c);
+    }
+    if (end == g.pixels) break;
+  }
+}
+
+// The weights of 64 channels for dwords of 2 x 2 taps, from those for 4 x 1.
+void tile_weights(const depthwise_args& g, const Plan& p, const int8_t* b, int8_t* w) {
+  for (int split = 0; split < g.splits; ++split)
+    for (int q = 0; q < p.lines; ++q)
+      for (int t = 0; t < p.taps; ++t) {
+        const int8_t* at = b + ((static_cast<ptrdiff_t>(split) * g.bundles + q / 2) * g.taps + 2 * t) * 256;
+        for (int j = 0; j < 4; ++j, at += 64, w += 64) {
+          const __m512i left = _mm512_loadu_si512(at);
+          const __m512i right = 2 * t + 1 < g.taps ? _mm512_loadu_si512(at + 256) : _mm512_setzero_si512();
+          _mm512_storeu_si512(w, q % 2 ? _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(left, 16), right)
+                                       : _mm512_mask_blend_epi16(0xaaaaaaaa, left, _mm512_slli_epi32(right, 16)));
+        }
+      }
+}
+
+// Dwords of at most 64 channels from block to natural order, repeated for another 64.
+void natural_array(const void* from, int n, int32_t* to) {
+  const int32_t* p = static_cast<const int32_t*>(from);
+  __m512i v[4];
+  for (int j = 0; j < 4; ++j) v[j] = _mm512_loadu_si512(p + 16 * j);
+  transpose_lanes(v);
+  for (int j = 0; j < 4; ++j) _mm512_storeu_si512(to + 16 * j, v[j]);
+  for (int i = n; i < n + 64; i += 16) _mm512_storeu_si512(to + i, _mm512_loadu_si512(to + i - n));
+}
+
+// A filter of 3 rows and columns whose window moves by one, on rows of pixels of 16 to 48 channels. False where scratch memory
+// does not suffice.
+bool run_natural(const depthwise_args& g, const Plan& p, int together, int32_t* offsets, uint8_t* scratch, ptrdiff_t bytes) {
+  constexpr ptrdiff_t kArray = 128;  // dwords
+  const int n = g.channels;
+  const ptrdiff_t arrays = (together * 3 + 3) * kArray * 4;
+  Layout l;
+  if (!lay_out(g, p, true, n, together * g.advance, bytes - arrays, 8, l) || l.longest * n < 64) return false;
+  int32_t* const weights = reinterpret_cast<int32_t*>(scratch);
+  int32_t* to = weights;
+  for (int o = 0; o < together; ++o)
+    for (int t = 0; t < 3; ++t, to += kArray) natural_array(g.b + o * g.below + t * 256, n, to);
+  const Epilogue& e = *g.ep;
+  natural_array(e.correction + g.col, n, to);
+  natural_array(e.scale + g.col, n, to + kArray);
+  natural_array(e.bias + g.col, n, to + 2 * kArray);
+  Tiles s{};
+  s.b = reinterpret_cast<const int8_t*>(weights);
+  s.tap_bytes = kArray * 4;
+  s.below = 3 * kArray * 4;
+  s.correction = to;
+  s.scale = reinterpret_cast<const float*>(to + kArray);
+  s.bias = reinterpret_cast<const float*>(to + 2 * kArray);
+  run<true>(g, p, l, s, 0, n, together, offsets, scratch + arrays);
+  return true;
+}
 
 // kPixels pieces of 64 / kPixels channels, `step` bytes apart.
 template <int kPixels, bool kMasked>
@@ -46,52 +494,6 @@ QGEMM_INLINE __m512i load64_edge(const uint8_t* row, ptrdiff_t pixel, int64_t co
   return v;
 }
 
-// `positions` columns, g.stride apart, of one bundle to the four planes at `v`. Register j, lane i: taps 0..3 of channels
-// 16 i + 4 j + 0..3.
-template <int kPixels, bool kMasked>
-void interleave(const depthwise_args& g, const uint8_t* const* rows, int channel, int64_t column, int positions, __mmask64 k,
-                uint8_t* v, ptrdiff_t plane) {
-  const ptrdiff_t step = g.stride * g.pixel;
-  const int64_t end = g.columns - 3 * g.shift - (kPixels - 1) * g.stride;  // columns before it are loaded whole
-  const uint8_t* const row[4] = {rows[0] + channel, rows[1] + channel, rows[2] + channel, rows[3] + channel};
-  ptrdiff_t at[4];
-  for (int i = 0; i < 4; ++i) at[i] = (column + i * g.shift) * g.pixel;
-  uint8_t* const v3 = v + 3 * plane;
-  for (int x = 0; x < positions; x += kPixels) {
-    __m512i t[4];
-    if (column >= 0 && column < end) {
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) t[i] = load64<kPixels, kMasked>(row[i] + at[i], step, k);
-    } else {
-      for (int i = 0; i < 4; ++i)
-        t[i] = load64_edge<kPixels>(row[i], g.pixel, column + i * g.shift, g.stride, g.columns, g.padding, k);
-    }
-    const __m512i lo01 = _mm512_unpacklo_epi8(t[0], t[1]), hi01 = _mm512_unpackhi_epi8(t[0], t[1]);
-    const __m512i lo23 = _mm512_unpacklo_epi8(t[2], t[3]), hi23 = _mm512_unpackhi_epi8(t[2], t[3]);
-    _mm512_store_si512(v + 16 * (4 / kPixels) * x, _mm512_unpacklo_epi16(lo01, lo23));
-    _mm512_store_si512(v + plane + 16 * (4 / kPixels) * x, _mm512_unpackhi_epi16(lo01, lo23));
-    _mm512_store_si512(v + 2 * plane + 16 * (4 / kPixels) * x, _mm512_unpacklo_epi16(hi01, hi23));
-    _mm512_store_si512(v3 + 16 * (4 / kPixels) * x, _mm512_unpackhi_epi16(hi01, hi23));
-    column += kPixels * g.stride;
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) at[i] += kPixels * step;
-  }
-}
-
-// What the tiles of one call share.
-struct Tiles {
-  const int32_t* offsets;  // [taps] of a tap's columns in scratch memory, of all bundles
-  int taps, splits;
-  ptrdiff_t plane;
-  const int8_t* b;   // at the first lane
-  ptrdiff_t b_next;  // bytes to the weights of the second output row
-  const int32_t* correction;
-  const float *scale, *bias;
-  const Epilogue* e;
-  ptrdiff_t ldc, ldr;
-  int channels;
-};
-
 // The entries of one register that columns side by side all use.
 template <int kPixels>
 QGEMM_INLINE __m512i load_lanes(const void* p) {
@@ -104,224 +506,6 @@ QGEMM_INLINE __m512 load_lanes_ps(const float* p) {
   return _mm512_castsi512_ps(load_lanes<kPixels>(p));
 }
 
-// 64 bytes as kPixels pieces `ldc` apart; `pixels` of them and `channels` of each are valid.
-template <int kPixels>
-QGEMM_INLINE void store_pieces(__m512i bytes, char* c, ptrdiff_t ldc, int pixels, int channels) {
-  if (kPixels == 1) {
-    if (channels == 64)
-      _mm512_storeu_si512(c, bytes);
-    else
-      _mm512_mask_storeu_epi8(c, lanes64(channels), bytes);
-  } else if (kPixels == 2) {
-    const __mmask32 k = static_cast<__mmask32>(lanes64(channels));
-    _mm256_mask_storeu_epi8(c, k, _mm512_castsi512_si256(bytes));
-    if (pixels > 1) _mm256_mask_storeu_epi8(c + ldc, k, _mm512_extracti64x4_epi64(bytes, 1));
-  } else {
-    const __mmask16 k = lanes16(channels);
-    _mm_mask_storeu_epi8(c, k, _mm512_castsi512_si128(bytes));
-    if (pixels > 1) _mm_mask_storeu_epi8(c + ldc, k, _mm512_extracti32x4_epi32(bytes, 1));
-    if (pixels > 2) _mm_mask_storeu_epi8(c + 2 * ldc, k, _mm512_extracti32x4_epi32(bytes, 2));
-    if (pixels > 3) _mm_mask_storeu_epi8(c + 3 * ldc, k, _mm512_extracti32x4_epi32(bytes, 3));
-  }
-}
-
-// The tile to u8 or s8. kBounded: no input can bring y * inv_scale near 2^31, so the upper clamp waits until the values are
-// bytes.
-template <int kRows, int kVectors, int kPixels, bool kBounded>
-QGEMM_INLINE void store_bytes_tile(const Tiles& s, __m512i (*acc)[kVectors][4], int pixels, char* c) {
-  const Epilogue& e = *s.e;
-  const __m512 inv_scale = _mm512_set1_ps(e.inv_scale), top = _mm512_set1_ps(static_cast<float>(e.hi - e.zero_point));
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const __m512 scale = load_lanes_ps<kPixels>(s.scale + 16 * j), bias = load_lanes_ps<kPixels>(s.bias + 16 * j);
-#pragma GCC unroll 2
-    for (int o = 0; o < kRows; ++o)
-#pragma GCC unroll 6
-      for (int i = 0; i < kVectors; ++i) {
-        __m512 y = _mm512_mul_ps(_mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[o][i][j]), scale, bias), inv_scale);
-        if (!kBounded) y = _mm512_min_ps(y, top);
-        acc[o][i][j] = _mm512_cvtps_epi32(y);
-      }
-  }
-  const __m512i zero_point = _mm512_set1_epi16(static_cast<short>(e.zero_point));
-  const __m512i lo = _mm512_set1_epi8(static_cast<char>(e.lo)), hi = _mm512_set1_epi8(static_cast<char>(e.hi));
-  const __m512i flip = _mm512_set1_epi8(e.out == OutType::s8 ? static_cast<char>(0x80) : 0);
-#pragma GCC unroll 2
-  for (int o = 0; o < kRows; ++o)
-#pragma GCC unroll 6
-    for (int i = 0; i < kVectors; ++i) {
-      const __m512i* q = acc[o][i];
-      const __m512i w01 = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero_point);
-      const __m512i w23 = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero_point);
-      const __m512i clamped = _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(w01, w23), lo), hi);
-      store_pieces<kPixels>(_mm512_xor_si512(clamped, flip), c + o * s.ldr + kPixels * i * s.ldc, s.ldc, pixels - kPixels * i,
-                            s.channels);
-    }
-}
-
-// Four accumulators from memory to s32 or f32.
-template <int kPixels>
-__attribute__((noinline)) void store_words(const Tiles& s, const int32_t* words, int pixels, char* c) {
-  const Epilogue& e = *s.e;
-  __m512i v[4];
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    v[j] = _mm512_load_si512(words + 16 * j);
-    if (e.out != OutType::f32) continue;
-    const __m512 y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(v[j]), load_lanes_ps<kPixels>(s.scale + 16 * j),
-                                     load_lanes_ps<kPixels>(s.bias + 16 * j));
-    v[j] = _mm512_castps_si512(_mm512_min_ps(_mm512_max_ps(y, _mm512_set1_ps(e.f_lo)), _mm512_set1_ps(e.f_hi)));
-  }
-  transpose_lanes(v);
-  constexpr int kLanes = 4 / kPixels;
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i)
-    if (i / kLanes < pixels && 16 * (i % kLanes) < s.channels)
-      _mm512_mask_storeu_epi32(c + i / kLanes * s.ldc + 64 * (i % kLanes), lanes16(valid16(s.channels, i % kLanes)), v[i]);
-}
-
-// kRows output rows of kVectors registers of outputs, whose columns begin at `v`; `pixels` of the outputs are valid.
-template <int kRows, int kVectors, int kPixels>
-void tile(const Tiles& s, const uint8_t* v, int pixels, char* c) {
-  __m512i acc[kRows][kVectors][4];
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const __m512i start = load_lanes<kPixels>(s.correction + 16 * j);
-#pragma GCC unroll 2
-    for (int o = 0; o < kRows; ++o)
-#pragma GCC unroll 6
-      for (int i = 0; i < kVectors; ++i) acc[o][i][j] = start;
-  }
-  const int8_t* b = s.b;
-  const ptrdiff_t plane = s.plane, b_next = s.b_next;
-  for (int split = 0; split < s.splits; ++split) {
-    const int32_t* offset = s.offsets;
-#pragma GCC unroll 1
-    for (const int32_t* const end = offset + s.taps; offset < end; ++offset, b += 256) {
-      const uint8_t* u = v + *offset;
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j, u += plane) {
-        __m512i w0 = load_lanes<kPixels>(b + 64 * j);
-        __m512i w1 = kRows > 1 ? load_lanes<kPixels>(b + b_next + 64 * j) : w0;
-        __asm__("" : "+v"(w0), "+v"(w1));  // in registers: as operands from memory they would be loaded again for each output
-#pragma GCC unroll 6
-        for (int i = 0; i < kVectors; ++i) {
-          const __m512i x = _mm512_loadu_si512(u + 64 * i);
-          acc[0][i][j] = _mm512_dpbusd_epi32(acc[0][i][j], x, w0);
-          if (kRows > 1) acc[kRows - 1][i][j] = _mm512_dpbusd_epi32(acc[kRows - 1][i][j], x, w1);
-        }
-      }
-    }
-  }
-  if (s.e->out == OutType::u8 || s.e->out == OutType::s8) {
-    if (s.e->bounded)
-      store_bytes_tile<kRows, kVectors, kPixels, true>(s, acc, pixels, c);
-    else
-      store_bytes_tile<kRows, kVectors, kPixels, false>(s, acc, pixels, c);
-    return;
-  }
-  alignas(64) int32_t words[kRows][kVectors][64];
-#pragma GCC unroll 2
-  for (int o = 0; o < kRows; ++o)
-#pragma GCC unroll 6
-    for (int i = 0; i < kVectors; ++i)
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) _mm512_store_si512(words[o][i] + 16 * j, acc[o][i][j]);
-  for (int o = 0; o < kRows; ++o)
-    for (int i = 0; i < kVectors; ++i)
-      store_words<kPixels>(s, words[o][i], pixels - kPixels * i, c + o * s.ldr + kPixels * i * s.ldc);
-}
-
-// The instantiation for `vectors`, 1..kVectors.
-template <int kRows, int kVectors, int kPixels>
-struct TileOf {
-  QGEMM_INLINE void run(int vectors, const Tiles& s, const uint8_t* v, int pixels, char* c) {
-    if (vectors == kVectors)
-      tile<kRows, kVectors, kPixels>(s, v, pixels, c);
-    else
-      TileOf<kRows, kVectors - 1, kPixels>::run(vectors, s, v, pixels, c);
-  }
-};
-template <int kRows, int kPixels>
-struct TileOf<kRows, 0, kPixels> {
-  QGEMM_INLINE void run(int, const Tiles&, const uint8_t*, int, char*) {}
-};
-
-int64_t divisor(int64_t a, int64_t b) {
-  while (b) {
-    const int64_t r = a % b;
-    a = b;
-    b = r;
-  }
-  return a;
-}
-
-// `channels` channels from lane `lane` of the block on, kPixels columns a register.
-template <int kPixels>
-void run(const depthwise_args& g, int lane, int channels) {
-  constexpr int kPiece = 64 / kPixels;  // bytes of a column in a plane
-  const int64_t common = g.stride == 1 ? 1 : divisor(g.stride, g.dilation);
-  const int period = static_cast<int>(g.stride / common < g.taps ? g.stride / common : g.taps);  // taps with planes of their own
-  const int64_t advance = g.dilation / common;  // positions from a tap to the next that shares its planes
-  const int64_t reach = period == 1 ? (g.taps - 1) * advance : (g.taps - 1) / period * advance;
-  const int tile_vectors = g.outputs > 1 ? 3 : 6;
-  const int all_taps = g.bundles * g.taps;
-  int32_t* offsets = reinterpret_cast<int32_t*>(g.scratch);
-  const ptrdiff_t offset_bytes = (static_cast<ptrdiff_t>(all_taps) * 4 + 63) / 64 * 64;
-  const ptrdiff_t sets = static_cast<ptrdiff_t>(g.bundles) * period;  // of four planes
-  // Even segments of as many outputs as fit.
-  int64_t most = (g.scratch_bytes - offset_bytes) / (sets * 256) * kPixels - reach - kPixels;
-  if (most > kPixels * tile_vectors) most = most / (kPixels * tile_vectors) * (kPixels * tile_vectors);
-  const int64_t segments = (g.pixels + most - 1) / most;
-  const int longest = static_cast<int>((g.pixels + segments - 1) / segments + kPixels - 1) / kPixels * kPixels;
-  const ptrdiff_t plane = (longest + reach + kPixels - 1) / kPixels * 64;
-  for (int q = 0, i = 0; q < g.bundles; ++q)
-    for (int t = 0; t < g.taps; ++t, ++i)
-      offsets[i] =
-          static_cast<int32_t>((static_cast<ptrdiff_t>(q) * period + t % period) * 4 * plane + t / period * advance * kPiece);
-  uint8_t* const v = g.scratch + offset_bytes;
-  const __mmask64 k = lanes64(channels);
-  const Epilogue& e = *g.ep;
-  const int col = g.col + 4 * lane;
-  const Tiles s{offsets,
-                all_taps,
-                g.splits,
-                plane,
-                g.b + 16 * lane,
-                static_cast<ptrdiff_t>(g.splits) * all_taps * 256,
-                e.correction + col,
-                e.scale + col,
-                e.bias + col,
-                &e,
-                g.ldc,
-                g.ldr,
-                channels};
-  char* const out = static_cast<char*>(g.c) + 16 * lane * (e.out == OutType::u8 || e.out == OutType::s8 ? 1 : 4);
-  for (int first = 0; first < g.pixels; first += longest) {
-    const int pixels = g.pixels - first < longest ? g.pixels - first : longest;
-    const int vectors = (pixels + kPixels - 1) / kPixels;
-    for (int q = 0; q < g.bundles; ++q)
-      for (int t = 0; t < period; ++t) {
-        uint8_t* const planes = v + (static_cast<ptrdiff_t>(q) * period + t) * 4 * plane;
-        const int64_t column = g.first + first * g.stride + t * g.dilation;
-        const int positions = static_cast<int>(vectors * kPixels + (g.taps - 1 - t) / period * advance);
-        if (channels == kPiece)
-          interleave<kPixels, false>(g, g.rows + 4 * q, 16 * lane, column, positions, k, planes, plane);
-        else
-          interleave<kPixels, true>(g, g.rows + 4 * q, 16 * lane, column, positions, k, planes, plane);
-      }
-    const int tiles = (vectors + tile_vectors - 1) / tile_vectors;
-    for (int i = 0; i < tiles; ++i) {
-      const int from = vectors * i / tiles, to = vectors * (i + 1) / tiles;
-      char* const c = out + (first + from * kPixels) * g.ldc;
-      if (g.outputs > 1)
-        TileOf<2, 3, kPixels>::run(to - from, s, v + 64 * from, pixels - from * kPixels, c);
-      else
-        TileOf<1, 6, kPixels>::run(to - from, s, v + 64 * from, pixels - from * kPixels, c);
-    }
-  }
-}
-
 // Filters three columns wide, of one bundle, with stride 1 or 2: the common case, in registers from the rows to the bytes.
 // Columns stream by; each is interleaved once and adds to the two or three outputs whose windows hold it. The 12 registers of
 // weights stay. Blocks of at most 32 or 16 channels cut the row in 2 or 4 parts that stream side by side.
@@ -331,7 +515,8 @@ struct Stream {
   const uint8_t* row[4];
   ptrdiff_t at, pixel, step;  // of the next column; bytes to the next; to the same column of the next part
   const uint8_t* edge;        // [kEdges][4][64]
-  int column, whole_from, whole_to;
+  int column, columns, whole_from, whole_to;
+  int64_t apart;  // columns from part to part
   const int32_t* correction;
   const float *scale, *bias;
   const float* inv_scale;
@@ -377,7 +562,15 @@ struct Bytes {
   __m512i zero_point, lo, hi, flip;
 };
 
-template <int kPixels, bool kMasked, bool kBounded>
+template <int kStride>
+struct Stride {
+  static constexpr int value = kStride;
+};
+
+// Where an output is clamped: as floats too, where conversion could overflow; as bytes; or nowhere, where packs that saturate do.
+enum class Clamp { floats, bytes, none };
+
+template <int kPixels, bool kMasked, Clamp kClamp>
 QGEMM_INLINE void finish_output(Stream& s, const Bytes& b, __mmask64 k, const __m512i* acc) {
   __m512i q[4];
 #pragma GCC unroll 4
@@ -385,12 +578,12 @@ QGEMM_INLINE void finish_output(Stream& s, const Bytes& b, __mmask64 k, const __
     const __m512 y = _mm512_mul_ps(_mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[j]), load_lanes_ps<kPixels>(s.scale + 16 * j),
                                                    load_lanes_ps<kPixels>(s.bias + 16 * j)),
                                    _mm512_set1_ps(*s.inv_scale));
-    q[j] = _mm512_cvtps_epi32(kBounded ? y : _mm512_min_ps(y, _mm512_set1_ps(*s.top)));
+    q[j] = _mm512_cvtps_epi32(kClamp == Clamp::floats ? _mm512_min_ps(y, _mm512_set1_ps(*s.top)) : y);
   }
   const __m512i w01 = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), b.zero_point);
   const __m512i w23 = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), b.zero_point);
-  const __m512i clamped = _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(w01, w23), b.lo), b.hi);
-  const __m512i bytes = _mm512_xor_si512(clamped, b.flip);
+  __m512i bytes = _mm512_packus_epi16(w01, w23);
+  if (kClamp != Clamp::none) bytes = _mm512_xor_si512(_mm512_min_epu8(_mm512_max_epu8(bytes, b.lo), b.hi), b.flip);
   if (kPixels == 1) {
     if (kMasked)
       _mm512_mask_storeu_epi8(s.c, k, bytes);
@@ -410,8 +603,23 @@ QGEMM_INLINE void finish_output(Stream& s, const Bytes& b, __mmask64 k, const __
   s.c += s.ldc;
 }
 
-template <int kPixels, bool kMasked, int kStride, bool kBounded>
-void stream(Stream s, const Epilogue& e, const int8_t* weights, int outputs, __mmask64 k) {
+// The columns that are not whole, at the start and at the end of a row. Where a register holds one column they are nothing but
+// padding, the same in every row.
+template <int kPixels>
+QGEMM_INLINE void fill_edges(const depthwise_args& g, const Stream& s, __mmask64 k) {
+  uint8_t* edge = g.scratch;
+  for (int c = 0; c < s.columns; ++c) {
+    if (c == s.whole_from) c = s.whole_to;
+    if (c >= s.columns) break;
+    for (int i = 0; i < 4; ++i, edge += 64)
+      _mm512_store_si512(edge, load64_edge<kPixels>(s.row[i], g.pixel, g.first + c, s.apart, g.columns, g.padding, k));
+  }
+}
+
+// All output rows of one part of the channels, of which the stream and its edges are ready but for the row.
+template <int kPixels, bool kMasked, int kStride, Clamp kClamp>
+void stream(const depthwise_args& g, Stream s, ptrdiff_t channel, const int8_t* weights, __mmask64 k) {
+  const Epilogue& e = *g.ep;
   __m512i w[3][4];
 #pragma GCC unroll 3
   for (int t = 0; t < 3; ++t)
@@ -419,72 +627,78 @@ void stream(Stream s, const Epilogue& e, const int8_t* weights, int outputs, __m
     for (int j = 0; j < 4; ++j) w[t][j] = load_lanes<kPixels>(weights + 256 * t + 64 * j);
   const Bytes b{_mm512_set1_epi16(static_cast<short>(e.zero_point)), _mm512_set1_epi8(static_cast<char>(e.lo)),
                 _mm512_set1_epi8(static_cast<char>(e.hi)), _mm512_set1_epi8(e.out == OutType::s8 ? static_cast<char>(0x80) : 0)};
-  __m512i v[4], a0[4], a1[4], a2[4];
-  next_column<kPixels, kMasked>(s, k, v);
-  start_output<kPixels>(s, a0);
-  add_column(a0, v, w[0]);
-  if (kStride == 1) {
+  const int pixels = (g.pixels + kPixels - 1) / kPixels;
+  for (int o = 0; o < g.outputs; ++o) {
+    for (int i = 0; i < 4; ++i) s.row[i] = g.rows[o * g.advance + (i < g.height ? i : 0)] + channel;  // one in cache for none
+    if (kPixels > 1 || o == 0) fill_edges<kPixels>(g, s, k);
+    s.at = g.first * g.pixel;
+    s.edge = g.scratch;
+    s.column = 0;
+    s.c = static_cast<char*>(g.c) + o * g.ldr + channel;
+    for (int i = 0; i < kPixels; ++i) s.left[i] = g.pixels - i * pixels;
+    int outputs = pixels;
+    __m512i v[4], a0[4], a1[4], a2[4];
     next_column<kPixels, kMasked>(s, k, v);
-    start_output<kPixels>(s, a1);
-    add_column(a0, v, w[1]);
-    add_column(a1, v, w[0]);
-  }
-  // done: its last column; half: its middle one; fresh: its first.
-  const auto turn = [&](__m512i * done, __m512i * half, __m512i * fresh) __attribute__((always_inline)) {
-    if (kStride == 2) {
-      next_column<kPixels, kMasked>(s, k, v);
-      add_column(done, v, w[1]);
-    }
-    next_column<kPixels, kMasked>(s, k, v);
-    start_output<kPixels>(s, fresh);
-    add_column(done, v, w[2]);
-    if (kStride == 1) add_column(half, v, w[1]);
-    add_column(fresh, v, w[0]);
-    finish_output<kPixels, kMasked, kBounded>(s, b, k, done);
-  };
-  for (;;) {
+    start_output<kPixels>(s, a0);
+    add_column(a0, v, w[0]);
     if (kStride == 1) {
-      turn(a0, a1, a2);
-      if (--outputs == 0) break;
-      turn(a1, a2, a0);
-      if (--outputs == 0) break;
-      turn(a2, a0, a1);
-      if (--outputs == 0) break;
-    } else {
-      turn(a0, nullptr, a1);
-      if (--outputs == 0) break;
-      turn(a1, nullptr, a0);
-      if (--outputs == 0) break;
+      next_column<kPixels, kMasked>(s, k, v);
+      start_output<kPixels>(s, a1);
+      add_column(a0, v, w[1]);
+      add_column(a1, v, w[0]);
+    }
+    // done: its last column; half: its middle one; fresh: its first.
+    const auto turn = [&](__m512i * done, __m512i * half, __m512i * fresh) __attribute__((always_inline)) {
+      if (kStride == 2) {
+        next_column<kPixels, kMasked>(s, k, v);
+        add_column(done, v, w[1]);
+      }
+      next_column<kPixels, kMasked>(s, k, v);
+      start_output<kPixels>(s, fresh);
+      add_column(done, v, w[2]);
+      if (kStride == 1) add_column(half, v, w[1]);
+      add_column(fresh, v, w[0]);
+      finish_output<kPixels, kMasked, kClamp>(s, b, k, done);
+    };
+    for (;;) {
+      if (kStride == 1) {
+        turn(a0, a1, a2);
+        if (--outputs == 0) break;
+        turn(a1, a2, a0);
+        if (--outputs == 0) break;
+        turn(a2, a0, a1);
+        if (--outputs == 0) break;
+      } else {
+        turn(a0, nullptr, a1);
+        if (--outputs == 0) break;
+        turn(a1, nullptr, a0);
+        if (--outputs == 0) break;
+      }
     }
   }
 }
 
-// False when too many columns are not whole.
+// `n` channels from lane `lane` of the block at `channel` on, all output rows. False when too many columns are not whole.
 template <int kPixels>
-bool run_stream(const depthwise_args& g, int lane, int channels) {
+bool run_stream(const depthwise_args& g, int channel, int lane, int n) {
   const int outputs = (g.pixels + kPixels - 1) / kPixels, columns = (outputs - 1) * static_cast<int>(g.stride) + 3;
   const int64_t apart = outputs * g.stride;  // columns from part to part
   const int64_t from = g.first < 0 ? -g.first : 0, to = g.columns - g.first - (kPixels - 1) * apart;
   const int whole_from = static_cast<int>(from < columns ? from : columns);
   const int whole_to = static_cast<int>(to < whole_from ? whole_from : to < columns ? to : columns);
   if (whole_from + columns - whole_to > kEdges) return false;
-  const __mmask64 k = lanes64(channels);
+  const bool masked = n < 64 / kPixels;
+  const __mmask64 k = lanes64(n);
   const Epilogue& e = *g.ep;
-  const int col = g.col + 4 * lane;
+  const int col = g.col + channel + 4 * lane;
   const float top = static_cast<float>(e.hi - e.zero_point);
-  uint8_t* edge = g.scratch;
-  for (int c = 0; c < columns; ++c) {
-    if (c == whole_from) c = whole_to;
-    if (c >= columns) break;
-    for (int i = 0; i < 4; ++i, edge += 64)
-      _mm512_store_si512(edge, load64_edge<kPixels>(g.rows[i] + 16 * lane, g.pixel, g.first + c, apart, g.columns, g.padding, k));
-  }
+  const int8_t* const b = g.b + channel / 64 * g.block + 16 * lane;
+  channel += 16 * lane;
   Stream s{};
-  for (int i = 0; i < 4; ++i) s.row[i] = g.rows[i] + 16 * lane;
-  s.at = g.first * g.pixel;
+  s.columns = columns;
+  s.apart = apart;
   s.pixel = g.pixel;
   s.step = apart * g.pixel;
-  s.edge = g.scratch;
   s.whole_from = whole_from;
   s.whole_to = whole_to;
   s.correction = e.correction + col;
@@ -494,43 +708,71 @@ bool run_stream(const depthwise_args& g, int lane, int channels) {
   s.top = &top;
   s.ldc = g.ldc;
   s.part = outputs * g.ldc;
-  for (int o = 0; o < g.outputs; ++o) {
-    s.c = static_cast<char*>(g.c) + o * g.ldr + 16 * lane;
-    for (int i = 0; i < kPixels; ++i) s.left[i] = g.pixels - i * outputs;
-    const int8_t* b = g.b + o * 768 + 16 * lane;
-    const bool masked = channels < 64 / kPixels;
-    if (g.stride == 1) {
-      if (e.bounded)
-        masked ? stream<kPixels, true, 1, true>(s, e, b, outputs, k) : stream<kPixels, false, 1, true>(s, e, b, outputs, k);
-      else
-        stream<kPixels, true, 1, false>(s, e, b, outputs, k);
-    } else {
-      if (e.bounded)
-        masked ? stream<kPixels, true, 2, true>(s, e, b, outputs, k) : stream<kPixels, false, 2, true>(s, e, b, outputs, k);
-      else
-        stream<kPixels, true, 2, false>(s, e, b, outputs, k);
-    }
-  }
+  const auto go = [&](auto stride) __attribute__((always_inline)) {
+    constexpr int kStride = decltype(stride)::value;
+    if (!e.bounded)
+      stream<kPixels, true, kStride, Clamp::floats>(g, s, channel, b, k);
+    else if (clamps_bytes(e))
+      masked ? stream<kPixels, true, kStride, Clamp::bytes>(g, s, channel, b, k)
+             : stream<kPixels, false, kStride, Clamp::bytes>(g, s, channel, b, k);
+    else
+      masked ? stream<kPixels, true, kStride, Clamp::none>(g, s, channel, b, k)
+             : stream<kPixels, false, kStride, Clamp::none>(g, s, channel, b, k);
+  };
+  g.stride == 1 ? go(Stride<1>{}) : go(Stride<2>{});
   return true;
 }
 
-template <int kPixels>
-void block(const depthwise_args& g, int lane, int channels) {
-  const bool bytes = g.ep->out == OutType::u8 || g.ep->out == OutType::s8;
-  if (bytes && g.taps == 3 && g.bundles == 1 && g.splits == 1 && g.dilation == 1 && g.shift == 0 && g.stride <= 2 &&
-      run_stream<kPixels>(g, lane, channels))
-    return;
-  run<kPixels>(g, lane, channels);
+bool run_stream(const depthwise_args& g, int channel, int n) {
+  if (n > 48) return run_stream<1>(g, channel, 0, n);
+  if (n <= 16) return run_stream<4>(g, channel, 0, n);
+  if (!run_stream<2>(g, channel, 0, n < 32 ? n : 32)) return false;
+  return n <= 32 || run_stream<4>(g, channel, 2, n - 32);
 }
 
 }  // namespace
 
 void depthwise_u8s8_1x64(const depthwise_args& g) {
-  const int n = g.channels;
-  if (n > 48) return block<1>(g, 0, n);
-  if (n > 16) block<2>(g, 0, n < 32 ? n : 32);
-  if (n <= 16) block<4>(g, 0, n);
-  if (n > 32) block<4>(g, 2, n - 32);
+  const bool bytes = g.ep->out == OutType::u8 || g.ep->out == OutType::s8;
+  const bool streams =
+      bytes && g.taps == 3 && g.bundles == 1 && g.splits == 1 && g.dilation == 1 && g.shift == 0 && g.stride <= 2;
+  const int together = g.below && g.advance == 1 && g.outputs > 1 ? 2 : 1;
+  // Few channels leave many lanes of a block idle. A natural row's arrays are put in order once a call.
+  const bool natural = streams && g.ep->bounded && g.stride == 1 && g.channels >= 16 && g.channels <= 48 &&
+                       g.pixel == g.channels && g.ldc == g.channels && g.pixels * g.channels >= 64 && g.outputs * g.pixels >= 32;
+  int32_t* const offsets = reinterpret_cast<int32_t*>(g.scratch);
+  const auto lines_from = [](const Plan& p) { return (static_cast<ptrdiff_t>(p.lines) * p.taps * 4 + 63) / 64 * 64; };
+  Plan p = plan_of(g, false);
+  ptrdiff_t used = lines_from(p);
+  if (natural && run_natural(g, p, together, offsets, g.scratch + used, g.scratch_bytes - used)) return;
+  Layout l;
+  lay_out(g, p, false, 64, together * g.advance, g.scratch_bytes - used, 1, l);
+  int8_t* weights = nullptr;
+  if (!streams && g.advance == 2 && g.stride == 2 && g.dilation == 1 && g.shift == 0 && g.taps > 1) {
+    const Plan tiled = plan_of(g, true);
+    const ptrdiff_t at = lines_from(tiled), behind = at + static_cast<ptrdiff_t>(g.splits) * tiled.lines * tiled.taps * 256;
+    Layout tiled_layout;
+    if (lay_out(g, tiled, false, 64, g.advance, g.scratch_bytes - behind, 8, tiled_layout)) {
+      p = tiled;
+      l = tiled_layout;
+      weights = reinterpret_cast<int8_t*>(g.scratch + at);
+      used = behind;
+    }
+  }
+  for (int channel = 0; channel < g.channels; channel += 64) {
+    const int n = g.channels - channel < 64 ? g.channels - channel : 64;
+    if (streams && run_stream(g, channel, n)) continue;
+    const int8_t* const b = g.b + channel / 64 * g.block;
+    if (weights) tile_weights(g, p, b, weights);
+    Tiles s{};
+    s.b = weights ? weights : b;
+    s.tap_bytes = 256;
+    s.below = g.below;
+    s.correction = g.ep->correction + g.col + channel;
+    s.scale = g.ep->scale + g.col + channel;
+    s.bias = g.ep->bias + g.col + channel;
+    run<false>(g, p, l, s, channel, n, together, offsets, g.scratch + used);
+  }
 }
 
 }  // namespace avx512vnni

@@ -4,21 +4,38 @@ namespace qgemm {
 namespace avx2 {
 
 void max_pool_u8_1x32(const max_pool_args& g) {
-  int c = 0;
-  for (; c + 32 <= g.channels; c += 32) {
-    __m256i m = _mm256_setzero_si256();
-    for (int t = 0; t < g.taps; ++t) m = _mm256_max_epu8(m, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(g.a[t] + c)));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(g.out + c), m);
-  }
-  for (; c + 8 <= g.channels; c += 8) {
-    __m128i m = _mm_setzero_si128();
-    for (int t = 0; t < g.taps; ++t) m = _mm_max_epu8(m, _mm_loadl_epi64(reinterpret_cast<const __m128i*>(g.a[t] + c)));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(g.out + c), m);
-  }
-  for (; c < g.channels; ++c) {
-    uint8_t m = 0;
-    for (int t = 0; t < g.taps; ++t) m = g.a[t][c] > m ? g.a[t][c] : m;
-    g.out[c] = m;
+  const ptrdiff_t n = g.channels;
+  for (int64_t x = 0; x < g.pixels; ++x) {
+    int64_t column = g.first + x * g.stride;
+    int from = 0, to = g.taps;  // the taps that lie inside
+    while (from < to && column + from * g.dilation < 0) ++from;
+    while (from < to && column + (to - 1) * g.dilation >= g.columns) --to;
+    column += from * g.dilation;
+    uint8_t* out = g.out + x * n;
+    const ptrdiff_t first = column * n, step = g.dilation * n;
+    // f(pointer) of every pixel in the window.
+    const auto each = [&](ptrdiff_t c, auto f) __attribute__((always_inline)) {
+      for (int r = 0; r < g.height; ++r) {
+        ptrdiff_t at = first + c;
+        for (int t = from; t < to; ++t, at += step) f(g.rows[r] + at);
+      }
+    };
+    ptrdiff_t c = 0;
+    for (; c + 32 <= n; c += 32) {
+      __m256i m = _mm256_setzero_si256();
+      each(c, [&](const uint8_t* p) { m = _mm256_max_epu8(m, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); });
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c), m);
+    }
+    for (; c + 8 <= n; c += 8) {
+      __m128i m = _mm_setzero_si128();
+      each(c, [&](const uint8_t* p) { m = _mm_max_epu8(m, _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); });
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(out + c), m);
+    }
+    for (; c < n; ++c) {
+      uint8_t m = 0;
+      each(c, [&](const uint8_t* p) { m = *p > m ? *p : m; });
+      out[c] = m;
+    }
   }
 }
 

@@ -1,5 +1,4 @@
-// Depthwise convolutions: rows of the image are bundled by fours for the kernel, which computes one or two output rows of 64
-// channels a call.
+// Depthwise convolutions: strips of output rows, whose input rows the kernel bundles by fours.
 #include <algorithm>
 
 #include "ops/conv_job.h"
@@ -9,7 +8,7 @@ namespace qgemm {
 namespace {
 
 constexpr int64_t kCost = 4;                  // a depthwise multiply-add takes about this many of a GEMM's
-constexpr int64_t kScratchBytes = 20 * 1024;  // of interleaved columns: with the rows they come from, they stay in L1
+constexpr int64_t kScratchBytes = 28 * 1024;  // of interleaved columns: most of it stays in L1 beside the rows it comes from
 constexpr int64_t kStripBytes = 256 * 1024;   // of input rows that every block of channels passes over in turn: they stay in L2
 constexpr int64_t kMostScratchBytes = 512 * 1024;  // where a filter spreads wider, each output gathers its own taps
 
@@ -19,15 +18,20 @@ int64_t least_scratch(const depthwise_args& d) {
   return (offsets + 63) / 64 * 64 + 256 * planes * (16 + (d.taps - 1) * d.dilation / d.stride);
 }
 
-// The bundled rows of the output rows from oy on, of image `x`.
-void point_rows(const ConvJob& j, const uint8_t* x, int64_t oy, int64_t outputs, int64_t channel, const uint8_t** rows) {
+// Rows of the image for `outputs` output rows from oy on, `advance` pointers from one to the next.
+void point_rows(const ConvJob& j, const uint8_t* x, int64_t oy, int64_t outputs, int64_t advance, int64_t channel,
+                const uint8_t** rows) {
   const Window& g = j.g;
-  for (int64_t i = 0; i < 4 * j.w.bundles; ++i) {
-    // In a bundle along x all four are the same row. One that no tap reads is some row in cache.
-    const int64_t y = g.kh == 1 ? 0 : std::min(i, g.kh - 2 + outputs);
-    const int64_t iy = oy * g.stride_h - g.top + y * g.dilation_h;
-    rows[i] = (iy >= 0 && iy < g.h ? x + iy * g.w * g.c : j.padding) + channel;
+  const auto at = [&](int64_t iy) { return (iy >= 0 && iy < g.h ? x + iy * g.w * g.c : j.padding) + channel; };
+  const int64_t bundled = 4 * j.w.bundles;
+  if (advance < bundled) {  // each pointer is the next row
+    for (int64_t i = 0; i < (outputs - 1) * advance + bundled; ++i) *rows++ = at(oy * g.stride_h - g.top + i);
+    return;
   }
+  for (int64_t o = oy; o < oy + outputs; ++o)
+    for (int64_t i = 0; i < bundled;
+         ++i)  // in a bundle along x all four are the same row; one that no tap reads is some row in cache
+      *rows++ = at(o * g.stride_h - g.top + (g.kh == 1 ? 0 : std::min(i, g.kh - 1)) * g.dilation_h);
 }
 
 // The taps of output (oy, ox), each a row of one column.
@@ -58,8 +62,10 @@ void depthwise(const ConvJob& j) {
   all.bundles = static_cast<int32_t>(w.bundles);
   all.taps = static_cast<int32_t>(w.bundle_taps);
   all.splits = w.parts;
+  all.height = static_cast<int32_t>(g.kh);
   all.pixels = static_cast<int32_t>(j.ow);
   all.padding = j.zero_point;
+  all.block = j.same_filters ? 0 : w.panel_stride;
   all.ep = &j.e;
   all.ldc = j.ldc;
   all.ldr = j.ow * all.ldc;
@@ -71,45 +77,48 @@ void depthwise(const ConvJob& j) {
     all.shift = 0;
     all.bundles = static_cast<int32_t>(w.bundles * w.bundle_taps);
     all.taps = 1;
+    all.height = 4 * all.bundles;
     all.pixels = 1;
   }
   all.scratch_bytes = std::max(kScratchBytes, least_scratch(all));
-  // Rows of output that follow each other share bundles where the window moves by one row.
-  const int64_t together = !wide && w.rows_at_once == 2 && g.stride_h == 1 && g.dilation_h == 1 ? 2 : 1;
-  const int64_t bands = (j.oh + together - 1) / together, items = g.batch * bands * blocks;
-  // Within a strip of bands one block of channels follows the other, and its bands each other: half of a band's rows are in L1.
-  const int64_t band_bytes = together * g.stride_h * g.w * g.c;
-  const int64_t strip = std::max<int64_t>(1, std::min(bands, kStripBytes / std::max<int64_t>(band_bytes, 1)));
+  // Output rows share pointers where their windows are dense and overlap.
+  const int64_t bundled = 4 * all.bundles;
+  all.advance = !wide && g.kh > 1 && g.dilation_h == 1 && g.stride_h < bundled ? g.stride_h : bundled;
+  if (all.advance == 1 && w.rows_at_once == 2) all.below = w.panel_stride / 2;
+  // A strip of output rows a call; threads share bands of two rows, and blocks of channels where bands are few.
+  const int64_t bands = (j.oh + 1) / 2, row_bytes = g.stride_h * g.w * g.c;
+  const int64_t strip = wide ? 1 : std::max<int64_t>(2, kStripBytes / std::max<int64_t>(row_bytes, 1) / 2 * 2);
   const int threads = threads_for(g.batch * j.oh * j.ow * w.n * w.taps, kGrainMacs / kCost);
-  parallel_shares(items, threads, [&](int64_t begin, int64_t end) {
+  const int64_t parts = g.batch * bands >= threads ? 1 : std::min(blocks, (threads + g.batch * bands - 1) / (g.batch * bands));
+  parallel_shares(g.batch * parts * bands, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
     static thread_local Scratch<uint8_t> columns;
-    const uint8_t** rows = pointers.get(4 * all.bundles);
-    uint8_t* const scratch = columns.get(all.scratch_bytes);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = i / (bands * blocks), in_image = i % (bands * blocks);
-      const int64_t first = in_image / (strip * blocks) * strip, in_strip = in_image - first * blocks;
-      const int64_t height = std::min(strip, bands - first), block = in_strip / height, channel = block * kPanel;
-      const int64_t oy = (first + in_strip % height) * together;
-      const uint8_t* x = j.x + b * image;
-      depthwise_args d = all;
-      d.rows = rows;
-      d.scratch = scratch;
-      d.outputs = static_cast<int32_t>(std::min(together, j.oh - oy));
-      d.channels = static_cast<int32_t>(std::min<int64_t>(kPanel, w.n - channel));
-      d.b = reinterpret_cast<const int8_t*>(w.panels) + block * w.panel_stride;
+    const uint8_t** rows = pointers.get((strip - 1) * all.advance + bundled);
+    depthwise_args d = all;
+    d.rows = rows;
+    d.scratch = columns.get(all.scratch_bytes);
+    for (int64_t i = begin, next; i < end; i = next) {
+      const int64_t part = i / bands % parts, first = i % bands, b = i / bands / parts;
+      next = std::min(end, i - first + bands);
+      const int64_t channel = blocks * part / parts * kPanel, last_row = std::min(j.oh, (first + next - i) * 2);
+      d.channels = static_cast<int32_t>(std::min(blocks * (part + 1) / parts * kPanel, w.n) - channel);
+      d.b = reinterpret_cast<const int8_t*>(w.panels) + channel / kPanel * all.block;
       d.col = static_cast<int32_t>(channel);
-      const int64_t pixel = (b * j.oh + oy) * j.ow;
-      char* const c = j.c + pixel * j.ldc + channel * j.size;
-      for (int64_t ox = 0; ox < j.ow; ox += d.pixels) {
-        if (wide)
-          point_taps(j, x, oy, ox, channel, rows);
-        else
-          point_rows(j, x, oy, d.outputs, channel, rows);
-        d.c = c + ox * d.ldc;
-        j.t.depthwise(d);
+      const uint8_t* x = j.x + b * image;
+      for (int64_t oy = first * 2; oy < last_row; oy += d.outputs) {
+        d.outputs = static_cast<int32_t>(std::min(strip, last_row - oy));
+        const int64_t pixel = (b * j.oh + oy) * j.ow;
+        char* const c = j.c + pixel * j.ldc + channel * j.size;
+        for (int64_t ox = 0; ox < j.ow; ox += d.pixels) {
+          if (wide)
+            point_taps(j, x, oy, ox, channel, rows);
+          else
+            point_rows(j, x, oy, d.outputs, all.advance, channel, rows);
+          d.c = c + ox * d.ldc;
+          j.t.depthwise(d);
+        }
+        j.finish(pixel, d.outputs * j.ow, channel, d.channels);
       }
-      j.finish(pixel, d.outputs * j.ow, channel, d.channels);
     }
   });
 }

@@ -226,6 +226,7 @@ void depthwise(const TapCall& c, const TapProduct& t, int64_t begin, int64_t end
   d.bundles = static_cast<int32_t>(bundles);
   d.taps = 1;
   d.splits = w.parts;
+  d.height = static_cast<int32_t>(4 * bundles);
   d.outputs = 1;
   d.scratch_bytes = 4 * bundles + 64 + 4096 * bundles;
   d.scratch = s.columns.get(d.scratch_bytes);

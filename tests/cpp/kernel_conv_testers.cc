@@ -34,57 +34,81 @@ void test_depthwise(const KernelRow& row) {
   Rng rng(11);
   EpilogueMaker maker;
   TapRows rows(1 << 14);
-  Guarded weights(2 * 2 * 20 * 256), pointers(8 * 32), scratch(1 << 19);
-  Output got(1 << 16), want(1 << 16);
+  Guarded weights(5 * 2 * 2 * 20 * 256), pointers(8 * 64), scratch(1 << 19);
+  Output got(1 << 17), want(1 << 17);
   for (int i = 0; i < cases(8000);) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
     depthwise_args g{};
     g.channels = any_channels(rng);
+    if (rng.chance(30)) g.channels += 64 * static_cast<int>(rng.between(1, 4));
+    const int64_t blocks = (g.channels + 63) / 64;
     g.bundles = static_cast<int>(rng.pick<int64_t>({1, 1, 1, 2, 2, 3}));
     g.taps = static_cast<int>(rng.pick<int64_t>({1, 2, 3, 3, 3, 4, 5, 6}));
     g.splits = rng.chance(80) ? 1 : 2;
-    g.outputs = static_cast<int>(rng.between(1, 2));
+    g.outputs = static_cast<int>(rng.pick<int64_t>({1, 2, 2, 3, 4, 5}));
+    g.advance = static_cast<ptrdiff_t>(rng.pick<int64_t>({1, 1, 1, 2, 2, 3, 4 * g.bundles}));
+    g.height = static_cast<int>(4 * g.bundles - rng.between(0, 3));
     g.stride = rng.pick<int64_t>({1, 1, 1, 2, 2, 3, 5});
-    g.dilation = rng.pick<int64_t>({1, 1, 1, 2, 3, 4, 6});
+    g.dilation = rng.pick<int64_t>({1, 1, 1, 1, 2, 3, 4, 6});
     g.shift = rng.pick<int64_t>({0, 0, 0, 1, 2});
     g.columns = rng.pick<int64_t>({1, 2, 7, 8, 14, 28, rng.between(1, 40)});
     g.first = rng.pick<int64_t>({0, -1, -2, -7, rng.between(-9, 9)});
     g.pixels = static_cast<int>(rng.pick<int64_t>({1, 2, 3, 4, 5, 7, 8, 9, 13, 14, rng.between(1, 40)}));
-    g.pixel = g.channels + rng.pick<int64_t>({0, 1, 64, 200});
+    g.pixel = g.channels + rng.pick<int64_t>({0, 0, 0, 1, 64, 200});
     g.padding = static_cast<uint8_t>(rng.between(0, 255));
     const int64_t row_bytes = (g.columns - 1) * g.pixel + g.channels;
-    const int64_t b_bytes = int64_t(g.outputs) * g.splits * g.bundles * g.taps * 256;
+    const int64_t form = int64_t(g.splits) * g.bundles * g.taps * 256;
+    const bool below = g.height < 4 * g.bundles && g.shift == 0 && rng.chance(80);
+    g.block = static_cast<ptrdiff_t>((below ? 2 : 1) * form);
+    g.below = below ? static_cast<ptrdiff_t>(form) : 0;
+    const int64_t b_bytes = blocks * g.block;
     const int64_t reach = (g.taps - 1) * g.dilation / g.stride;
     const int64_t least =
         64 * ((g.bundles * g.taps + 15) / 16) + 256 * g.bundles * std::min<int64_t>(g.stride, g.taps) * (reach + 16);
-    g.scratch_bytes = least + rng.pick<int64_t>({0, 64, 4096, 16384});
-    if (row_bytes > (1 << 14) || g.scratch_bytes > (1 << 19)) continue;
+    g.scratch_bytes = least + rng.pick<int64_t>({0, 64, 4096, 16384, 32768});
+    if (row_bytes > (1 << 14) || g.scratch_bytes > (1 << 19) || g.outputs * g.pixels * int64_t(g.channels) > (1 << 15)) continue;
     ++i;
     const Mood a_mood = any_mood(rng), b_mood = any_mood(rng);
-    std::vector<const uint8_t*> a(static_cast<size_t>(4 * g.bundles));
+    std::vector<const uint8_t*> a(static_cast<size_t>((g.outputs - 1) * g.advance + 4 * g.bundles));
     for (size_t r = 0; r < a.size(); ++r) {
       a[r] = rows.place(rng, a_mood, r, row_bytes, side);
       if (r && rng.chance(10)) a[r] = a[r - 1];  // rows outside the image share one row of zero points
     }
     int8_t* b = weights.place<int8_t>(static_cast<size_t>(b_bytes), side);
     fill(rng, b_mood, b, b_bytes);
+    // Rows behind a filter's height are zero, and the lower form is the upper one, a row further down.
+    const int64_t bundle = int64_t(g.taps) * 256;
+    for (int64_t at = 0; at < b_bytes; at += 4)
+      for (int64_t i = 0; i < 4; ++i) {
+        const int64_t in_form = at % g.block % form, part = in_form / (g.bundles * bundle),
+                      r = in_form / bundle % g.bundles * 4 + i;
+        const bool lower = at % g.block >= form;
+        if (lower && r >= 1 && r <= g.height) {
+          const int64_t from = part * g.bundles * bundle + (r - 1) / 4 * bundle + in_form % bundle + (r - 1) % 4;
+          b[at + i] = b[at / g.block * g.block + from];
+        } else if (lower || r >= g.height) {
+          b[at + i] = 0;
+        }
+      }
     g.rows = pointers.place(a, side);
     g.b = b;
     g.scratch = scratch.place<uint8_t>(static_cast<size_t>((g.scratch_bytes + 63) / 64 * 64), side);
     g.col = 64 * static_cast<int>(rng.between(0, 1));
-    const Epilogue& e = maker.make(rng, 1, g.col + 64, 255.0 * 128.0 * 3.0, false, false, side);
+    const Epilogue& e = maker.make(rng, 1, g.col + 64 * blocks, 255.0 * 128.0 * 3.0, false, false, side);
     const int64_t size = element_size(e.out);
     // Rows side by side, as those of an image, or one after the other.
     const int64_t total = int64_t(g.outputs) * g.pixels;
     g.ep = &e;
-    g.ldc = (g.channels + rng.pick<int64_t>({0, 0, 1, 7})) * size;
+    g.ldc = (g.channels + rng.pick<int64_t>({0, 0, 0, 1, 7})) * size;
     g.ldr = g.ldc * g.pixels;
-    if (total * g.ldc > (1 << 16) - 8192) continue;
+    if (total * g.ldc > (1 << 17) - 8192) continue;
     now_testing(
-        "%s channels=%d bundles=%d taps=%d splits=%d outputs=%d pixels=%d stride=%d dilation=%d shift=%d first=%d columns=%d "
+        "%s channels=%d bundles=%d height=%d taps=%d splits=%d outputs=%d advance=%d below=%d pixels=%d stride=%d dilation=%d "
+        "shift=%d first=%d columns=%d "
         "pixel=%d col=%d ldc=%d scratch=%d %s",
-        row.name, g.channels, g.bundles, g.taps, g.splits, g.outputs, g.pixels, int(g.stride), int(g.dilation), int(g.shift),
-        int(g.first), int(g.columns), int(g.pixel), g.col, int(g.ldc), int(g.scratch_bytes), maker.describe().c_str());
+        row.name, g.channels, g.bundles, g.height, g.taps, g.splits, g.outputs, int(g.advance), int(g.below), g.pixels,
+        int(g.stride), int(g.dilation), int(g.shift), int(g.first), int(g.columns), int(g.pixel), g.col, int(g.ldc),
+        int(g.scratch_bytes), maker.describe().c_str());
     g.c = want.place(total, g.channels * size, g.ldc, side);
     table_of(Isa::ref).depthwise(g);
     g.c = got.place(total, g.channels * size, g.ldc, side);
@@ -95,21 +119,33 @@ void test_depthwise(const KernelRow& row) {
 
 void test_max_pool(const KernelRow& row) {
   Rng rng(12);
-  TapRows rows(4096);
+  TapRows rows(1 << 14);
   Guarded pointers(8 * 64);
-  Output got(4096), want(4096);
-  for (int i = 0; i < cases(5000); ++i) {
+  Output got(1 << 14), want(1 << 14);
+  for (int i = 0; i < cases(5000);) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
-    const int channels = static_cast<int>(rng.between(0, 200)),
-              taps = static_cast<int>(rng.pick<int64_t>({0, 1, 2, 4, 9, 25, 49}));
-    std::vector<const uint8_t*> a(static_cast<size_t>(taps));
-    for (size_t t = 0; t < a.size(); ++t) a[t] = rows.place(rng, any_mood(rng), t, channels, side);
-    now_testing("%s channels=%d taps=%d", row.name, channels, taps);
-    max_pool_args g{pointers.place(a, side), taps, channels, want.place(1, channels, channels, side)};
+    max_pool_args g{};
+    g.channels = static_cast<int>(rng.pick<int64_t>({0, 1, 16, 63, 64, 65, 128, rng.between(1, 200)}));
+    g.height = static_cast<int>(rng.pick<int64_t>({0, 1, 2, 3, 3, 4, 5, 7}));
+    g.taps = static_cast<int>(rng.pick<int64_t>({1, 2, 2, 3, 3, 3, 4, 5, 5, 9}));
+    g.stride = rng.pick<int64_t>({1, 1, 2, 2, 2, 3});
+    g.dilation = rng.pick<int64_t>({1, 1, 1, 2, 3});
+    g.columns = rng.pick<int64_t>({1, 2, 7, 14, rng.between(1, 40)});
+    g.first = rng.pick<int64_t>({0, 0, -1, -1, -2, rng.between(-9, 9)});
+    g.pixels = static_cast<int>(rng.pick<int64_t>({1, 2, 7, 14, rng.between(1, 40)}));
+    const int64_t row_bytes = g.columns * g.channels, bytes = int64_t(g.pixels) * g.channels;
+    if (row_bytes > 1 << 14 || bytes > 8192) continue;
+    ++i;
+    std::vector<const uint8_t*> a(static_cast<size_t>(g.height));
+    for (size_t r = 0; r < a.size(); ++r) a[r] = rows.place(rng, any_mood(rng), r, row_bytes, side);
+    now_testing("%s channels=%d height=%d taps=%d stride=%d dilation=%d columns=%d first=%d pixels=%d", row.name, g.channels,
+                g.height, g.taps, int(g.stride), int(g.dilation), int(g.columns), int(g.first), g.pixels);
+    g.rows = pointers.place(a, side);
+    g.out = want.place(1, bytes, bytes, side);
     table_of(Isa::ref).max_pool(g);
-    g.out = got.place(1, channels, channels, side);
+    g.out = got.place(1, bytes, bytes, side);
     kernel<max_pool_args>(row)(g);
-    if (!same_output(got, want, 1, channels)) return;
+    if (!same_output(got, want, 1, bytes)) return;
   }
 }
 

@@ -7,9 +7,9 @@ void depthwise_u8s8_1x1(const depthwise_args& g) {
   for (int o = 0; o < g.outputs; ++o)
     for (int x = 0; x < g.pixels; ++x)
       for (int c = 0; c < g.channels; ++c) {
-        // Channel 16*lane + 4*vector + d of the block is kept at position 16*vector + 4*lane + d.
-        const int lane = c / 16, vector = c / 4 % 4, d = c % 4, position = 16 * vector + 4 * lane + d;
-        const int8_t* w = g.b + static_cast<ptrdiff_t>(o) * g.splits * g.bundles * g.taps * 256 + position * 4;
+        // Channel 16*lane + 4*vector + d of a block of 64 is kept at position 16*vector + 4*lane + d.
+        const int lane = c % 64 / 16, vector = c / 4 % 4, d = c % 4, position = 16 * vector + 4 * lane + d;
+        const int8_t* w = g.b + c / 64 * g.block + position * 4;
         int64_t acc = 0;
         for (int s = 0; s < g.splits; ++s)
           for (int q = 0; q < g.bundles; ++q)
@@ -17,9 +17,10 @@ void depthwise_u8s8_1x1(const depthwise_args& g) {
               for (int i = 0; i < 4; ++i) {
                 const int64_t column = g.first + x * g.stride + t * g.dilation + i * g.shift;
                 const bool inside = column >= 0 && column < g.columns;
-                acc += static_cast<int64_t>(inside ? g.rows[4 * q + i][column * g.pixel + c] : g.padding) * w[i];
+                const uint8_t* row = g.rows[o * g.advance + 4 * q + i];
+                acc += static_cast<int64_t>(inside ? row[column * g.pixel + c] : g.padding) * w[i];
               }
-        store(*g.ep, acc, 0, g.col + position, c, static_cast<char*>(g.c) + o * g.ldr + x * g.ldc);
+        store(*g.ep, acc, 0, g.col + c / 64 * 64 + position, c, static_cast<char*>(g.c) + o * g.ldr + x * g.ldc);
       }
 }
 

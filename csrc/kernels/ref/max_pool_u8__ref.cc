@@ -4,11 +4,18 @@ namespace qgemm {
 namespace ref {
 
 void max_pool_u8_1x1(const max_pool_args& g) {
-  for (int c = 0; c < g.channels; ++c) {
-    uint8_t m = 0;
-    for (int t = 0; t < g.taps; ++t) m = g.a[t][c] > m ? g.a[t][c] : m;
-    g.out[c] = m;
-  }
+  for (int64_t x = 0; x < g.pixels; ++x)
+    for (int64_t c = 0; c < g.channels; ++c) {
+      uint8_t m = 0;
+      for (int r = 0; r < g.height; ++r)
+        for (int t = 0; t < g.taps; ++t) {
+          const int64_t column = g.first + x * g.stride + t * g.dilation;
+          if (column < 0 || column >= g.columns) continue;
+          const uint8_t q = g.rows[r][column * g.channels + c];
+          m = q > m ? q : m;
+        }
+      g.out[x * g.channels + c] = m;
+    }
 }
 
 }  // namespace ref
