@@ -19,7 +19,7 @@ int32_t gather(const Window& w, const uint8_t* x, int64_t oy, int64_t ox, const 
     for (int64_t kx = 0; kx < w.kw; ++kx) {
       const int64_t ix = x0 + kx * w.dilation_w;
       if (ix < 0 || ix >= w.w) continue;
-      taps[n++] = x + (iy * w.w + ix) * w.c;
+      taps[n++] = x + (iy * w.w + ix) * w.pixel();
     }
   }
   return n;
@@ -40,8 +40,9 @@ int64_t inside(int64_t first, int64_t k, int64_t dilation, int64_t limit) {
 
 }  // namespace
 
-void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out) {
-  const int64_t oh = w.out_h(), ow = w.out_w(), rows = w.batch * oh, image = w.h * w.w * w.c;
+void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out, int64_t out_stride) {
+  const int64_t oh = w.out_h(), ow = w.out_w(), rows = w.batch * oh, image = w.h * w.w * w.pixel();
+  const int64_t ldo = out_stride ? out_stride : w.c;
   if (rows * ow * w.c == 0) return;
   const KernelTable& t = table();
   parallel_shares(rows, threads_for(rows * ow * w.c * most_taps(w), 4 * kGrainBytes), [&](int64_t begin, int64_t end) {
@@ -53,20 +54,22 @@ void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out) {
     for (int64_t r = begin; r < end; ++r)
       for (int64_t ox = 0; ox < ow; ++ox) {
         g.taps = gather(w, x + r / oh * image, r % oh, ox, taps);
-        g.out = out + (r * ow + ox) * w.c;
+        g.out = out + (r * ow + ox) * ldo;
         t.max_pool(g);
       }
   });
 }
 
-void avg_pool2d(const Window& w, const uint8_t* x, const Encoding8& ex, bool count_include_pad, void* c, const OutputSpec& out) {
-  const int64_t oh = w.out_h(), ow = w.out_w(), rows = w.batch * oh, image = w.h * w.w * w.c;
+void avg_pool2d(const Window& w, const uint8_t* x, const Encoding8& ex, bool count_include_pad, void* c, const OutputSpec& out,
+                int64_t out_stride) {
+  const int64_t oh = w.out_h(), ow = w.out_w(), rows = w.batch * oh, image = w.h * w.w * w.pixel();
   if (rows * ow * w.c == 0) return;
   if (w.kh * w.kw > (int64_t(1) << 31) / 255)
     throw Error(Code::overflow, "a pooling window of " + std::to_string(w.kh) + " x " + std::to_string(w.kw) +
                                     " can exceed the int32 accumulator; pool in two steps");
   const KernelTable& t = table();
-  const int64_t padded_c = (w.c + 15) / 16 * 16, element = static_cast<int64_t>(out_size(out.type));
+  const int64_t padded_c = (w.c + 15) / 16 * 16;
+  const int64_t ldo = out_stride ? out_stride : w.c * static_cast<int64_t>(out_size(out.type));
   parallel_shares(rows, threads_for(rows * ow * w.c * most_taps(w), 4 * kGrainBytes), [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
     static thread_local Scratch<int32_t> words;
@@ -111,7 +114,7 @@ void avg_pool2d(const Window& w, const uint8_t* x, const Encoding8& ex, bool cou
           last_taps = s.taps;
         }
         t.sum_pool(s);
-        q.c = static_cast<char*>(c) + (r * ow + ox) * w.c * element;
+        q.c = static_cast<char*>(c) + (r * ow + ox) * ldo;
         t.requantize(q);
       }
     }

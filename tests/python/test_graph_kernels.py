@@ -440,3 +440,16 @@ def test_wrong_channels_and_too_small_images_name_the_layer(rng):
     with pytest.raises(ShapeError, match="window of 3x3 does not fit"):
         p(np.zeros((1, 3, 2, 8), np.float32))
     assert p(np.zeros((0, 3, 8, 8), np.float32)).shape == (0, 4, 6, 6)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("spatial", [(5, 4), (7,)])
+def test_batch_norm_with_no_layer_before_it(rng, isa, spatial, relu):
+    """A depthwise convolution of one tap; factors of either sign, none among them."""
+    b, x = start([70, *spatial])
+    gamma = data(rng, 70)
+    gamma[:3] = 0, 1e-30, -3
+    for name, value in (("gamma", gamma), ("beta", data(rng, 70)), ("mean", data(rng, 70)), ("var", np.abs(data(rng, 70)) + 0.1)):
+        b.const(name, value)
+    y = b.add("BatchNormalization", [x, "gamma", "beta", "mean", "var"], "y", epsilon=1e-3)
+    check(b, data(rng, 3, 70, *spatial), b.add("Relu", [y], "r") if relu else y, "u8", scale=0.1)

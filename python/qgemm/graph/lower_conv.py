@@ -8,9 +8,10 @@ import numpy as np
 
 from .. import _core
 from . import convops
+from . import executors as ex
 from . import native as nat
 from .floatnn import Window
-from .grids import shift
+from .grids import real, shift
 from .ir import Node, QParams
 from .step import Step
 from .values import raw_reader
@@ -33,6 +34,29 @@ class ConvLowering:
         result = self._result(n)
         form = nat.Binary("mul", *self._operands(n, grids), out.name, result)
         return self._step(n, "mul", "u8", convops.product(out.name, *reads, *grids, result), native=form)
+
+    def _batchnormalization(self, n: Node) -> Step | None:
+        """One that no layer before it could take in: y = x * k + b a channel, a depthwise convolution of one tap whose weight is the
+        sign of k and whose scale is its size."""
+        x, params = self._qp(n.inputs[0]), [self.graph.tensors[i] for i in n.inputs[1:5]]
+        rank = self.graph.tensors[n.inputs[0]].shape
+        if x is None or rank is None or len(rank) not in (3, 4) or any(n.outputs[1:]) or not all(t.is_const for t in params):
+            return None
+        if n.attrs.get("training_mode"):
+            return None
+        gamma, beta, mean, var = (real(t).astype(np.float64).reshape(-1) for t in params)
+        k = gamma / np.sqrt(var + n.attrs.get("epsilon", 1e-5))
+        scale, bias = np.abs(k).astype(np.float32), (beta - mean * k).astype(np.float32)
+        smallest = np.finfo(np.float32).tiny
+        sign = np.where(scale < smallest, 0, np.sign(k)).astype(np.int8).reshape(-1, 1, 1, 1)
+        packed = _core.pack_conv2d(
+            sign, groups=len(sign), scale=np.maximum(scale, smallest), bias=bias, x_scale=x.scale.item(), x_zero_point=x.zero_point.item(),
+            name=n.module or n.name,
+        )  # fmt: skip
+        result, win = self._result(n), Window({}, (1,) * (len(rank) - 2))
+        run = ex.conv(n.inputs[0], n.outputs[0], packed, win, len(sign), len(sign), result, n.module or n.name)
+        form = nat.unless_wide(result, nat.Conv(n.inputs[0], n.outputs[0], packed, win, result))
+        return self._step(n, "conv2d depthwise", f"u{x.bits}", run, weight_bytes=packed.nbytes, native=form)
 
     def _resize(self, n: Node) -> Step | None:
         """Linear interpolation of height and width between two grids; nearest ones move bytes."""
