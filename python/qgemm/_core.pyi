@@ -322,6 +322,15 @@ def resize_linear(
     hi: float | None = None,
 ) -> None: ...
 
+# x uint8 [B, H, W, C] with pixels of `value` around it. padding: (top, left, bottom, right).
+def pad_image(x: NDArray[np.uint8], out: NDArray[np.uint8], padding: tuple[int, int, int, int], value: int) -> None: ...
+
+# x uint8 [B, H, W, C] -> out [B, H * block, W * block, C / block^2]. channels_first: torch's pixel_shuffle, ONNX's CRD; else DCR.
+def depth_to_space(x: NDArray[np.uint8], out: NDArray[np.uint8], block: int, channels_first: bool) -> None: ...
+
+# out[..., j] = x[..., index[j]]; index int32 [C].
+def permute_channels(x: NDArray[np.uint8], out: NDArray[np.uint8], index: NDArray[np.int32]) -> None: ...
+
 # x uint8 [B, H, W, C] -> out [B, HO, WO, Cout]; stride and dilation are those of the packing. padding is cut from the result.
 def conv_transpose2d(
     x: NDArray[np.uint8],
