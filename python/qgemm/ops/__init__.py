@@ -33,8 +33,9 @@ lut                 uint8 of any shape, table uint8 [256]                       
 ``dtype``: uint8 or int8 (requantized with out_scale and out_zero_point), float32, or int32 (the accumulator). ``lo`` and ``hi`` bound the
 output, on its own grid: ReLU is ``lo = out_zero_point`` for integers, ``lo = 0`` for floats. ``padding``: all starts, then all ends, so
 (left, right) for conv1d and (top, left, bottom, right) for conv2d (torch's ceil_mode of a pool is more of it at the end); a transposed
-convolution cuts it from its result. ``packed``: a 1-D uint8 tensor from ``qgemm._core.pack_linear``, ``pack_conv2d``, ``pack_conv3d`` or ``pack_conv_transpose2d``; the sizes that a shape
-function needs (out_features, out_channels, kernel_size) are given beside it. docs/numerics.md has the arithmetic.
+convolution cuts it from its result. ``packed``: a 1-D uint8 tensor from ``qgemm._core.pack_linear``, ``pack_conv2d``, ``pack_conv3d`` or
+``pack_conv_transpose2d``; the sizes that a shape function needs (out_features, out_channels, kernel_size) are given beside it.
+docs/numerics.md has the arithmetic.
 
 An int8 input of linear is the uint8 one minus 128: its zero point plus 128 is what the weight is packed with. The functions
 ``qgemm.ops.linear``, ``linear_dynamic`` and ``matmul`` are the operators without the dispatcher, in plain eager mode; what watches it
