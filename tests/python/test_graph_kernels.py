@@ -380,6 +380,21 @@ def test_linear_resize(rng, coord, size):
     assert got.shape == want.shape and steps.max() <= 1.01 and np.count_nonzero(steps > 0.01) <= max(2, got.size // 100)
 
 
+def test_linear_resize_to_the_size_of_another_tensor(rng):
+    """Segmentation heads: the sizes follow from a shape, and the batch is free."""
+    b = Builder()
+    b.input("x", [None, 5, 6, 7]), b.input("like", [None, 5, 12, 9])
+    sizes = b.add("Shape", ["like"], "sizes")
+    y = b.add("Resize", [b.q("x", SX, ZX), "", "", sizes], "y", mode="linear", coordinate_transformation_mode="half_pixel")
+    m = b.model(b.q(y, 0.07, ZY, out="out"))
+    p = qgemm.load(m)
+    for n in (1, 3):
+        feeds = {"x": data(rng, n, 5, 6, 7), "like": data(rng, n, 5, 12, 9)}
+        steps = np.abs(p(feeds["x"], feeds["like"]) - reference(m, feeds)[0]) / np.float32(0.07)
+        assert steps.max() <= 1.01 and np.count_nonzero(steps > 0.01) <= 2
+    assert p.steps[-1].kernel == "resize_linear" and all(c.native for c in p._compiled.values())
+
+
 # ---- what stays float, and why ----
 
 

@@ -67,9 +67,11 @@ class ConvLowering:
         if attrs.get("mode", "nearest") != "linear" or grid is None or out.qparams is None or not out.qparams.u8 or not (plain and known):
             return None
         given = [self.graph.tensors[i] if i else None for i in (*n.inputs[1:], "", "", "")[1:3]]
-        if any(t is not None and not t.is_const for t in given):
+        if given[0] is not None and not given[0].is_const:
             return None
-        scales, sizes = (None if t is None or t.data.size != 4 else t.data.reshape(-1) for t in given)
+        scales, sizes = (
+            None if t is None else t.name if not t.is_const else t.data.reshape(-1) if t.data.size == 4 else None for t in given
+        )
         if (scales is None) == (sizes is None) or (scales is not None and (scales[:2] != 1).any()):
             return None
         axes = convops.LinearAxes(scales, sizes, coord)

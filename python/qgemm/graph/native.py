@@ -8,7 +8,7 @@ native segments. ``strided`` forms read tensors with gaps as they are; for the o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -20,6 +20,7 @@ from .layout import memory_order
 
 if TYPE_CHECKING:
     from .compile import Compiler
+    from .convops import LinearAxes
     from .executors import Result
     from .step import Native
 
@@ -233,11 +234,9 @@ class Conv3d:
 
 @dataclass(frozen=True)
 class ResizeLinear:
-    """axes(channels, height, width) -> lower and upper input and the way between them, of height and then of width."""
-
     x: str
     y: str
-    axes: Callable[[tuple[int, ...]], tuple[np.ndarray, ...]]
+    axes: LinearAxes
     grid: Grid
     result: Result
 
@@ -245,7 +244,7 @@ class ResizeLinear:
         image, y = _Image(c, self.x), c.result(self.y)
         if _pixel_stride(y) != 0:
             raise NotNative
-        axes = self.axes(c.value(self.x).shape[1:])
+        axes = self.axes(c.value(self.x).shape[1:], self.axes.wanted(c.static))
         c.core.resize_linear(image.at, y.at, image.shape, *axes, self.grid.scale, self.grid.zero_point, *self.result.bounds)
 
 
