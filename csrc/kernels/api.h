@@ -209,6 +209,23 @@ struct mix_args {
   int32_t zero_point, lo, hi;
 };
 
+// Columns of a panel of float weights: [taps * kc][kSgemmPanel].
+constexpr int kSgemmPanel = 32;
+
+// A tile of a float product: m rows (at most the kernel's mr) by n columns of one panel.
+//   y = bias[j];   y = fmaf(a[t * m + r][offset + k], b[(t * kc + k) * kSgemmPanel + j], y)   for t, then k, ascending
+//   c[r * ldc + j] = y < lo ? lo : y > hi ? hi : y, so that NaN stays
+struct sgemm_args {
+  const float* const* a;  // [taps][m]: kc floats each, from `offset` on
+  ptrdiff_t offset;
+  int32_t m, taps, kc, n;
+  const float* b;     // n columns of it are used; the others are readable
+  const float* bias;  // [n]
+  float lo, hi;
+  float* c;
+  ptrdiff_t ldc;  // floats
+};
+
 // Elementwise maximum over `taps` pixel pointers, `channels` bytes each; 0 where there are no taps.
 struct max_pool_args {
   const uint8_t* const* a;  // [taps]

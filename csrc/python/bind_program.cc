@@ -508,6 +508,7 @@ void bind_program(py::module_& m) {
         return std::unique_ptr<FrameHolder>(new FrameHolder{c, c->program.take()});
       });
   bind_program_layers(builder);
+  bind_program_float(builder);
   if (PyModule_AddFunctions(m.ptr(), g_methods) != 0) throw py::error_already_set();
 }
 

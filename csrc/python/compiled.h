@@ -86,5 +86,7 @@ struct Compiled {
 using CompiledClass = py::class_<Compiled, std::shared_ptr<Compiled>>;
 // Operations of images and of two tensors.
 void bind_program_layers(CompiledClass& c);
+// Float convolution.
+void bind_program_float(CompiledClass& c);
 
 }  // namespace qgemm

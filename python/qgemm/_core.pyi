@@ -322,6 +322,21 @@ def resize_linear(
     hi: float | None = None,
 ) -> None: ...
 
+# x float32 [B, H, W, C] -> out float32 [B, HO, WO, N]. panels: qgemm.graph.floatconv.pack of the weight. padding: (top, left, bottom,
+# right). One chain of fused multiply-adds an output, from the bias on, tap by tap and channel by channel; lo and hi bound it.
+def conv2d_f32(
+    x: NDArray[np.float32],
+    panels: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    out: NDArray[np.float32],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    lo: float | None = None,
+    hi: float | None = None,
+) -> None: ...
+
 # x uint8 [B, H, W, C] with pixels of `value` around it. padding: (top, left, bottom, right).
 def pad_image(x: NDArray[np.uint8], out: NDArray[np.uint8], padding: tuple[int, int, int, int], value: int) -> None: ...
 
@@ -483,6 +498,10 @@ class ProgramBuilder:
     def conv_transpose2d(
         self, x: _Place, y: _Place, packed: NDArray[np.uint8], shape: _Four, padding: _Four, output_padding: _Two, *output: Any
     ) -> None: ...
+    def conv2d_f32(
+        self, x: _Place, y: _Place, panels: NDArray[np.float32], bias: NDArray[np.float32], shape: _Four, kernel: _Two, stride: _Two,
+        padding: _Four, dilation: _Two, lo: float | None, hi: float | None
+    ) -> None: ...  # fmt: skip
     # shape: [B, D, H, W, C]. padding: before the three axes, then behind them.
     def conv3d(
         self, x: _Place, y: _Place, packed: NDArray[np.uint8], shape: Sequence[int], kernel: Sequence[int], stride: Sequence[int],

@@ -178,7 +178,7 @@ class Lowering(ConvLowering, RowLowering):
                 reason = str(e)
             except QuantizationError as e:
                 raise QuantizationError(f"layer '{n.module or n.name}': {e}") from None
-        return self._float(n, reason)
+        return (self._float_layer(n, reason) if n.op in ("Conv", "Linear") else None) or self._float(n, reason)
 
     def _why_float(self, n: Node) -> str:
         x, w = self.graph.tensors[n.inputs[0]], self.graph.tensors[n.inputs[1]]

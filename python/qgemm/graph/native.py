@@ -196,6 +196,45 @@ class Conv:
 
 
 @dataclass(frozen=True)
+class FloatConv:
+    """lo, hi: bounds of the result, or None."""
+
+    x: str
+    y: str
+    panels: np.ndarray
+    bias: np.ndarray
+    win: Window
+    lo: float | None
+    hi: float | None
+
+    def emit(self, c: Compiler) -> None:
+        image, y = _Image(c, self.x), c.result(self.y)
+        if _pixel_stride(y) != 0:
+            raise NotNative
+        c.core.conv2d_f32(
+            image.at, y.at, self.panels, self.bias, image.shape, _two(self.win.kernel, 1), _two(self.win.stride, 1),
+            _padding(self.win, image.spatial), _two(self.win.dilation, 1), self.lo, self.hi,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FloatLinear:
+    x: str
+    y: str
+    panels: np.ndarray
+    bias: np.ndarray
+    k: int
+    lo: float | None
+    hi: float | None
+
+    def emit(self, c: Compiler) -> None:
+        x, y = c.value(self.x), c.result(self.y, rows=True)
+        shape, flat = (1, 1, x.size // self.k, self.k), (1, 1)
+        at = c.dense(x, range(len(x.shape)))
+        c.core.conv2d_f32(at, y.at, self.panels, self.bias, shape, flat, flat, (0, 0, 0, 0), flat, self.lo, self.hi)
+
+
+@dataclass(frozen=True)
 class ConvTranspose:
     """extra: ONNX's output_padding."""
 
