@@ -136,7 +136,9 @@ KernelTable build(Isa isa) {
   QGEMM_PICK(unary);
   QGEMM_PICK(arith);
   QGEMM_PICK(select);
+  QGEMM_PICK(sgemm);
 #undef QGEMM_PICK
+  t.sgemm_rows = select("sgemm", kSgemmPanel, isa)->mr;
   return t;
 }
 

@@ -68,6 +68,8 @@ struct KernelTable {
   KernelFn<unary_args> unary;
   KernelFn<arith_args> arith;
   KernelFn<select_args> select;
+  KernelFn<sgemm_args> sgemm;
+  int sgemm_rows;  // most rows of a call
 
   const GemmKernel& gemm_for(int width) const { return gemm[width / 16 - 1]; }
   const GemmKernel& low_gemm_for(int width) const { return low_gemm[width / 16 - 1]; }

@@ -216,13 +216,31 @@ struct mix_args {
   int32_t zero_point, lo, hi;
 };
 
+// Columns of a panel of float weights: [taps * kc][kSgemmPanel].
+constexpr int kSgemmPanel = 32;
+
+// A tile of a float product: m rows (at most the kernel's mr) by n columns of one panel.
+//   y = bias[j];   y = fmaf(a[t * m + r][offset + k], b[(t * kc + k) * kSgemmPanel + j], y)   for t, then k, ascending
+//   c[r * ldc + j] = y < lo ? lo : y > hi ? hi : y, so that NaN stays
+struct sgemm_args {
+  const float* const* a;  // [taps][m]: kc floats each, from `offset` on
+  ptrdiff_t offset;
+  int32_t m, taps, kc, n;
+  const float* b;     // n columns of it are used; the others are readable
+  const float* bias;  // [n]
+  float lo, hi;
+  float* c;
+  ptrdiff_t ldc;  // floats
+};
+
 // A row of maxima: out[x][c] = max of rows[r][column][c] over rows r and taps t, column = first + x * stride + t * dilation.
-// Columns outside [0, columns) are passed over; 0 where nothing is left. Pixels follow each other in the rows and in `out`.
+// Columns outside [0, columns) are passed over; 0 where nothing is left.
 struct max_pool_args {
   const uint8_t* const* rows;  // [height] pointers to column 0
   int32_t height, taps;
   int64_t first, columns, stride, dilation;
   int32_t pixels, channels;
+  ptrdiff_t pixel, ldo;  // bytes from a column to the next in the rows, from a pixel to the next in `out`
   uint8_t* out;
 };
 

@@ -11,8 +11,8 @@ void max_pool_u8_1x32(const max_pool_args& g) {
     while (from < to && column + from * g.dilation < 0) ++from;
     while (from < to && column + (to - 1) * g.dilation >= g.columns) --to;
     column += from * g.dilation;
-    uint8_t* out = g.out + x * n;
-    const ptrdiff_t first = column * n, step = g.dilation * n;
+    uint8_t* out = g.out + x * g.ldo;
+    const ptrdiff_t first = column * g.pixel, step = g.dilation * g.pixel;
     // f(pointer) of every pixel in the window.
     const auto each = [&](ptrdiff_t c, auto f) __attribute__((always_inline)) {
       for (int r = 0; r < g.height; ++r) {

@@ -25,9 +25,9 @@ void any_pixels(const max_pool_args& g, int64_t x, int64_t end, ptrdiff_t c, __m
     __m512i m = _mm512_setzero_si512();
     for (int t = 0; t < g.taps && g.height > 0; ++t) {
       const int64_t at = g.first + x * g.stride + t * g.dilation;
-      if (at >= 0 && at < g.columns) m = _mm512_max_epu8(m, column<0>(g, g.rows, at * g.channels + c, k));
+      if (at >= 0 && at < g.columns) m = _mm512_max_epu8(m, column<0>(g, g.rows, at * g.pixel + c, k));
     }
-    _mm512_mask_storeu_epi8(g.out + x * g.channels + c, k, m);
+    _mm512_mask_storeu_epi8(g.out + x * g.ldo + c, k, m);
   }
 }
 
@@ -38,14 +38,14 @@ void inner_pixels(const max_pool_args& g, int64_t x, int64_t end, ptrdiff_t c, _
   const uint8_t* rows[kHeight ? kHeight : 1];
   for (int r = 0; r < kHeight; ++r) rows[r] = g.rows[r];
   const uint8_t* const* const from = kHeight ? rows : g.rows;
-  ptrdiff_t at = (g.first + x * g.stride) * g.channels + c;
-  uint8_t* out = g.out + x * g.channels + c;
+  ptrdiff_t at = (g.first + x * g.stride) * g.pixel + c;
+  uint8_t* out = g.out + x * g.ldo + c;
   __m512i w[kTaps];
 #pragma GCC unroll 5
-  for (int t = 0; t < kKept; ++t) w[t] = column<kHeight>(g, from, at + t * g.channels, k);
-  for (; x < end; ++x, at += kStride * static_cast<ptrdiff_t>(g.channels), out += g.channels) {
+  for (int t = 0; t < kKept; ++t) w[t] = column<kHeight>(g, from, at + t * g.pixel, k);
+  for (; x < end; ++x, at += kStride * g.pixel, out += g.ldo) {
 #pragma GCC unroll 5
-    for (int t = kKept; t < kTaps; ++t) w[t] = column<kHeight>(g, from, at + t * static_cast<ptrdiff_t>(g.channels), k);
+    for (int t = kKept; t < kTaps; ++t) w[t] = column<kHeight>(g, from, at + t * g.pixel, k);
     __m512i m = w[0];
 #pragma GCC unroll 5
     for (int t = 1; t < kTaps; ++t) m = _mm512_max_epu8(m, w[t]);

@@ -60,11 +60,11 @@ void check(const TransposedView& w, const TransposedWindow& g) {
 }
 
 void conv_transpose2d(const TransposedView& w, const TransposedWindow& g, const uint8_t* x, void* out, const OutputSpec& spec,
-                      const Encoding8* encoding) {
+                      const Encoding8* encoding, int64_t out_stride) {
   check(w, g);
   const TransposedDims& d = w.dims;
   const int64_t oh = g.out_h(d), ow = g.out_w(d), remainders = d.stride_h * d.stride_w;
-  const int64_t pixel = d.n * static_cast<int64_t>(out_size(spec.type));
+  const int64_t pixel = out_stride ? out_stride : d.n * static_cast<int64_t>(out_size(spec.type));
   if (g.batch * d.n == 0) return;
   static thread_local Scratch<TapProduct> products;
   static thread_local Scratch<int64_t> offsets;

@@ -29,8 +29,9 @@ struct TransposedWindow {
 // Throws Error(shape) naming the rule for sizes that mean nothing, an output without pixels among them.
 void check(const TransposedView& w, const TransposedWindow& g);
 
-// x: [batch][h][w][c]. out: [batch][out_h][out_w][n], dense. `encoding`: of x when it is not the packed one.
+// x: [batch][h][w][c]. out: [batch][out_h][out_w][n], `out_stride` bytes from pixel to pixel (0: dense), as in conv2d.
+// `encoding`: of x when it is not the packed one.
 void conv_transpose2d(const TransposedView& w, const TransposedWindow& g, const uint8_t* x, void* out, const OutputSpec& spec,
-                      const Encoding8* encoding = nullptr);
+                      const Encoding8* encoding = nullptr, int64_t out_stride = 0);
 
 }  // namespace qgemm

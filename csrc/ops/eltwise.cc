@@ -96,4 +96,13 @@ void lut(const uint8_t* x, const uint8_t* table256, uint8_t* y, int64_t n) {
   });
 }
 
+void lut(const uint8_t* x, int64_t ldx, const uint8_t* table256, uint8_t* y, int64_t ldy, int64_t rows, int64_t n) {
+  if (rows == 1 || (ldx == n && ldy == n)) return lut(x, table256, y, rows * n);
+  const KernelTable& t = table();
+  parallel_shares(rows, threads_for(rows * n, kGrainBytes), [&](int64_t begin, int64_t end) {
+    t.lut({x + begin * ldx, table256, y + begin * ldy, static_cast<ptrdiff_t>(n), static_cast<ptrdiff_t>(end - begin),
+           static_cast<ptrdiff_t>(ldx), static_cast<ptrdiff_t>(ldy)});
+  });
+}
+
 }  // namespace qgemm

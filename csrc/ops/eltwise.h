@@ -30,6 +30,8 @@ void mul(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t 
 
 // y[i] = table[x[i]], table of 256.
 void lut(const uint8_t* x, const uint8_t* table256, uint8_t* y, int64_t n);
+// The same for `rows` rows of n elements, ldx and ldy bytes apart.
+void lut(const uint8_t* x, int64_t ldx, const uint8_t* table256, uint8_t* y, int64_t ldy, int64_t rows, int64_t n);
 
 // Throws Error(quantization) naming `what` unless the scale is finite and positive and the zero point lies in 0..255.
 void check_encoding(const char* what, double scale, int64_t zero_point);

@@ -20,7 +20,7 @@ int32_t gather(const Window& w, const uint8_t* x, int64_t oy, int64_t ox, const 
     for (int64_t kx = 0; kx < w.kw; ++kx) {
       const int64_t ix = x0 + kx * w.dilation_w;
       if (ix < 0 || ix >= w.w) continue;
-      taps[n++] = x + (iy * w.w + ix) * w.c;
+      taps[n++] = x + (iy * w.w + ix) * w.pixel();
     }
   }
   return n;
@@ -48,7 +48,7 @@ Epilogue epilogue_of(const OutputSpec& out, const int32_t* correction, const flo
 constexpr int64_t kMostFilterTaps = 64;  // beyond them a sum by pointers reads fewer bytes for each output
 
 // A window whose every output averages kh * kw values, padding included, is a depthwise convolution with ones.
-void average_as_convolution(const Window& w, const uint8_t* x, const Encoding8& ex, void* c, const OutputSpec& out) {
+void average_as_convolution(const Window& w, const uint8_t* x, const Encoding8& ex, void* c, int64_t ldc, const OutputSpec& out) {
   static thread_local Scratch<uint8_t> memory;
   const int64_t blocks = (w.c + kPanel - 1) / kPanel, padded = blocks * kPanel, row = (w.w + 1) * w.c;
   const bool along_x = w.kh == 1;
@@ -85,7 +85,7 @@ void average_as_convolution(const Window& w, const uint8_t* x, const Encoding8& 
   e.bounded = 255.0f * static_cast<float>(v.taps) * factor * e.inv_scale < 1073741824.0f;  // false also for NaN
   const int64_t size = static_cast<int64_t>(out_size(out.type));
   depthwise({table(), v, w, x, static_cast<char*>(c), e, w.out_h(), w.out_w(), size, static_cast<uint8_t>(ex.zero_point), padding,
-             w.c * size, out, nullptr, true});
+             ldc, out, nullptr, true});
 }
 
 // Positions of a window of k starting at `first` that lie in [0, limit).
@@ -100,8 +100,9 @@ int64_t inside(int64_t first, int64_t k, int64_t dilation, int64_t limit) {
 
 }  // namespace
 
-void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out) {
-  const int64_t oh = w.out_h(), ow = w.out_w(), rows = w.batch * oh, line = w.w * w.c;
+void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out, int64_t out_stride) {
+  const int64_t oh = w.out_h(), ow = w.out_w(), rows = w.batch * oh, line = w.w * w.pixel();
+  const int64_t ldo = out_stride ? out_stride : w.c;
   if (rows * ow * w.c == 0) return;
   const KernelTable& t = table();
   max_pool_args all{};
@@ -112,6 +113,8 @@ void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out) {
   all.dilation = w.dilation_w;
   all.pixels = static_cast<int32_t>(ow);
   all.channels = static_cast<int32_t>(w.c);
+  all.pixel = static_cast<ptrdiff_t>(w.pixel());
+  all.ldo = static_cast<ptrdiff_t>(ldo);
   parallel_shares(rows, threads_for(rows * ow * w.c * most_taps(w), 4 * kGrainBytes), [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
     const uint8_t** lines = pointers.get(std::min(w.kh, w.h));
@@ -123,23 +126,25 @@ void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out) {
         const int64_t iy = r % oh * w.stride_h - w.top + ky * w.dilation_h;
         if (iy >= 0 && iy < w.h) lines[g.height++] = x + (r / oh * w.h + iy) * line;
       }
-      g.out = out + r * ow * w.c;
+      g.out = out + r * ow * ldo;
       t.max_pool(g);
     }
   });
 }
 
-void avg_pool2d(const Window& w, const uint8_t* x, const Encoding8& ex, bool count_include_pad, void* c, const OutputSpec& out) {
-  const int64_t oh = w.out_h(), ow = w.out_w(), rows = w.batch * oh, image = w.h * w.w * w.c;
+void avg_pool2d(const Window& w, const uint8_t* x, const Encoding8& ex, bool count_include_pad, void* c, const OutputSpec& out,
+                int64_t out_stride) {
+  const int64_t oh = w.out_h(), ow = w.out_w(), rows = w.batch * oh, image = w.h * w.w * w.pixel();
   if (rows * ow * w.c == 0) return;
   if (w.kh * w.kw > (int64_t(1) << 31) / 255)
     throw Error(Code::overflow, "a pooling window of " + std::to_string(w.kh) + " x " + std::to_string(w.kw) +
                                     " can exceed the int32 accumulator; pool in two steps");
   const bool padded = w.top || w.left || w.bottom || w.right;
-  if ((count_include_pad || !padded) && w.kh * w.kw <= kMostFilterTaps && oh * ow > 1)
-    return average_as_convolution(w, x, ex, c, out);
   const KernelTable& t = table();
-  const int64_t padded_c = (w.c + 15) / 16 * 16, element = static_cast<int64_t>(out_size(out.type));
+  const int64_t padded_c = (w.c + 15) / 16 * 16;
+  const int64_t ldo = out_stride ? out_stride : w.c * static_cast<int64_t>(out_size(out.type));
+  if ((count_include_pad || !padded) && w.kh * w.kw <= kMostFilterTaps && oh * ow > 1 && w.pixel() == w.c)
+    return average_as_convolution(w, x, ex, c, ldo, out);
   parallel_shares(rows, threads_for(rows * ow * w.c * most_taps(w), 4 * kGrainBytes), [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
     static thread_local Scratch<int32_t> words;
@@ -174,7 +179,7 @@ void avg_pool2d(const Window& w, const uint8_t* x, const Encoding8& ex, bool cou
           last_taps = s.taps;
         }
         t.sum_pool(s);
-        q.c = static_cast<char*>(c) + (r * ow + ox) * w.c * element;
+        q.c = static_cast<char*>(c) + (r * ow + ox) * ldo;
         t.requantize(q);
       }
     }

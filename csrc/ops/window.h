@@ -12,6 +12,9 @@ struct Window {
   int64_t stride_h = 1, stride_w = 1;
   int64_t top = 0, left = 0, bottom = 0, right = 0;
   int64_t dilation_h = 1, dilation_w = 1;
+  int64_t x_stride = 0;  // elements from an input pixel to the next, where pools read a slice of a wider image; 0: c
+
+  int64_t pixel() const { return x_stride ? x_stride : c; }
 
   int64_t out_h() const { return positions(h + top + bottom, kh, dilation_h, stride_h); }
   int64_t out_w() const { return positions(w + left + right, kw, dilation_w, stride_w); }

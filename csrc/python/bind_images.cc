@@ -1,5 +1,6 @@
 // Moves and interpolation of images.
 #include <array>
+#include <vector>
 
 #include "bind.h"
 #include "ops/images.h"
@@ -76,6 +77,44 @@ void bind_images(py::module_& m) {
       },
       "x"_a, "out"_a, "y_lo"_a, "y_hi"_a, "y_t"_a, "x_lo"_a, "x_hi"_a, "x_t"_a, "x_scale"_a, "x_zero_point"_a, "out_scale"_a,
       "out_zero_point"_a, "lo"_a = py::none(), "hi"_a = py::none());
+  m.def(
+      "pad_image",
+      [](const py::array& x, py::array& out, const std::array<int64_t, 4>& padding, int64_t value) {
+        const ImageShape s = image_of(x);
+        for (const int64_t p : padding)
+          if (p < 0 || p >= int64_t(1) << 31) throw Error(Code::shape, "pad_image: padding must lie in 0..2^31-1");
+        if (value < 0 || value > 255) throw Error(Code::quantization, "pad_image: value must lie in 0..255");
+        const auto [top, left, bottom, right] = padding;
+        uint8_t* to = result_of(out, x, top + s.h + bottom, left + s.w + right, s.c);
+        const auto* from = static_cast<const uint8_t*>(x.data());
+        py::gil_scoped_release release;
+        pad_image(from, s, padding[0], padding[1], padding[2], padding[3], static_cast<uint8_t>(value), to);
+      },
+      "x"_a, "out"_a, "padding"_a, "value"_a);
+  m.def(
+      "depth_to_space",
+      [](const py::array& x, py::array& out, int64_t block, bool channels_first) {
+        const ImageShape s = image_of(x);
+        if (block < 1 || block >= int64_t(1) << 15 || s.c % (block * block) != 0)
+          throw Error(Code::shape, "depth_to_space: " + std::to_string(s.c) +
+                                       " channels are no multiple of the square of the block, " + std::to_string(block));
+        uint8_t* to = result_of(out, x, s.h * block, s.w * block, s.c / (block * block));
+        const auto* from = static_cast<const uint8_t*>(x.data());
+        py::gil_scoped_release release;
+        depth_to_space(from, s, block, channels_first, to);
+      },
+      "x"_a, "out"_a, "block"_a, "channels_first"_a);
+  m.def(
+      "permute_channels",
+      [](const py::array& x, py::array& out, const py::array& index) {
+        const ImageShape s = image_of(x);
+        const int32_t* at = indices_of(index, "index", s.c, s.c);
+        uint8_t* to = result_of(out, x, s.h, s.w, s.c);
+        const auto* from = static_cast<const uint8_t*>(x.data());
+        py::gil_scoped_release release;
+        permute_channels(from, s.batch * s.h * s.w, s.c, at, to);
+      },
+      "x"_a, "out"_a, "index"_a);
 }
 
 }  // namespace qgemm

@@ -74,7 +74,7 @@ Window window(const std::array<int64_t, 4>& x, const std::array<int64_t, 2>& ker
 void add_conv2d(Compiled& c, At x, At y, const py::array& packed, const std::array<int64_t, 4>& shape,
                 const std::array<int64_t, 2>& stride, const std::array<int64_t, 4>& padding,
                 const std::array<int64_t, 2>& dilation, bool floats, double scale, int64_t zero_point, std::optional<double> lo,
-                std::optional<double> hi) {
+                std::optional<double> hi, int64_t out_stride) {
   const PackedView w = view_of(packed);
   const OutputSpec o = c.spec(floats, scale, zero_point, lo, hi);
   const Window g = window(shape, {w.kh, w.kw}, stride, padding, dilation);
@@ -85,27 +85,30 @@ void add_conv2d(Compiled& c, At x, At y, const py::array& packed, const std::arr
   c.program.add(
       w.kind == PackedKind::depthwise ? "conv2d depthwise" : "conv2d",
       {pixels * w.n * w.k, g.batch * g.h * g.w * g.c + pixels * w.n * static_cast<int64_t>(out_size(o.type)) + w.total_bytes},
-      {from.buffer, to.buffer},
-      [w, o, g, from, to](Addresses a) { conv2d(w, g, reinterpret_cast<const uint8_t*>(at(a, from)), at(a, to), o); });
+      {from.buffer, to.buffer}, [w, o, g, from, to, out_stride](Addresses a) {
+        conv2d(w, g, reinterpret_cast<const uint8_t*>(at(a, from)), at(a, to), o, nullptr, nullptr, out_stride);
+      });
 }
 
 void add_max_pool2d(Compiled& c, At x, At y, const std::array<int64_t, 4>& shape, const std::array<int64_t, 2>& kernel,
                     const std::array<int64_t, 2>& stride, const std::array<int64_t, 4>& padding,
-                    const std::array<int64_t, 2>& dilation) {
-  const Window g = window(shape, kernel, stride, padding, dilation);
+                    const std::array<int64_t, 2>& dilation, int64_t x_stride, int64_t out_stride) {
+  Window g = window(shape, kernel, stride, padding, dilation);
+  g.x_stride = x_stride;
   g.check("max_pool2d");
   const Place from = place(x), to = place(y);
   const int64_t out = g.batch * g.out_h() * g.out_w() * g.c;
-  c.program.add("max_pool2d", {0, out * (g.kh * g.kw + 1)}, {from.buffer, to.buffer}, [g, from, to](Addresses a) {
-    max_pool2d(g, reinterpret_cast<const uint8_t*>(at(a, from)), reinterpret_cast<uint8_t*>(at(a, to)));
+  c.program.add("max_pool2d", {0, out * (g.kh * g.kw + 1)}, {from.buffer, to.buffer}, [g, from, to, out_stride](Addresses a) {
+    max_pool2d(g, reinterpret_cast<const uint8_t*>(at(a, from)), reinterpret_cast<uint8_t*>(at(a, to)), out_stride);
   });
 }
 
 void add_avg_pool2d(Compiled& c, At x, At y, const std::array<int64_t, 4>& shape, const std::array<int64_t, 2>& kernel,
                     const std::array<int64_t, 2>& stride, const std::array<int64_t, 4>& padding, bool count_include_pad,
                     double x_scale, int64_t x_zero_point, bool floats, double scale, int64_t zero_point, std::optional<double> lo,
-                    std::optional<double> hi) {
-  const Window g = window(shape, kernel, stride, padding, {1, 1});
+                    std::optional<double> hi, int64_t x_stride, int64_t out_stride) {
+  Window g = window(shape, kernel, stride, padding, {1, 1});
+  g.x_stride = x_stride;
   g.check("avg_pool2d");
   check_encoding("x", x_scale, x_zero_point);
   const OutputSpec o = c.spec(floats, scale, zero_point, lo, hi);
@@ -113,21 +116,22 @@ void add_avg_pool2d(Compiled& c, At x, At y, const std::array<int64_t, 4>& shape
   const Place from = place(x), to = place(y);
   const int64_t out = g.batch * g.out_h() * g.out_w() * g.c;
   c.program.add("avg_pool2d", {0, out * (g.kh * g.kw + static_cast<int64_t>(out_size(o.type)))}, {from.buffer, to.buffer},
-                [g, ex, count_include_pad, o, from, to](Addresses a) {
-                  avg_pool2d(g, reinterpret_cast<const uint8_t*>(at(a, from)), ex, count_include_pad, at(a, to), o);
+                [g, ex, count_include_pad, o, from, to, out_stride](Addresses a) {
+                  avg_pool2d(g, reinterpret_cast<const uint8_t*>(at(a, from)), ex, count_include_pad, at(a, to), o, out_stride);
                 });
 }
 
-void add_lut(Compiled& c, At x, At y, const py::array& table, int64_t n) {
+// Rows of n bytes, ldx and ldy bytes apart.
+void add_lut(Compiled& c, At x, At y, const py::array& table, int64_t rows, int64_t n, int64_t ldx, int64_t ldy) {
   const uint8_t* t = vector_of<uint8_t>(table, "table", 256);
   c.kept.push_back(table);
   const Place from = place(x), to = place(y);
   c.program.add(
-      "lut", {0, 2 * n}, {from.buffer, to.buffer},
-      [t, from, to, n](Addresses a) {
-        lut(reinterpret_cast<const uint8_t*>(at(a, from)), t, reinterpret_cast<uint8_t*>(at(a, to)), n);
+      "lut", {0, 2 * rows * n}, {from.buffer, to.buffer},
+      [=](Addresses a) {
+        lut(reinterpret_cast<const uint8_t*>(at(a, from)), ldx, t, reinterpret_cast<uint8_t*>(at(a, to)), ldy, rows, n);
       },
-      true);
+      c.whole(from, to, rows * n));
 }
 
 // bytes: 1 or 2 of the integers.
@@ -476,11 +480,13 @@ void bind_program(py::module_& m) {
       .def("linear16", &add_linear16, "x"_a, "y"_a, "packed"_a, "rows"_a, "x_scale"_a, "x_zero_point"_a, "floats"_a, "scale"_a,
            "zero_point"_a, "lo"_a, "hi"_a)
       .def("conv2d", &add_conv2d, "x"_a, "y"_a, "packed"_a, "shape"_a, "stride"_a, "padding"_a, "dilation"_a, "floats"_a,
-           "scale"_a, "zero_point"_a, "lo"_a, "hi"_a)
-      .def("max_pool2d", &add_max_pool2d, "x"_a, "y"_a, "shape"_a, "kernel"_a, "stride"_a, "padding"_a, "dilation"_a)
+           "scale"_a, "zero_point"_a, "lo"_a, "hi"_a, "out_stride"_a = 0)
+      .def("max_pool2d", &add_max_pool2d, "x"_a, "y"_a, "shape"_a, "kernel"_a, "stride"_a, "padding"_a, "dilation"_a,
+           "x_stride"_a = 0, "out_stride"_a = 0)
       .def("avg_pool2d", &add_avg_pool2d, "x"_a, "y"_a, "shape"_a, "kernel"_a, "stride"_a, "padding"_a, "count_include_pad"_a,
-           "x_scale"_a, "x_zero_point"_a, "floats"_a, "scale"_a, "zero_point"_a, "lo"_a, "hi"_a)
-      .def("lut", &add_lut, "x"_a, "y"_a, "table"_a, "n"_a)
+           "x_scale"_a, "x_zero_point"_a, "floats"_a, "scale"_a, "zero_point"_a, "lo"_a, "hi"_a, "x_stride"_a = 0,
+           "out_stride"_a = 0)
+      .def("lut", &add_lut, "x"_a, "y"_a, "table"_a, "rows"_a, "n"_a, "ldx"_a, "ldy"_a)
       .def("quantize", &add_quantize, "x"_a, "y"_a, "n"_a, "scale"_a, "zero_point"_a, "qmax"_a, "bytes"_a = 1)
       .def("quantize_planes", &add_quantize_planes, "x"_a, "y"_a, "batch"_a, "channels"_a, "pixels"_a, "scale"_a, "zero_point"_a,
            "qmax"_a)
@@ -502,6 +508,7 @@ void bind_program(py::module_& m) {
         return std::unique_ptr<FrameHolder>(new FrameHolder{c, c->program.take()});
       });
   bind_program_layers(builder);
+  bind_program_float(builder);
   if (PyModule_AddFunctions(m.ptr(), g_methods) != 0) throw py::error_already_set();
 }
 

@@ -13,11 +13,11 @@ namespace {
 
 using Elementwise = void (*)(const Operand8&, const Operand8&, uint8_t*, int64_t, int64_t, int64_t, const OutputSpec&);
 
-// a and y: rows of n bytes, dense. `repeat` consecutive rows share one row of b; 1: b is as large as a. The result may take over
-// a's bytes, or b's (over_b), once nobody needs them.
+// Rows of n bytes; ld: bytes from row to row of a, b and y. `repeat` consecutive rows share one row of b; 1: b is as large as a.
+// The result may take over a's bytes, or b's (over_b), once nobody needs them.
 void add_binary(Compiled& c, const char* name, Elementwise f, At x1, At x2, At y, int64_t rows, int64_t n, int64_t repeat,
-                double a_scale, int64_t a_zero_point, double b_scale, int64_t b_zero_point, double scale, int64_t zero_point,
-                std::optional<double> lo, std::optional<double> hi, bool over_b) {
+                const std::array<int64_t, 3>& ld, double a_scale, int64_t a_zero_point, double b_scale, int64_t b_zero_point,
+                double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi, bool over_b) {
   check_encoding("a", a_scale, a_zero_point);
   check_encoding("b", b_scale, b_zero_point);
   const OutputSpec o = c.spec(false, scale, zero_point, lo, hi);
@@ -26,18 +26,20 @@ void add_binary(Compiled& c, const char* name, Elementwise f, At x1, At x2, At y
   const Place pa = place(x1), pb = place(x2), to = place(y);
   std::vector<int32_t> uses =
       over_b ? std::vector<int32_t>{pb.buffer, to.buffer, pa.buffer} : std::vector<int32_t>{pa.buffer, to.buffer, pb.buffer};
+  const bool in_place = c.whole(over_b ? pb : pa, to, rows * n);
   c.program.add(
       name, {0, 2 * rows * n + rows * n / repeat}, std::move(uses),
       [=](Addresses a) {
-        f({reinterpret_cast<const uint8_t*>(at(a, pa)), n, ea}, {reinterpret_cast<const uint8_t*>(at(a, pb)), n, eb, repeat},
-          reinterpret_cast<uint8_t*>(at(a, to)), n, rows, n, o);
+        f({reinterpret_cast<const uint8_t*>(at(a, pa)), ld[0], ea},
+          {reinterpret_cast<const uint8_t*>(at(a, pb)), ld[1], eb, repeat}, reinterpret_cast<uint8_t*>(at(a, to)), ld[2], rows, n,
+          o);
       },
-      true);
+      in_place);
 }
 
 void add_conv_transpose2d(Compiled& c, At x, At y, const py::array& packed, const std::array<int64_t, 4>& shape,
                           const std::array<int64_t, 4>& padding, const std::array<int64_t, 2>& extra, bool floats, double scale,
-                          int64_t zero_point, std::optional<double> lo, std::optional<double> hi) {
+                          int64_t zero_point, std::optional<double> lo, std::optional<double> hi, int64_t out_stride) {
   const TransposedView w = transposed_view_of(packed);
   const OutputSpec o = c.spec(floats, scale, zero_point, lo, hi);
   TransposedWindow g;
@@ -58,8 +60,8 @@ void add_conv_transpose2d(Compiled& c, At x, At y, const py::array& packed, cons
   c.program.add("conv_transpose2d",
                 {in * w.dims.cin_g * w.dims.n * w.dims.kh * w.dims.kw,
                  in * g.c + out * static_cast<int64_t>(out_size(o.type)) + w.total_bytes},
-                {from.buffer, to.buffer}, [w, o, g, from, to](Addresses a) {
-                  conv_transpose2d(w, g, reinterpret_cast<const uint8_t*>(at(a, from)), at(a, to), o);
+                {from.buffer, to.buffer}, [w, o, g, from, to, out_stride](Addresses a) {
+                  conv_transpose2d(w, g, reinterpret_cast<const uint8_t*>(at(a, from)), at(a, to), o, nullptr, out_stride);
                 });
 }
 
@@ -134,19 +136,19 @@ void bind_program_layers(CompiledClass& c) {
   const auto binary = [&](const char* name, Elementwise f) {
     c.def(
         name,
-        [name, f](Compiled& self, At a, At b, At y, int64_t rows, int64_t n, int64_t repeat, double a_scale, int64_t a_zero_point,
-                  double b_scale, int64_t b_zero_point, double scale, int64_t zero_point, std::optional<double> lo,
-                  std::optional<double> hi, bool over_b) {
-          add_binary(self, name, f, a, b, y, rows, n, repeat, a_scale, a_zero_point, b_scale, b_zero_point, scale, zero_point, lo,
-                     hi, over_b);
+        [name, f](Compiled& self, At a, At b, At y, int64_t rows, int64_t n, int64_t repeat, const std::array<int64_t, 3>& ld,
+                  double a_scale, int64_t a_zero_point, double b_scale, int64_t b_zero_point, double scale, int64_t zero_point,
+                  std::optional<double> lo, std::optional<double> hi, bool over_b) {
+          add_binary(self, name, f, a, b, y, rows, n, repeat, ld, a_scale, a_zero_point, b_scale, b_zero_point, scale, zero_point,
+                     lo, hi, over_b);
         },
-        "a"_a, "b"_a, "y"_a, "rows"_a, "n"_a, "repeat"_a, "a_scale"_a, "a_zero_point"_a, "b_scale"_a, "b_zero_point"_a, "scale"_a,
-        "zero_point"_a, "lo"_a, "hi"_a, "over_b"_a);
+        "a"_a, "b"_a, "y"_a, "rows"_a, "n"_a, "repeat"_a, "ld"_a, "a_scale"_a, "a_zero_point"_a, "b_scale"_a, "b_zero_point"_a,
+        "scale"_a, "zero_point"_a, "lo"_a, "hi"_a, "over_b"_a);
   };
   binary("add", static_cast<Elementwise>(&add));
   binary("mul", static_cast<Elementwise>(&mul));
   c.def("conv_transpose2d", &add_conv_transpose2d, "x"_a, "y"_a, "packed"_a, "shape"_a, "padding"_a, "output_padding"_a,
-        "floats"_a, "scale"_a, "zero_point"_a, "lo"_a, "hi"_a)
+        "floats"_a, "scale"_a, "zero_point"_a, "lo"_a, "hi"_a, "out_stride"_a = 0)
       .def("conv3d", &add_conv3d, "x"_a, "y"_a, "packed"_a, "shape"_a, "kernel"_a, "stride"_a, "padding"_a, "dilation"_a,
            "floats"_a, "scale"_a, "zero_point"_a, "lo"_a, "hi"_a)
       .def("resize_linear", &add_resize_linear, "x"_a, "y"_a, "shape"_a, "y_lo"_a, "y_hi"_a, "y_t"_a, "x_lo"_a, "x_hi"_a, "x_t"_a,

@@ -72,6 +72,12 @@ struct Compiled {
     return program.constant(a.data(), a.nbytes());
   }
 
+  // True when `bytes` at both places are whole buffers, so that the result may take over the input's.
+  bool whole(const Place& from, const Place& to, int64_t bytes) const {
+    return from.offset == 0 && to.offset == 0 && program.buffer_bytes(from.buffer) == bytes &&
+           program.buffer_bytes(to.buffer) == bytes;
+  }
+
   OutputSpec spec(bool floats, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi) const {
     return output_spec(floats ? OutType::f32 : OutType::u8, scale, zero_point, lo, hi);
   }
@@ -80,5 +86,7 @@ struct Compiled {
 using CompiledClass = py::class_<Compiled, std::shared_ptr<Compiled>>;
 // Operations of images and of two tensors.
 void bind_program_layers(CompiledClass& c);
+// Float convolution.
+void bind_program_float(CompiledClass& c);
 
 }  // namespace qgemm

@@ -152,6 +152,7 @@ PYBIND11_MODULE(_core, m) {
   bind_gemm(m);
   bind_ops(m);
   bind_images(m);
+  bind_float(m);
   bind_rows(m);
   bind_taps(m);
   bind_expression(m);

@@ -322,6 +322,30 @@ def resize_linear(
     hi: float | None = None,
 ) -> None: ...
 
+# x float32 [B, H, W, C] -> out float32 [B, HO, WO, N]. panels: qgemm.graph.floatconv.pack of the weight. padding: (top, left, bottom,
+# right). One chain of fused multiply-adds an output, from the bias on, tap by tap and channel by channel; lo and hi bound it.
+def conv2d_f32(
+    x: NDArray[np.float32],
+    panels: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    out: NDArray[np.float32],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    lo: float | None = None,
+    hi: float | None = None,
+) -> None: ...
+
+# x uint8 [B, H, W, C] with pixels of `value` around it. padding: (top, left, bottom, right).
+def pad_image(x: NDArray[np.uint8], out: NDArray[np.uint8], padding: tuple[int, int, int, int], value: int) -> None: ...
+
+# x uint8 [B, H, W, C] -> out [B, H * block, W * block, C / block^2]. channels_first: torch's pixel_shuffle, ONNX's CRD; else DCR.
+def depth_to_space(x: NDArray[np.uint8], out: NDArray[np.uint8], block: int, channels_first: bool) -> None: ...
+
+# out[..., j] = x[..., index[j]]; index int32 [C].
+def permute_channels(x: NDArray[np.uint8], out: NDArray[np.uint8], index: NDArray[np.int32]) -> None: ...
+
 # x uint8 [B, H, W, C] -> out [B, HO, WO, Cout]; stride and dilation are those of the packing. padding is cut from the result.
 def conv_transpose2d(
     x: NDArray[np.uint8],
@@ -450,23 +474,34 @@ class ProgramBuilder:
     def conv2d(
         self, x: _Place, y: _Place, packed: NDArray[np.uint8], shape: _Four, stride: _Two, padding: _Four, dilation: _Two, *output: Any
     ) -> None: ...
-    def max_pool2d(self, x: _Place, y: _Place, shape: _Four, kernel: _Two, stride: _Two, padding: _Four, dilation: _Two) -> None: ...
+    # x_stride, out_stride: from pixel to pixel; 0 where pixels lie side by side.
+    def max_pool2d(
+        self, x: _Place, y: _Place, shape: _Four, kernel: _Two, stride: _Two, padding: _Four, dilation: _Two, x_stride: int = 0,
+        out_stride: int = 0
+    ) -> None: ...  # fmt: skip
     def avg_pool2d(
         self, x: _Place, y: _Place, shape: _Four, kernel: _Two, stride: _Two, padding: _Four, count_include_pad: bool, x_scale: float,
         x_zero_point: int, *output: Any
     ) -> None: ...  # fmt: skip
-    # rows of n bytes; `repeat` consecutive ones share a row of b, which may be written over with over_b (then repeat is 1).
+    # rows of n bytes, ld bytes apart in a, b and y; `repeat` consecutive ones share a row of b, which may be written over with over_b
+    # (then repeat is 1).
     def add(
-        self, a: _Place, b: _Place, y: _Place, rows: int, n: int, repeat: int, a_scale: float, a_zero_point: int, b_scale: float,
-        b_zero_point: int, scale: float, zero_point: int, lo: float | None, hi: float | None, over_b: bool
+        self, a: _Place, b: _Place, y: _Place, rows: int, n: int, repeat: int, ld: tuple[int, int, int], a_scale: float,
+        a_zero_point: int, b_scale: float, b_zero_point: int, scale: float, zero_point: int, lo: float | None, hi: float | None,
+        over_b: bool
     ) -> None: ...  # fmt: skip
     def mul(
-        self, a: _Place, b: _Place, y: _Place, rows: int, n: int, repeat: int, a_scale: float, a_zero_point: int, b_scale: float,
-        b_zero_point: int, scale: float, zero_point: int, lo: float | None, hi: float | None, over_b: bool
+        self, a: _Place, b: _Place, y: _Place, rows: int, n: int, repeat: int, ld: tuple[int, int, int], a_scale: float,
+        a_zero_point: int, b_scale: float, b_zero_point: int, scale: float, zero_point: int, lo: float | None, hi: float | None,
+        over_b: bool
     ) -> None: ...  # fmt: skip
     def conv_transpose2d(
         self, x: _Place, y: _Place, packed: NDArray[np.uint8], shape: _Four, padding: _Four, output_padding: _Two, *output: Any
     ) -> None: ...
+    def conv2d_f32(
+        self, x: _Place, y: _Place, panels: NDArray[np.float32], bias: NDArray[np.float32], shape: _Four, kernel: _Two, stride: _Two,
+        padding: _Four, dilation: _Two, lo: float | None, hi: float | None
+    ) -> None: ...  # fmt: skip
     # shape: [B, D, H, W, C]. padding: before the three axes, then behind them.
     def conv3d(
         self, x: _Place, y: _Place, packed: NDArray[np.uint8], shape: Sequence[int], kernel: Sequence[int], stride: Sequence[int],
@@ -478,7 +513,8 @@ class ProgramBuilder:
         x_lo: NDArray[np.int32], x_hi: NDArray[np.int32], x_t: NDArray[np.float32], x_scale: float, x_zero_point: int,
         scale: float, zero_point: int, lo: float | None, hi: float | None
     ) -> None: ...  # fmt: skip
-    def lut(self, x: _Place, y: _Place, table: NDArray[np.uint8], n: int) -> None: ...
+    # rows of n bytes, ldx and ldy bytes apart.
+    def lut(self, x: _Place, y: _Place, table: NDArray[np.uint8], rows: int, n: int, ldx: int, ldy: int) -> None: ...
     def quantize(self, x: _Place, y: _Place, n: int, scale: float, zero_point: int, qmax: int, bytes: int = 1) -> None: ...
     def quantize_planes(
         self, x: _Place, y: _Place, batch: int, channels: int, pixels: int, scale: float, zero_point: int, qmax: int

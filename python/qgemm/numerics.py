@@ -478,6 +478,27 @@ def mul(a, b, a_scale, a_zero_point, b_scale, b_zero_point, out_scale, out_zero_
     return requantize(y, out_scale, out_zero_point, lo, hi)
 
 
+def conv2d_f32(x, weight, bias, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), groups=1) -> np.ndarray:
+    """A float convolution: x [B, H, W, C], weight [N, C / groups, KH, KW], padding (top, left, bottom, right).
+
+    One chain of fused multiply-adds an output, from the bias on: tap by tap, and channel by channel within a tap.
+    """
+    n, channels, kh, kw = weight.shape
+    top, left, bottom, right = padding
+    x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    oh = (x.shape[1] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
+    ow = (x.shape[2] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
+    first = np.repeat(np.arange(groups) * channels, n // groups)  # channel of each output's group
+    y = np.broadcast_to(np.asarray(bias, np.float32), (x.shape[0], oh, ow, n))
+    for ky in range(kh):
+        for kx in range(kw):
+            rows, columns = ky * dilation[0], kx * dilation[1]
+            tap = x[:, rows : rows + (oh - 1) * stride[0] + 1 : stride[0], columns : columns + (ow - 1) * stride[1] + 1 : stride[1]]
+            for c in range(channels):
+                y = fmaf(tap[..., first + c], weight[:, c, ky, kx], y)
+    return y
+
+
 def max_pool2d(x, kernel, stride, padding=(0, 0, 0, 0), dilation=(1, 1)) -> np.ndarray:
     """Largest byte of each window of uint8 x [B, H, W, C]. Quantization keeps order, so bytes need no scale; padding never wins.
     A window of padding only gives 0, the lowest byte."""

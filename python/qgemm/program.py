@@ -10,10 +10,11 @@ import numpy as np
 
 from . import _core
 from .errors import ConfigError, DeviceError, DTypeError, ModelFormatError, QgemmError, ShapeError
-from .graph.compile import Compiled, Compiler, ShapesChanged, memory_order
+from .graph.compile import Compiled, Compiler, ShapesChanged
 from .graph.grids import real
 from .graph.guard import DAMAGE
 from .graph.ir import Graph, Tensor
+from .graph.layout import memory_order
 from .graph.lower import lower
 from .graph.native import NotNative
 from .graph.step import Step

@@ -133,19 +133,22 @@ void test_max_pool(const KernelRow& row) {
     g.columns = rng.pick<int64_t>({1, 2, 7, 14, rng.between(1, 40)});
     g.first = rng.pick<int64_t>({0, 0, -1, -1, -2, rng.between(-9, 9)});
     g.pixels = static_cast<int>(rng.pick<int64_t>({1, 2, 7, 14, rng.between(1, 40)}));
-    const int64_t row_bytes = g.columns * g.channels, bytes = int64_t(g.pixels) * g.channels;
+    g.pixel = g.channels + (rng.chance(50) ? 0 : rng.between(1, 20));
+    g.ldo = g.channels + (rng.chance(50) ? 0 : rng.between(1, 20));
+    const int64_t row_bytes = (g.columns - 1) * g.pixel + g.channels, bytes = g.pixels * g.ldo;
     if (row_bytes > 1 << 14 || bytes > 8192) continue;
     ++i;
     std::vector<const uint8_t*> a(static_cast<size_t>(g.height));
     for (size_t r = 0; r < a.size(); ++r) a[r] = rows.place(rng, any_mood(rng), r, row_bytes, side);
-    now_testing("%s channels=%d height=%d taps=%d stride=%d dilation=%d columns=%d first=%d pixels=%d", row.name, g.channels,
-                g.height, g.taps, int(g.stride), int(g.dilation), int(g.columns), int(g.first), g.pixels);
+    now_testing("%s channels=%d height=%d taps=%d stride=%d dilation=%d columns=%d first=%d pixels=%d pixel=%d ldo=%d", row.name,
+                g.channels, g.height, g.taps, int(g.stride), int(g.dilation), int(g.columns), int(g.first), g.pixels,
+                int(g.pixel), int(g.ldo));
     g.rows = pointers.place(a, side);
-    g.out = want.place(1, bytes, bytes, side);
+    g.out = want.place(g.pixels, g.channels, g.ldo, side);
     table_of(Isa::ref).max_pool(g);
-    g.out = got.place(1, bytes, bytes, side);
+    g.out = got.place(g.pixels, g.channels, g.ldo, side);
     kernel<max_pool_args>(row)(g);
-    if (!same_output(got, want, 1, bytes)) return;
+    if (!same_output(got, want, g.pixels, g.channels)) return;
   }
 }
 

@@ -20,6 +20,7 @@ void test_gather(const KernelRow& row);
 void test_permute(const KernelRow& row);
 void test_lerp(const KernelRow& row);
 void test_mix(const KernelRow& row);
+void test_sgemm(const KernelRow& row);
 void test_max_pool(const KernelRow& row);
 void test_sum_pool(const KernelRow& row);
 void test_requantize(const KernelRow& row);

@@ -292,6 +292,35 @@ def test_batchnorm_folds(rng, op, groups, bias):
     np.testing.assert_allclose(Program(g)(x), want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("op, groups", [("Conv", 1), ("Conv", 2), ("ConvTranspose", 2)])
+@pytest.mark.parametrize("shifted", [True, False])
+def test_a_frozen_batchnorm_folds(rng, op, groups, shifted):
+    """torchvision's detectors hold theirs as two constants."""
+    from qgemm.program import Program
+
+    def draw(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    weight = {"w": draw(*((6, 4 // groups, 3, 3) if op == "Conv" else (4, 6 // groups, 3, 3)))}
+    behind = [("Mul", {"k": draw(1, 6, 1, 1)}, {}), ("Add", {"s": draw(6, 1, 1)}, {})][: 2 if shifted else 1]
+    g = chain((op, weight, {"group": groups}), *behind)
+    for name in ("x", "t0", "t1"):
+        g.tensors[name].shape = (None, 4 if name == "x" else 6, None, None)
+    x = draw(3, 4, 7, 7)
+    want = Program(copy.deepcopy(g))(x)
+    fold_batchnorm(g)
+    assert [n.op for n in g.nodes] == [op]
+    np.testing.assert_allclose(Program(g)(x), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("k", [np.ones((1, 1, 1, 1), np.float32), np.ones((4, 4), np.float32), np.ones((4, 1, 1, 1), np.float32)])
+def test_a_product_with_another_constant_does_not_fold(k):
+    g = chain(("Conv", W, {}), ("Mul", {"k": k}, {}))
+    g.tensors["t0"].shape = (None, 4, 4, 4)
+    fold_batchnorm(g)
+    assert [n.op for n in g.nodes] == ["Conv", "Mul"]
+
+
 def test_batchnorm_stays_where_something_is_rounded_or_shared():
     norm = {k: np.ones(4, np.float32) for k in ("gamma", "beta", "mean", "var")}
     rounded = chain(("Conv", W, {}), ("BatchNormalization", norm, {}))

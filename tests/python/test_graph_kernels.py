@@ -380,6 +380,21 @@ def test_linear_resize(rng, coord, size):
     assert got.shape == want.shape and steps.max() <= 1.01 and np.count_nonzero(steps > 0.01) <= max(2, got.size // 100)
 
 
+def test_linear_resize_to_the_size_of_another_tensor(rng):
+    """Segmentation heads: the sizes follow from a shape, and the batch is free."""
+    b = Builder()
+    b.input("x", [None, 5, 6, 7]), b.input("like", [None, 5, 12, 9])
+    sizes = b.add("Shape", ["like"], "sizes")
+    y = b.add("Resize", [b.q("x", SX, ZX), "", "", sizes], "y", mode="linear", coordinate_transformation_mode="half_pixel")
+    m = b.model(b.q(y, 0.07, ZY, out="out"))
+    p = qgemm.load(m)
+    for n in (1, 3):
+        feeds = {"x": data(rng, n, 5, 6, 7), "like": data(rng, n, 5, 12, 9)}
+        steps = np.abs(p(feeds["x"], feeds["like"]) - reference(m, feeds)[0]) / np.float32(0.07)
+        assert steps.max() <= 1.01 and np.count_nonzero(steps > 0.01) <= 2
+    assert p.steps[-1].kernel == "resize_linear" and all(c.native for c in p._compiled.values())
+
+
 # ---- what stays float, and why ----
 
 
@@ -440,3 +455,16 @@ def test_wrong_channels_and_too_small_images_name_the_layer(rng):
     with pytest.raises(ShapeError, match="window of 3x3 does not fit"):
         p(np.zeros((1, 3, 2, 8), np.float32))
     assert p(np.zeros((0, 3, 8, 8), np.float32)).shape == (0, 4, 6, 6)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("spatial", [(5, 4), (7,)])
+def test_batch_norm_with_no_layer_before_it(rng, isa, spatial, relu):
+    """A depthwise convolution of one tap; factors of either sign, none among them."""
+    b, x = start([70, *spatial])
+    gamma = data(rng, 70)
+    gamma[:3] = 0, 1e-30, -3
+    for name, value in (("gamma", gamma), ("beta", data(rng, 70)), ("mean", data(rng, 70)), ("var", np.abs(data(rng, 70)) + 0.1)):
+        b.const(name, value)
+    y = b.add("BatchNormalization", [x, "gamma", "beta", "mean", "var"], "y", epsilon=1e-3)
+    check(b, data(rng, 3, 70, *spatial), b.add("Relu", [y], "r") if relu else y, "u8", scale=0.1)

@@ -150,6 +150,14 @@ def samples():
     for given in (pixels, pixels.contiguous()):
         yield "mul", (given, nchw(codes(rng, 2, 1, 1, 4)), 0.1, 3, 0.2, 5, 0.3, 7, 3, 200)
     yield "lut", (pixels, t(codes(rng, 256)))
+    for given in (pixels, pixels.contiguous()):
+        yield "resize_nearest", (given, [5, 13])
+        yield "resize_linear", (given, [14, 9], False, X_SCALE, X_ZERO, 0.05, 110)
+        yield "pad2d", (given, [1, 0, 2, 3], 117)
+        yield "pixel_shuffle", (given, 2)
+        yield "channel_shuffle", (given, 2)
+    for dtype in (U8, F32):
+        yield "adaptive_avg_pool2d", (pixels, [7, 3], X_SCALE, X_ZERO, dtype, 0.05, 110)
 
 
 SAMPLES = list(samples())
@@ -319,6 +327,36 @@ def test_pools_add_and_table(rng, isa):
         assert np.array_equal(OPS.lut(given, t(table)).permute(0, 2, 3, 1).numpy(), table[x])
 
 
+def test_images_move_and_resize_as_in_torch(rng, isa):
+    x = codes(rng, 2, 8, 6, 24)
+    functional = torch.nn.functional
+    for given in (nchw(x), nchw(x).contiguous(), nchw(x)[:, :, ::2]):
+        real = (given.float() - X_ZERO) * X_SCALE
+        for size in ((5, 13), (16, 12), (1, 1), tuple(given.shape[2:])):
+            assert torch.equal(OPS.resize_nearest(given, size), functional.interpolate(given, size, mode="nearest"))
+            for corners in (False, True):
+                want = functional.interpolate(real.double(), size, mode="bilinear", align_corners=corners)
+                got = (OPS.resize_linear(given, size, corners, X_SCALE, X_ZERO, 0.06, 110).float() - 110) * 0.06
+                assert (got - want).abs().max() <= 0.0301
+        assert torch.equal(OPS.pad2d(given, (1, 0, 2, 3), 9), functional.pad(given, (0, 3, 1, 2), value=9))
+        assert torch.equal(OPS.pixel_shuffle(given, 2), functional.pixel_shuffle(given, 2))
+        assert torch.equal(OPS.channel_shuffle(given, 3), functional.channel_shuffle(given, 3))
+        mean = functional.adaptive_avg_pool2d(real, (4, 2))
+        torch.testing.assert_close(OPS.adaptive_avg_pool2d(given, (4, 2), X_SCALE, X_ZERO, F32), mean, atol=1e-5, rtol=1e-5)
+        q = OPS.adaptive_avg_pool2d(given, (1, 1), X_SCALE, X_ZERO, U8, 0.03, 90, 90.0)
+        assert q.shape == (2, 24, 1, 1) and q.is_contiguous(memory_format=torch.channels_last) and q.min() >= 90
+
+
+def test_a_pool_that_rounds_its_size_up_is_one_with_more_padding(rng):
+    x = nchw(codes(rng, 2, 8, 7, 5))
+    want = torch.nn.functional.max_pool2d(x.float(), 3, 2, 1, ceil_mode=True)
+    assert torch.equal(OPS.max_pool2d(x, (3, 3), (2, 2), (1, 1, 2, 1)).float(), want)
+    real = (x.float() - X_ZERO) * X_SCALE
+    mean = torch.nn.functional.avg_pool2d(real, 3, 2, 1, ceil_mode=True, count_include_pad=False)
+    got = OPS.avg_pool2d(x, (3, 3), (2, 2), (1, 1, 2, 1), False, X_SCALE, X_ZERO, F32)
+    torch.testing.assert_close(got, mean, atol=1e-5, rtol=1e-5)
+
+
 def test_channels_last_memory_is_used_where_it_lies(rng, monkeypatch):
     """The engine gets the tensor's own memory: no layout change on the way in, and none on the way out. By both roads: the one on
     tensors, which answers for what is plain, and the one on numpy arrays."""
@@ -382,6 +420,13 @@ BAD = {
     "stride 0": (ShapeError, "at least 1", lambda: OPS.conv2d(PIXELS, CONV, 6, (3, 3), (0, 1), *WINDOW[2:], U8)),
     "two paddings": (ShapeError, "padding", lambda: OPS.conv2d(PIXELS, CONV, 6, (3, 3), (1, 1), (1, 1), (1, 1), U8)),
     "shapes of an addition": (ShapeError, "one shape", lambda: OPS.add(Q, Q[:1], 1.0, 0, 1.0, 0, 1.0, 0)),
+    "float image": (DTypeError, "uint8", lambda: OPS.resize_nearest(PIXELS.float(), (2, 2))),
+    "size of an image": (ShapeError, "height and a width", lambda: OPS.resize_linear(PIXELS, (2,), False, 1.0, 0, 1.0, 0)),
+    "negative padding": (ShapeError, "negative", lambda: OPS.pad2d(PIXELS, (0, -1, 0, 0), 0)),
+    "value of padding": (QuantizationError, "0..255", lambda: OPS.pad2d(PIXELS, (0, 1, 0, 0), 256)),
+    "channels of a pixel shuffle": (ShapeError, "multiple of 9", lambda: OPS.pixel_shuffle(PIXELS, 3)),
+    "groups of a channel shuffle": (ShapeError, "multiple of 3", lambda: OPS.channel_shuffle(PIXELS, 3)),
+    "adaptive pool": (ShapeError, "multiple of 2", lambda: OPS.adaptive_avg_pool2d(PIXELS, (2, 1), 1.0, 0, F32)),
     "table": (ShapeError, "256", lambda: OPS.lut(Q, torch.zeros(255, dtype=U8))),
     "zero scale": (QuantizationError, "scale", lambda: OPS.quantize(X, ONE * 0, ZERO, 0, 255, U8)),
     "NaN scale": (QuantizationError, "scale", lambda: OPS.linear(Q, LINEAR, 6, U8, float("nan"), 0)),

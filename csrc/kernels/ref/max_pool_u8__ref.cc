@@ -11,10 +11,10 @@ void max_pool_u8_1x1(const max_pool_args& g) {
         for (int t = 0; t < g.taps; ++t) {
           const int64_t column = g.first + x * g.stride + t * g.dilation;
           if (column < 0 || column >= g.columns) continue;
-          const uint8_t q = g.rows[r][column * g.channels + c];
+          const uint8_t q = g.rows[r][column * g.pixel + c];
           m = q > m ? q : m;
         }
-      g.out[x * g.channels + c] = m;
+      g.out[x * g.ldo + c] = m;
     }
 }
 

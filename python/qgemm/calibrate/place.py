@@ -23,8 +23,8 @@ from ..numerics import activation_encoding, weight_encoding
 
 # Results keep the grid of the first input.
 MOVES = {
-    "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "GatherElements", "MaxPool", "GlobalMaxPool",
-    "Pad", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "ReduceMax", "ReduceMin", "TopK", "Identity", "Dropout",
+    "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "GatherElements", "GatherND", "MaxPool",
+    "GlobalMaxPool", "Pad", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "ReduceMax", "ReduceMin", "TopK", "Identity", "Dropout",
 }  # fmt: skip
 # Those among them through which a shared quantizer reaches the tensor behind them, as in AIMET: pure changes of shape and order.
 _RESHAPES = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"}

@@ -1,9 +1,9 @@
 """Steps + the shapes of one call -> a native program.
 
 The steps run once, in order, on the call's own inputs: that tells every tensor's shape, memory order and type, whatever the
-operators are. Each step's native form is emitted as soon as its result is known. Results that are views of other tensors cost
-nothing; values that depend on shapes alone are constants of the program; a step without a native form becomes an island that runs
-in Python, on views of the program's memory.
+operators are (``slots.watch``). Then each step's native form is emitted. Results that are views of other tensors cost nothing; values
+that depend on shapes alone are constants of the program; inputs of a concatenation are computed where it wants them (``slots``); a
+step without a native form becomes an island that runs in Python, on views of the program's memory.
 """
 
 from __future__ import annotations
@@ -19,15 +19,10 @@ from ..errors import ModelFormatError, QgemmError
 from .grids import real
 from .guard import DAMAGE
 from .ir import Graph
+from .layout import memory_order
 from .native import Grid, NotNative
+from .slots import Layout, Places, Seen, Tensor, watch
 from .step import Env, Step
-
-# Operators that may return their input, or a part of it, as it is. For any other one shared memory would be an accident.
-_MAY_ALIAS = {
-    "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Identity", "Expand", "Cast", "CastLike", "Dropout",
-    "Clip", "Resize", "Pad", "Tile", "Concat", "Requantize", "Lut", "Quantize", "DepthToSpace", "SpaceToDepth", "Gather",
-    "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,23 @@ class Value:
         """True when both are dense in one order of axes (of the same shape, whatever their types)."""
         return self.shape == other.shape and self.dense_as(order := other.dense()) and other.dense_as(order)
 
+    def lies_at(self, other: Value) -> bool:
+        """True when both are the same elements in the same memory."""
+        return self.at == other.at and self.shape == other.shape and _same_strides(self.shape, self.strides, other.strides)
+
+    def lines(self, order) -> tuple[int, int] | None:
+        """(n, ld): the elements, with the axes in ``order``, are lines of n side by side, ld bytes from line to line; None when uneven."""
+        axes = [i for i in reversed(tuple(order)) if self.shape[i] != 1]
+        n, size = 1, self.dtype.itemsize
+        while axes and self.strides[axes[0]] == n * size:
+            n *= self.shape[axes.pop(0)]
+        ld = step = self.strides[axes[0]] if axes else n * size
+        for i in axes:
+            if self.strides[i] != step:
+                return None
+            step *= self.shape[i]
+        return n, ld
+
     def broadcast(self, shape) -> Value:
         strides = np.broadcast_to(np.lib.stride_tricks.as_strided(np.empty(0, self.dtype), self.shape, self.strides), shape).strides
         return Value(self.at, tuple(shape), strides, self.dtype)
@@ -79,12 +91,6 @@ class Value:
         for axis, (n, step) in enumerate(zip(self.shape, self.strides, strict=True)):
             out += (np.arange(n, dtype=np.int64) * step).reshape([-1 if i == axis else 1 for i in range(len(self.shape))])
         return out
-
-
-def memory_order(shape, strides) -> tuple[int, ...]:
-    """Axes from the outermost in memory to the innermost; those of one element stay where they are."""
-    moved = iter(sorted((i for i in range(len(shape)) if shape[i] != 1), key=lambda i: (-strides[i], i)))
-    return tuple(i if shape[i] == 1 else next(moved) for i in range(len(shape)))
 
 
 @dataclass
@@ -133,10 +139,11 @@ class Compiler:
         self.values: dict[str, Value] = {}
         self.made_by: dict[str, Island] = {}  # results that only Python has so far
         self.statics: dict[str, np.ndarray] = {}
-        self.env: dict[str, np.ndarray] = {}
+        self.layouts: dict[str, Layout] = {}
         self.islands: list[tuple[int, Island]] = []
         self.current = -1
-        self.written: dict[str, np.ndarray] = {}
+        self.wholes: dict[Tensor, Value] = {}  # results of concatenations whose parts are computed in place
+        self.copied: set[tuple] = set()  # (place, place) of parts that an earlier concatenation has copied
 
     # ---- what forms use ----
 
@@ -145,8 +152,8 @@ class Compiler:
         if name in self.values:
             return self.values[name]
         if name in self.made_by:
-            island, a = self.made_by[name], self.env[name] if name not in self.written else self.written[name]
-            v = self._allocate(a)
+            island = self.made_by[name]
+            v = self._allocate(self.layouts[name])
             island.imports[name] = v
             self.core.use(island.index, v.at[0])
             self.values[name] = v
@@ -164,14 +171,47 @@ class Compiler:
             raise NotNative
         return self.statics[name]
 
-    def result(self, name: str, rows: bool = False) -> Value:
-        """Memory for a result of the current step, in its numpy result's memory order (rows: which must be C-contiguous)."""
-        a = self.env[name]
-        v = self._allocate(a, name)
+    def result(self, name: str, rows: bool = False, fits: Callable[[Value], bool] | None = None) -> Value:
+        """Memory for a result of the current step, in its numpy result's memory order (rows: which must be C-contiguous).
+
+        fits: given by a form that can also write with gaps, as where the result is part of a concatenation; whether it can write so.
+        """
+        v = self._part(name, fits) or self._allocate(self.results[name], name)
         if rows and not v.dense_as(range(len(v.shape))):
             raise NotNative
         self.pending[name] = v
         return v
+
+    def _part(self, name: str, fits) -> Value | None:
+        """A result's place in the concatenation that it belongs to."""
+        slot = self.places.slots.get((self.current, name))
+        if slot is None or (slot.strides is not None and fits is None):
+            return None
+        whole, layout = self._whole(slot.whole), self.results[name]
+        v = Value((whole.at[0], whole.at[1] + slot.offset), layout.shape, slot.strides or _compact(layout), layout.dtype)
+        return v if slot.strides is None or fits(v) else None
+
+    def _whole(self, tensor: Tensor) -> Value:
+        if tensor not in self.wholes:
+            slot, layout = self.places.slots.get(tensor), self.places.layouts[tensor]
+            if slot is None:
+                self.wholes[tensor] = self._allocate(layout, tensor[1])
+            else:
+                within = self._whole(slot.whole)
+                strides = slot.strides or _compact(layout)
+                self.wholes[tensor] = Value((within.at[0], within.at[1] + slot.offset), layout.shape, strides, layout.dtype)
+        return self.wholes[tensor]
+
+    def concatenation(self, name: str) -> Value:
+        """The result of the current step, a concatenation: where its parts have been computed, or wherever the result may lie."""
+        self.pending[name] = self._whole((self.current, name))
+        return self.pending[name]
+
+    def put(self, v: Value, part: Value) -> bool:
+        """Whether ``v`` has to be copied to ``part``: not where it lies there, or has been copied there before."""
+        known = (v.at, part.at) in self.copied or v.lies_at(part)
+        self.copied.add((v.at, part.at))
+        return not known
 
     def temporary(self, count: int) -> tuple[int, int]:
         return self.core.arena(count), 0
@@ -187,22 +227,16 @@ class Compiler:
         self.core.copy(v.at, to, v.dtype.itemsize, [v.shape[i] for i in order], [v.strides[i] for i in order])
         return to
 
-    def _allocate(self, a: np.ndarray, name: str = "") -> Value:
-        order = memory_order(a.shape, a.strides)
-        v = Value((0, 0), a.shape, a.strides, a.dtype)
-        if not v.dense_as(order):
-            order = tuple(range(a.ndim))
-        strides, step = [0] * a.ndim, a.itemsize
-        for i in reversed(order):
-            strides[i] = step
-            step *= a.shape[i]
+    def _allocate(self, a: Layout, name: str = "") -> Value:
+        strides = _compact(a)
+        order = memory_order(a.shape, strides)
         # A result that leaves the program as it is goes straight to the caller's memory.
         index = self.direct.get(name, -1)
         if index >= 0 and index not in self.borders:
             buffer = self._output(index, a.dtype, a.shape, order)
         else:
             buffer = self.core.arena(a.nbytes)
-        return Value((buffer, 0), a.shape, tuple(strides), a.dtype)
+        return Value((buffer, 0), a.shape, strides, a.dtype)
 
     # ---- compilation ----
 
@@ -212,6 +246,9 @@ class Compiler:
         graph = self.graph
         self.borders: dict[int, tuple] = {}
         self.direct = {o: k for k, o in enumerate(graph.outputs) if not _held_as_bytes(graph, o)}
+        dead = _last_uses(graph, self.steps)
+        seen = watch(self.steps, dict(zip(graph.inputs, arrays, strict=True)), self.run_step, dead)
+        self.places = Places(graph, self.steps, seen, arrays)
         inputs = []
         for name, a in zip(graph.inputs, arrays, strict=True):
             order = memory_order(a.shape, a.strides)
@@ -219,15 +256,14 @@ class Compiler:
             self.values[name] = Value((buffer, 0), a.shape, a.strides, a.dtype)
             if not self.values[name].dense_as(order):
                 raise NotNative
-            self.env[name] = a
+            self.layouts[name] = Layout.of(a)
             inputs.append((buffer, a.dtype))
-        dead = _last_uses(graph, self.steps)
         for k, step in enumerate(self.steps):
-            self._step(k, step)
+            self._step(k, step, seen[k])
             if self.islands:
                 self.islands[-1][1].drop.extend(dead[k])
             for name in dead[k]:
-                for table in (self.env, self.values, self.made_by):
+                for table in (self.layouts, self.values, self.made_by):
                     table.pop(name, None)
         self.core.step(len(self.steps), "'output'")
         for k, o in enumerate(graph.outputs):
@@ -235,30 +271,26 @@ class Compiler:
         self.core.finish()
         return Compiled(self.core, self._segments(), self.statics, inputs, [self.borders[k] for k in range(len(graph.outputs))])
 
-    def _step(self, k: int, step: Step) -> None:
-        before = {i: self.env[i] for i in step.inputs if i in self.env}
-        if any(i not in self.env for i in step.inputs):
-            raise NotNative
-        self.run_step(step, self.env)
-        if any(self.env[o].size == 0 for o in step.outputs):
-            raise NotNative
+    def _step(self, k: int, step: Step, seen: Seen) -> None:
         self.core.step(k, f"'{step.name}' ({step.op})")
-        if step.op == "Shape" or step.op == "Size" or all(i in self.statics for i in step.inputs):
+        self.current, self.results = k, seen.results
+        if seen.values is not None:
             for o in step.outputs:
                 self._forget(o)
-                self.statics[o] = self.env[o]
-            return
-        if step.op in _MAY_ALIAS and self._views(step, before):
-            return
+            self.statics.update(seen.values)
+        elif not self._views(seen):
+            self._emit(step, seen)
+        self.layouts.update(seen.results)
+
+    def _emit(self, step: Step, seen: Seen) -> None:
         self.pending: dict[str, Value] = {}
-        self.written = {i: a for i, a in before.items() if i in step.outputs}
-        start, borders = len(self.core), dict(self.borders)
+        start, borders, wholes, copied = len(self.core), dict(self.borders), dict(self.wholes), set(self.copied)
         if step.native is not None:
             try:
                 step.native.emit(self)
             except NotNative:
                 self.core.truncate(start)
-                self.borders = borders
+                self.borders, self.wholes, self.copied = borders, wholes, copied
             except QgemmError:
                 raise
             except DAMAGE as e:  # attributes that the step got by with, such as a padding for too few dimensions
@@ -270,17 +302,16 @@ class Compiler:
                     self._forget(o)
                     self.values[o] = self.pending[o]
                 return
-        self._island(step, before)
+        self._island(step, seen)
 
-    def _views(self, step: Step, before: dict[str, np.ndarray]) -> bool:
+    def _views(self, seen: Seen) -> bool:
         """Whether every result is a view of an input that lies in native memory; then nothing happens at run time."""
         found = {}
-        for o in step.outputs:
-            y = self.env[o]
-            for i, x in before.items():
+        for o, origins in seen.views.items():
+            y = seen.results[o]
+            for i, offset in origins:
                 v = self.values.get(i)
-                if v is not None and _same_strides(x.shape, v.strides, x.strides) and np.may_share_memory(x, y) and x.dtype == y.dtype:
-                    offset = y.__array_interface__["data"][0] - x.__array_interface__["data"][0]
+                if v is not None and _same_strides(v.shape, v.strides, self.layouts[i].strides):
                     found[o] = Value((v.at[0], v.at[1] + offset), y.shape, y.strides, y.dtype)
                     break
             else:
@@ -288,16 +319,16 @@ class Compiler:
         for o, v in found.items():
             self._forget(o)
             self.values[o] = v
-        return True
+        return bool(found)
 
     def _forget(self, name: str) -> None:
         for table in (self.values, self.made_by, self.statics):
             table.pop(name, None)
 
-    def _island(self, step: Step, before: dict[str, np.ndarray]) -> None:
-        exports = {i: self.values[i] for i in before if i in self.values and i not in self.made_by}
-        copies = tuple(o for o in step.outputs if any(np.may_share_memory(self.env[o], x) for x in before.values()))
-        island = Island(step, exports, copies, shapes={o: (self.env[o].shape, self.env[o].dtype) for o in step.outputs})
+    def _island(self, step: Step, seen: Seen) -> None:
+        exports = {i: self.values[i] for i in step.inputs if i in self.values and i not in self.made_by}
+        copies = tuple(o for o in step.outputs if o in seen.shared)
+        island = Island(step, exports, copies, shapes={o: (a.shape, a.dtype) for o, a in seen.results.items()})
         index = self.core.island(sorted({v.at[0] for v in exports.values()}))
         island.index = index
         self.islands.append((index, island))
@@ -339,6 +370,18 @@ class Compiler:
         if len(self.core) > at:
             out.append((at, len(self.core)))
         return out
+
+
+def _compact(a: Layout) -> tuple[int, ...]:
+    """Strides without gaps, in the memory order of ``a`` where it has none itself, else C-contiguous."""
+    order = memory_order(a.shape, a.strides)
+    if not Value((0, 0), a.shape, a.strides, a.dtype).dense_as(order):
+        order = tuple(range(len(a.shape)))
+    strides, step = [0] * len(a.shape), a.dtype.itemsize
+    for i in reversed(order):
+        strides[i] = step
+        step *= a.shape[i]
+    return tuple(strides)
 
 
 def _held_as_bytes(graph: Graph, name: str) -> Grid | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from .. import _core
@@ -68,15 +70,22 @@ def product(y: str, read_a, read_b, ga: QParams, gb: QParams, result: Result):
 
 
 class LinearAxes:
-    """What a linear Resize of height and width reads for each output position. scales, sizes: ONNX's constants, one of them None."""
+    """What a linear Resize of height and width reads for each output position. scales, sizes: ONNX's constants, one of them None; or
+    sizes is the name of a tensor that holds them at run time."""
 
-    def __init__(self, scales, sizes, coord: str):
+    def __init__(self, scales, sizes: np.ndarray | str | None, coord: str):
         self.scales, self.sizes, self.coord = scales, sizes, coord
 
-    def __call__(self, shape) -> tuple[np.ndarray, ...] | None:
+    def wanted(self, find: Callable[[str], np.ndarray]) -> np.ndarray | None:
+        """The sizes. find(name): the tensor that holds them, where they are no constant."""
+        return find(self.sizes) if isinstance(self.sizes, str) else self.sizes
+
+    def __call__(self, shape, sizes: np.ndarray | None) -> tuple[np.ndarray, ...] | None:
         """For an image (channels, height, width): lower and upper input (int32) and the way between them (float32), of height and
-        then of width. None: the constants would change the channels, or leave nothing."""
-        scales, sizes = (None if v is None else v[1:] for v in (self.scales, self.sizes))
+        then of width. None: scales or sizes would change the channels, or leave nothing."""
+        if sizes is not None and sizes.size != 4:
+            return None
+        scales, sizes = (None if v is None else v[1:] for v in (self.scales, sizes))
         wanted, factors = resized(shape, scales, sizes)
         if wanted[0] != shape[0] or min(wanted) < 1:
             return None
@@ -86,18 +95,19 @@ class LinearAxes:
 
 def resize_linear(x: str, y: str, find: LinearAxes, grid: QParams, result: Result, label: str):
     core, bounds, source = _core.resize_linear, result.bounds, (grid.scale.item(), grid.zero_point.item())
-    axes: dict = {}  # by the input's shape
+    axes: dict = {}  # by the input's shape and the result's
 
     def run(env):
         a = env[x]
         if a.ndim != 4:
             raise ShapeError(f"layer '{label}' resizes 4 dimensions; its input '{x}' has shape {a.shape}")
-        key = a.shape[1:]
+        sizes = find.wanted(env.__getitem__)
+        wanted = None if sizes is None else tuple(int(v) for v in sizes)
+        key = a.shape[1:], wanted
         at = axes.get(key)
         if at is None:
-            at = find(key)
+            at = find(a.shape[1:], sizes)
             if at is None:
-                wanted = None if find.sizes is None else tuple(int(v) for v in find.sizes)
                 raise ShapeError(f"layer '{label}' cannot make {wanted or find.scales} of its input '{x}' of shape {a.shape}: "
                                  "it resizes height and width only")  # fmt: skip
             if len(axes) >= 16:

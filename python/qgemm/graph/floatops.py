@@ -296,9 +296,17 @@ OPS["ArgMin"] = _arg(np.argmin)
 
 @op("CumSum")
 def _cumsum(attrs):
-    if attrs.get("exclusive") or attrs.get("reverse"):
-        raise UnsupportedOpError("CumSum with exclusive or reverse")
-    return lambda x, axis: np.cumsum(_w(x), axis=int(np.asarray(axis).reshape(()))).astype(x.dtype)
+    exclusive, reverse = attrs.get("exclusive"), attrs.get("reverse")
+
+    def run(x, axis):
+        axis = int(np.asarray(axis).reshape(()))
+        y = np.flip(_w(x), axis) if reverse else _w(x)
+        total = np.cumsum(y, axis=axis)
+        if exclusive:
+            total = total - y
+        return (np.flip(total, axis) if reverse else total).astype(x.dtype)
+
+    return run
 
 
 @op("TopK")
@@ -430,6 +438,53 @@ def _gather_elements(attrs):
         return np.take_along_axis(x, np.where(index < 0, index + x.shape[axis], index), axis)
 
     return gather
+
+
+@op("GatherND")
+def _gather_nd(attrs):
+    batch = attrs.get("batch_dims", 0)
+
+    def gather(x, index):
+        index = np.asarray(index)
+        return x[(*_leading(index.shape[:batch], index.ndim - 1), *np.moveaxis(index, -1, 0))]
+
+    return gather
+
+
+def _leading(sizes, rank):
+    """Indices of the first axes themselves, one array an axis, that broadcast to ``rank`` dimensions."""
+    return [np.arange(n).reshape([-1 if a == axis else 1 for a in range(rank)]) for axis, n in enumerate(sizes)]
+
+
+# What a scattered value does to the one that is there.
+_SCATTER = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
+
+
+def _scatter(x, at, values, reduction: str):
+    y = x.copy()
+    if reduction == "none":
+        y[at] = values
+    else:
+        _SCATTER[reduction].at(y, at, values)
+    return y
+
+
+@op("ScatterND")
+def _scatter_nd(attrs):
+    reduction = attrs.get("reduction", "none")
+    return lambda x, index, values: _scatter(x, tuple(np.moveaxis(np.asarray(index), -1, 0)), values, reduction)
+
+
+@op("ScatterElements")
+def _scatter_elements(attrs):
+    axis, reduction = attrs.get("axis", 0), attrs.get("reduction", "none")
+
+    def scatter(x, index, values):
+        at = list(np.broadcast_arrays(*_leading(index.shape, index.ndim)))
+        at[axis] = index
+        return _scatter(x, tuple(at), values, reduction)
+
+    return scatter
 
 
 @op("Pad")

@@ -45,5 +45,11 @@ def dense(x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...] | None]:
     return np.ascontiguousarray(x), None
 
 
+def memory_order(shape, strides) -> tuple[int, ...]:
+    """Axes from the outermost in memory to the innermost; those of one element stay where they are."""
+    moved = iter(sorted((i for i in range(len(shape)) if shape[i] != 1), key=lambda i: (-strides[i], i)))
+    return tuple(i if shape[i] == 1 else next(moved) for i in range(len(shape)))
+
+
 def like(a: np.ndarray, back: tuple[int, ...] | None) -> np.ndarray:
     return a if back is None else a.transpose(back)

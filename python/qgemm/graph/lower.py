@@ -178,7 +178,7 @@ class Lowering(ConvLowering, RowLowering):
                 reason = str(e)
             except QuantizationError as e:
                 raise QuantizationError(f"layer '{n.module or n.name}': {e}") from None
-        return self._float(n, reason)
+        return (self._float_layer(n, reason) if n.op in ("Conv", "Linear") else None) or self._float(n, reason)
 
     def _why_float(self, n: Node) -> str:
         x, w = self.graph.tensors[n.inputs[0]], self.graph.tensors[n.inputs[1]]
@@ -370,7 +370,7 @@ class Lowering(ConvLowering, RowLowering):
         fn = OPS[n.op](attrs)
         return self._step(n, kernel, "bytes", _call(n, fn, reads, [_put(o) for o in n.outputs]), native=self._moved(n, fn, moved, qp))
 
-    def _moved(self, n: Node, fn, moved: set[str], qp: QParams) -> nat.Move | None:
+    def _moved(self, n: Node, fn, moved: set[str], qp: QParams) -> nat.Move | nat.Concat | None:
         """The native form of an operation that puts every element somewhere, or a constant there."""
         if n.op in _SELECTS:
             return None
@@ -383,6 +383,8 @@ class Lowering(ConvLowering, RowLowering):
                 inputs.append(nat.MovedConstant(const_bytes(self.graph, i, qp)) if t.is_const else i)
             else:
                 inputs.append(real(t) if t.is_const else nat.Static(i))
+        if n.op == "Concat":
+            return nat.Concat(tuple(inputs), n.outputs[0], n.attrs["axis"])
         if n.op == "Pad" and n.attrs.get("mode", "constant") == "constant":
             byte = int(quantize(np.asarray(pad_value(self.graph, n), np.float32), qp))
             inputs = (inputs + [None, None])[: max(3, len(inputs))]

@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 
 from .. import _core
-from . import convops
+from . import convops, floatconv
+from . import executors as ex
 from . import native as nat
 from .floatnn import Window
-from .grids import shift
+from .grids import real, shift
 from .ir import Node, QParams
 from .step import Step
 from .values import raw_reader
@@ -34,6 +35,56 @@ class ConvLowering:
         form = nat.Binary("mul", *self._operands(n, grids), out.name, result)
         return self._step(n, "mul", "u8", convops.product(out.name, *reads, *grids, result), native=form)
 
+    def _float_layer(self, n: Node, reason: str) -> Step | None:
+        """A convolution or linear layer in float32 on the engine; None where its operands are not float tensors and constants."""
+        x, w, y = self.graph.tensors[n.inputs[0]], self.graph.tensors[n.inputs[1]], self.graph.tensors[n.outputs[0]]
+        b = self.graph.tensors[n.inputs[2]] if len(n.inputs) > 2 and n.inputs[2] else None
+        if x.is_const or self._qp(x.name) is not None or not w.is_const or (b is not None and not b.is_const) or y.qparams is not None:
+            return None
+        data, groups = real(w), n.attrs.get("group", 1)
+        if data.ndim not in ((3, 4) if n.op == "Conv" else (2,)) or data.dtype != np.float32 or data.size == 0:
+            return None
+        if data.shape[0] // groups < floatconv.LEAST_COLUMNS:
+            return None
+        bias = (
+            np.zeros(len(data), np.float32)
+            if b is None
+            else np.ascontiguousarray(np.broadcast_to(real(b).reshape(-1), len(data)), np.float32)
+        )
+        panels = floatconv.pack(data.reshape(*data.shape[:2], *([1] * (4 - data.ndim)), *data.shape[2:]), groups)
+        bounds, label = (n.attrs.get("lo"), n.attrs.get("hi")), n.module or n.name
+        if n.op == "Conv":
+            win = Window(n.attrs, data.shape[2:])
+            run = floatconv.conv(x.name, y.name, panels, bias, win, data.shape[1] * groups, *bounds, label)
+            form: nat.FloatConv | nat.FloatLinear = nat.FloatConv(x.name, y.name, panels, bias, win, *bounds)
+        else:
+            run = floatconv.linear(x.name, y.name, panels, bias, data.shape[1], *bounds, label)
+            form = nat.FloatLinear(x.name, y.name, panels, bias, data.shape[1], *bounds)
+        return self._step(n, "conv2d_f32", "float", run, reason, panels.nbytes, form)
+
+    def _batchnormalization(self, n: Node) -> Step | None:
+        """One that no layer before it could take in: y = x * k + b a channel, a depthwise convolution of one tap whose weight is the
+        sign of k and whose scale is its size."""
+        x, params = self._qp(n.inputs[0]), [self.graph.tensors[i] for i in n.inputs[1:5]]
+        rank = self.graph.tensors[n.inputs[0]].shape
+        if x is None or rank is None or len(rank) not in (3, 4) or any(n.outputs[1:]) or not all(t.is_const for t in params):
+            return None
+        if n.attrs.get("training_mode"):
+            return None
+        gamma, beta, mean, var = (real(t).astype(np.float64).reshape(-1) for t in params)
+        k = gamma / np.sqrt(var + n.attrs.get("epsilon", 1e-5))
+        scale, bias = np.abs(k).astype(np.float32), (beta - mean * k).astype(np.float32)
+        smallest = np.finfo(np.float32).tiny
+        sign = np.where(scale < smallest, 0, np.sign(k)).astype(np.int8).reshape(-1, 1, 1, 1)
+        packed = _core.pack_conv2d(
+            sign, groups=len(sign), scale=np.maximum(scale, smallest), bias=bias, x_scale=x.scale.item(), x_zero_point=x.zero_point.item(),
+            name=n.module or n.name,
+        )  # fmt: skip
+        result, win = self._result(n), Window({}, (1,) * (len(rank) - 2))
+        run = ex.conv(n.inputs[0], n.outputs[0], packed, win, len(sign), len(sign), result, n.module or n.name)
+        form = nat.unless_wide(result, nat.Conv(n.inputs[0], n.outputs[0], packed, win, result))
+        return self._step(n, "conv2d depthwise", f"u{x.bits}", run, weight_bytes=packed.nbytes, native=form)
+
     def _resize(self, n: Node) -> Step | None:
         """Linear interpolation of height and width between two grids; nearest ones move bytes."""
         grid, out, attrs = self._qp(n.inputs[0]), self.graph.tensors[n.outputs[0]], n.attrs
@@ -43,9 +94,11 @@ class ConvLowering:
         if attrs.get("mode", "nearest") != "linear" or grid is None or out.qparams is None or not out.qparams.u8 or not (plain and known):
             return None
         given = [self.graph.tensors[i] if i else None for i in (*n.inputs[1:], "", "", "")[1:3]]
-        if any(t is not None and not t.is_const for t in given):
+        if given[0] is not None and not given[0].is_const:
             return None
-        scales, sizes = (None if t is None or t.data.size != 4 else t.data.reshape(-1) for t in given)
+        scales, sizes = (
+            None if t is None else t.name if not t.is_const else t.data.reshape(-1) if t.data.size == 4 else None for t in given
+        )
         if (scales is None) == (sizes is None) or (scales is not None and (scales[:2] != 1).any()):
             return None
         axes = convops.LinearAxes(scales, sizes, coord)

@@ -1,23 +1,26 @@
 """Native forms of steps: what a step becomes in a compiled program.
 
-A form is emitted while its step's numpy result is at hand, which tells every shape and memory order; it adds operations to the
-builder and leaves the result in exactly that memory order. A form that does not fit the arrays it meets raises NotNative, and the
-step then runs in Python between two native segments.
+A form is emitted once it is known how the step's numpy result lies in memory, which tells every shape and memory order; it adds
+operations to the builder and leaves the result in exactly that memory order, or with gaps where it is part of a concatenation and
+the form can write so. A form that does not fit the arrays it meets raises NotNative, and the step then runs in Python between two
+native segments. ``strided`` forms read tensors with gaps as they are; for the others a copy is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from .floatnn import Window
 from .ir import QParams
+from .layout import memory_order
 
 if TYPE_CHECKING:
     from .compile import Compiler
+    from .convops import LinearAxes
     from .executors import Result
     from .step import Native
 
@@ -126,24 +129,48 @@ def _two(values, fill):
 class _Image:
     """A [B, C, H, W] or [B, C, W] value as the channels-last image that the engine's windows walk over."""
 
-    def __init__(self, c: Compiler, name: str):
+    def __init__(self, c: Compiler, name: str, strided: bool = False):
+        """strided: the pixels may lie further apart than a pixel's bytes; then ``stride`` says how far."""
         x = c.value(name)
         if len(x.shape) == 4:
             b, ch, h, w = x.shape
-            self.at, self.shape = c.dense(x, _NHWC), (b, h, w, ch)
+            order, self.shape = _NHWC, (b, h, w, ch)
         elif len(x.shape) == 3:
             b, ch, w = x.shape
-            self.at, self.shape = c.dense(x, (0, 2, 1)), (b, 1, w, ch)
+            order, self.shape = (0, 2, 1), (b, 1, w, ch)
         else:
             raise NotNative
+        self.stride = (strided and _pixel_stride(x)) or 0
+        self.at = x.at if self.stride else c.dense(x, order)
         self.spatial = x.shape[2:]
 
 
 def _image_result(c: Compiler, name: str):
-    y = c.result(name)
-    if y.dense_as((0, 2, 3, 1) if len(y.shape) == 4 else (0, 2, 1)):
-        return y
-    raise NotNative
+    """Memory for a channels-last image, and the bytes from one of its pixels to the next (0: it has no gaps)."""
+    y = c.result(name, fits=lambda v: _pixel_stride(v) is not None)
+    stride = _pixel_stride(y)
+    if stride is None:
+        raise NotNative
+    return y, stride
+
+
+def _pixel_stride(v) -> int | None:
+    """Bytes from pixel to pixel of a [B, C, H, W] or [B, C, W] value in channels-last memory, 0 without gaps; None for other memory."""
+    order = _NHWC if len(v.shape) == 4 else (0, 2, 1)
+    if v.dense_as(order):
+        return 0
+    size, channels = v.dtype.itemsize, v.shape[1]
+    if channels != 1 and v.strides[1] != size:
+        return None
+    step = stride = 0
+    for i in reversed(order[:-1]):
+        if v.shape[i] == 1:
+            continue
+        stride, step = stride or v.strides[i], step or v.strides[i]
+        if v.strides[i] != step or stride < channels * size:
+            return None
+        step *= v.shape[i]
+    return stride
 
 
 def _padding(win: Window, spatial) -> tuple[int, int, int, int]:
@@ -161,11 +188,50 @@ class Conv:
     result: Result
 
     def emit(self, c: Compiler) -> None:
-        image, y = _Image(c, self.x), _image_result(c, self.y)
+        image, (y, stride) = _Image(c, self.x), _image_result(c, self.y)
         c.core.conv2d(
             image.at, y.at, self.packed, image.shape, _two(self.win.stride, 1), _padding(self.win, image.spatial),
-            _two(self.win.dilation, 1), *_bounds(self.result),
+            _two(self.win.dilation, 1), *_bounds(self.result), stride,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FloatConv:
+    """lo, hi: bounds of the result, or None."""
+
+    x: str
+    y: str
+    panels: np.ndarray
+    bias: np.ndarray
+    win: Window
+    lo: float | None
+    hi: float | None
+
+    def emit(self, c: Compiler) -> None:
+        image, y = _Image(c, self.x), c.result(self.y)
+        if _pixel_stride(y) != 0:
+            raise NotNative
+        c.core.conv2d_f32(
+            image.at, y.at, self.panels, self.bias, image.shape, _two(self.win.kernel, 1), _two(self.win.stride, 1),
+            _padding(self.win, image.spatial), _two(self.win.dilation, 1), self.lo, self.hi,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FloatLinear:
+    x: str
+    y: str
+    panels: np.ndarray
+    bias: np.ndarray
+    k: int
+    lo: float | None
+    hi: float | None
+
+    def emit(self, c: Compiler) -> None:
+        x, y = c.value(self.x), c.result(self.y, rows=True)
+        shape, flat = (1, 1, x.size // self.k, self.k), (1, 1)
+        at = c.dense(x, range(len(x.shape)))
+        c.core.conv2d_f32(at, y.at, self.panels, self.bias, shape, flat, flat, (0, 0, 0, 0), flat, self.lo, self.hi)
 
 
 @dataclass(frozen=True)
@@ -180,9 +246,10 @@ class ConvTranspose:
     result: Result
 
     def emit(self, c: Compiler) -> None:
-        image, y = _Image(c, self.x), _image_result(c, self.y)
+        image, (y, stride) = _Image(c, self.x), _image_result(c, self.y)
         (t, b), (le, r) = ((0, 0), *self.win.pads)[-2:]
-        c.core.conv_transpose2d(image.at, y.at, self.packed, image.shape, (t, le, b, r), _two(self.extra, 0), *_bounds(self.result))
+        extra = _two(self.extra, 0)
+        c.core.conv_transpose2d(image.at, y.at, self.packed, image.shape, (t, le, b, r), extra, *_bounds(self.result), stride)
 
 
 @dataclass(frozen=True)
@@ -206,17 +273,17 @@ class Conv3d:
 
 @dataclass(frozen=True)
 class ResizeLinear:
-    """axes(channels, height, width) -> lower and upper input and the way between them, of height and then of width."""
-
     x: str
     y: str
-    axes: Callable[[tuple[int, ...]], tuple[np.ndarray, ...]]
+    axes: LinearAxes
     grid: Grid
     result: Result
 
     def emit(self, c: Compiler) -> None:
-        image, y = _Image(c, self.x), _image_result(c, self.y)
-        axes = self.axes(c.value(self.x).shape[1:])
+        image, y = _Image(c, self.x), c.result(self.y)
+        if _pixel_stride(y) != 0:
+            raise NotNative
+        axes = self.axes(c.value(self.x).shape[1:], self.axes.wanted(c.static))
         c.core.resize_linear(image.at, y.at, image.shape, *axes, self.grid.scale, self.grid.zero_point, *self.result.bounds)
 
 
@@ -225,12 +292,13 @@ class MaxPool:
     x: str
     y: str
     win: Window
+    strided: ClassVar[bool] = True
 
     def emit(self, c: Compiler) -> None:
-        image, y = _Image(c, self.x), _image_result(c, self.y)
+        image, (y, stride) = _Image(c, self.x, True), _image_result(c, self.y)
         c.core.max_pool2d(
             image.at, y.at, image.shape, _two(self.win.kernel, 1), _two(self.win.stride, 1), _padding(self.win, image.spatial),
-            _two(self.win.dilation, 1),
+            _two(self.win.dilation, 1), image.stride, stride,
         )  # fmt: skip
 
 
@@ -244,16 +312,18 @@ class AvgPool:
     with_pad: bool
     grid: Grid
     result: Result
+    strided: ClassVar[bool] = True
 
     def emit(self, c: Compiler) -> None:
-        image, y = _Image(c, self.x), _image_result(c, self.y)
+        image, (y, stride) = _Image(c, self.x, True), _image_result(c, self.y)
         if self.win is None:
             geometry = image.shape[1:3], (1, 1), (0, 0, 0, 0)
         else:
             geometry = _two(self.win.kernel, 1), _two(self.win.stride, 1), _padding(self.win, image.spatial)
         c.core.avg_pool2d(
-            image.at, y.at, image.shape, *geometry, self.with_pad, self.grid.scale, self.grid.zero_point, *_bounds(self.result)
-        )
+            image.at, y.at, image.shape, *geometry, self.with_pad, self.grid.scale, self.grid.zero_point, *_bounds(self.result),
+            image.stride, stride,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -277,19 +347,47 @@ class Binary:
     b: Operand
     y: str
     result: Result
+    strided: ClassVar[bool] = True
 
     def emit(self, c: Compiler) -> None:
-        y = c.result(self.y)
-        order = y.dense()
+        y = c.result(self.y, fits=_in_lines)
+        order = memory_order(y.shape, y.strides)
         (v, a), (w, b) = [(s.value(c).broadcast(y.shape), s) for s in (self.a, self.b)]
         if _repeats(w, order) is None and _repeats(v, order) is not None:
             (v, a), (w, b) = (w, b), (v, a)
         repeat, n = _repeats(w, order) or (1, y.size)
-        places = c.dense(v, order), w.at if repeat != 1 else c.dense(w, order)
+        if n != _line((y,), order, n):  # the result's lines are not those that an operand repeats
+            repeat = 1
+        if repeat == 1:
+            n = _line((y, v, w), order, y.size)
+        (at_a, lda), (at_y, ldy) = _lined(c, v, order, n), _lined(c, y, order, n)
+        at_b, ldb = (w.at, n) if repeat != 1 else _lined(c, w, order, n)
         # The result may overwrite an operand that nobody needs any more; rather the second one, which a residual branch has just made.
-        over_b = repeat == 1 and places[1] == w.at and b.constant is None
+        over_b = repeat == 1 and at_b == w.at and b.constant is None
         grids = (a.grid.scale, a.grid.zero_point, b.grid.scale, b.grid.zero_point)
-        getattr(c.core, self.op)(*places, y.at, y.size // n, n, repeat, *grids, *self.result.bounds, over_b)
+        add = getattr(c.core, self.op)
+        add(at_a, at_b, at_y, y.size // n, n, repeat, (lda, ldb, ldy), *grids, *self.result.bounds, over_b)
+
+
+def _in_lines(v) -> bool:
+    return v.lines(memory_order(v.shape, v.strides)) is not None
+
+
+def _line(values, order, most: int) -> int:
+    """Elements a line of the first value that has gaps between its lines; ``most`` when none has."""
+    for v in values:
+        lines = None if v.dense_as(order) else v.lines(order)
+        if lines and lines[1] > 0:
+            return lines[0]
+    return most
+
+
+def _lined(c: Compiler, v, order, n: int):
+    """(place, bytes from line to line) of the elements of ``v`` as lines of n, its axes in ``order``: where they are, or a copy."""
+    lines = v.lines(order)
+    if not v.dense_as(order) and lines and lines[0] == n and lines[1] > 0:
+        return v.at, lines[1]
+    return c.dense(v, order), n * v.dtype.itemsize
 
 
 def _repeats(v, order) -> tuple[int, int] | None:
@@ -313,10 +411,14 @@ class Lut:
     x: str
     y: str
     table: np.ndarray
+    strided: ClassVar[bool] = True
 
     def emit(self, c: Compiler) -> None:
-        y = c.result(self.y)
-        c.core.lut(c.dense(c.value(self.x), y.dense()), y.at, self.table, y.size)
+        x, y = c.value(self.x), c.result(self.y, fits=_in_lines)
+        order = memory_order(y.shape, y.strides)
+        n = _line((y, x), order, y.size)
+        (at, ldx), (to, ldy) = _lined(c, x, order, n), _lined(c, y, order, n)
+        c.core.lut(at, to, self.table, y.size // n, n, ldx, ldy)
 
 
 @dataclass(frozen=True)
@@ -440,8 +542,9 @@ class Move:
 
     @staticmethod
     def _copy(c: Compiler, sources: Sequence, found: np.ndarray, y, itemsize: int) -> None:
-        flat = found.transpose(y.dense()).ravel()
-        starts = np.flatnonzero(np.concatenate(([True], np.diff(flat) != np.where(flat[1:] < 0, 0, itemsize))))
+        flat, to = (a.transpose(memory_order(y.shape, y.strides)).ravel() for a in (found, y.addresses()))
+        gaps = (np.diff(flat) != np.where(flat[1:] < 0, 0, itemsize)) | (np.diff(to) != itemsize)
+        starts = np.flatnonzero(np.concatenate(([True], gaps)))
         ends = np.append(starts[1:], flat.size)
         first = flat[starts]
         for k in range(-1, len(sources)):
@@ -449,13 +552,31 @@ class Move:
             if not mine.any():
                 continue
             at = first[mine] & ((1 << 40) - 1) if k >= 0 else np.zeros(mine.sum(), np.int64)
-            runs = np.stack([at, starts[mine] * itemsize, (ends - starts)[mine] * itemsize], 1)
+            runs = np.stack([at, to[starts[mine]], (ends - starts)[mine] * itemsize], 1)
             if k >= 0:
-                buffer, _ = sources[k].at
-                c.core.runs((buffer, 0), y.at, _loops(runs))
+                c.core.runs((sources[k].at[0], 0), (y.at[0], 0), _loops(runs))
                 continue
             for value in np.unique(first[mine]):
-                c.core.fill(y.at, -int(value) - 1, _loops(runs[first[mine] == value]))
+                c.core.fill((y.at[0], 0), -int(value) - 1, _loops(runs[first[mine] == value]))
+
+
+@dataclass(frozen=True)
+class Concat:
+    """inputs: names of tensors, or constants. Those that have been computed in their part of the result are not copied."""
+
+    inputs: tuple[str | MovedConstant, ...]
+    y: str
+    axis: int
+
+    def emit(self, c: Compiler) -> None:
+        y = c.concatenation(self.y)
+        axis, offset = self.axis % len(y.shape), 0
+        for i in self.inputs:
+            v = c.value(i) if isinstance(i, str) else c.constant(i.data)
+            part = replace(y, at=(y.at[0], y.at[1] + offset * y.strides[axis]), shape=v.shape)
+            offset += v.shape[axis]
+            if c.put(v, part):
+                Move._copy(c, [v], v.addresses(), part, v.dtype.itemsize)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Relu and Clip behind Conv, Linear, Add or an average pool become the bounds ``lo``/``hi`` (real values) of that node.
+"""Relu and Clip behind Conv, Linear, BatchNormalization, Add or an average pool become the bounds ``lo``/``hi`` (real values) of that node.
 
 Only where nothing is rounded in between: with an encoding on the intermediate tensor the model asks for two roundings (a
 depthwise convolution followed by ReLU6 in AIMET), and the activation becomes a table instead.
@@ -13,7 +13,7 @@ from ..grids import real
 from ..ir import Graph, Node
 from .util import only_reader, remove
 
-_BOUNDED = {"Conv", "Linear", "Add", "AveragePool", "GlobalAveragePool"}
+_BOUNDED = {"Conv", "Linear", "Add", "AveragePool", "GlobalAveragePool", "BatchNormalization"}
 
 
 def fuse_relu(graph: Graph) -> None:

@@ -17,7 +17,7 @@ from .util import fresh, insert_after, insert_before
 MOVES: dict[str, int | None] = {
     "Reshape": 1, "Flatten": 1, "Transpose": 1, "Squeeze": 1, "Unsqueeze": 1, "Slice": 1, "Split": 1, "Gather": 1, "MaxPool": 1,
     "Pad": 1, "Concat": None, "Expand": 1, "Tile": 1, "DepthToSpace": 1, "SpaceToDepth": 1, "GlobalMaxPool": 1, "Identity": 1,
-    "GatherElements": 1, "ReduceMax": 1, "ReduceMin": 1, "Resize": 1,
+    "GatherElements": 1, "GatherND": 1, "ReduceMax": 1, "ReduceMin": 1, "Resize": 1,
 }  # fmt: skip
 
 

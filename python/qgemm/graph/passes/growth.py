@@ -126,6 +126,12 @@ def _window(attrs, args):
     return (x.shape[0] if x.ndim else 1) * channels * positions
 
 
+def _gather_nd(attrs, args):
+    x, index = args[:2]
+    depth = attrs.get("batch_dims", 0) + (index.shape[-1] if index.ndim else 0)
+    return math.prod(index.shape[:-1]) * math.prod(x.shape[depth:])
+
+
 def _einsum(attrs, args):
     labels = str(attrs.get("equation", "")).split("->")[0].replace(" ", "").split(",")
     sizes = {c: n for term, a in zip(labels, args, strict=False) for c, n in zip(term.replace(".", ""), a.shape, strict=False)}
@@ -140,6 +146,7 @@ _BOUNDS: dict[str, Callable[[dict[str, Any], list], int]] = {
     "Einsum": _einsum,
     "Expand": _expand,
     "Gather": _gather,
+    "GatherND": _gather_nd,
     "Gemm": _gemm,
     "Linear": lambda attrs, args: math.prod(args[0].shape[:-1]) * args[1].shape[0],
     "MatMul": _matmul,

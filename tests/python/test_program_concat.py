@@ -1,0 +1,163 @@
+"""Concatenations of a compiled program: inputs are computed in their part of the result, so that no byte moves.
+
+That every program gives the bytes of its Python steps is asserted by the fixture compiled_equals_stepwise of conftest.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+import qgemm
+from onnx_nets import Builder
+
+SCALE, ZERO = 0.05, 128
+
+
+def kernels(program) -> Counter:
+    (c,) = program._compiled.values()
+    return Counter(kernel for _, kernel, *_ in c.core.ops())
+
+
+def run(b, *outputs, shape, rng, batches=(1, 3)) -> Counter:
+    """The kernels of the compiled program, which are the same at every batch and give the bytes of the steps."""
+    p = qgemm.load(b.model(*outputs))
+    found = []
+    for n in batches:
+        p._compiled.clear()
+        x = rng.standard_normal((n, *shape)).astype(np.float32)
+        for got, want in zip(np.atleast_1d(p(x)) if len(outputs) == 1 else p(x), p._stepwise([x]), strict=False):
+            assert np.array_equal(got, want if len(outputs) > 1 else want[0])
+        found.append(kernels(p))
+    assert all(f == found[0] for f in found)
+    return found[0]
+
+
+def grid(b, name, out=None):
+    return b.q(name, SCALE, ZERO, **({} if out is None else {"out": out}))
+
+
+def conv(b, rng, x, n, c, k, group=1, **attrs):
+    w = b.weight(f"w{len(b.nodes)}", rng.integers(-128, 128, (n, c // group, *k)).astype(np.int8), np.full(n, 0.002))
+    return grid(b, b.add("Conv", [x, w], f"c{len(b.nodes)}", group=group, **attrs))
+
+
+def cat(b, *parts, axis=1):
+    return grid(b, b.add("Concat", list(parts), f"cat{len(b.nodes)}", axis=axis))
+
+
+def start(c=8, spatial=(6, 5)):
+    b = Builder()
+    b.input("x", ["n", c, *spatial])
+    return b, grid(b, "x")
+
+
+def test_every_producer_writes_its_part(rng, isa):
+    b, x = start()
+    stem = conv(b, rng, x, 16, 8, (1, 1))
+    up = b.weight("up", rng.integers(-128, 128, (16, 6, 3, 3)).astype(np.int8), np.full(6, 0.003), axis=1)
+    pool = dict(kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1])
+    parts = [
+        conv(b, rng, stem, 24, 16, (1, 1)),
+        conv(b, rng, stem, 7, 16, (3, 3), pads=[1, 1, 1, 1]),
+        conv(b, rng, stem, 16, 16, (3, 3), group=16, pads=[1, 1, 1, 1]),
+        grid(b, b.add("MaxPool", [stem], "max", **pool)),
+        grid(b, b.add("AveragePool", [stem], "mean", **pool)),
+        grid(b, b.add("Tanh", [stem], "table")),
+        grid(b, b.add("Add", [stem, conv(b, rng, stem, 16, 16, (1, 1))], "sum")),
+        grid(b, b.add("Mul", [stem, conv(b, rng, stem, 16, 16, (1, 1))], "product")),
+        grid(b, b.add("ConvTranspose", [stem, up], "turned", pads=[1, 1, 1, 1])),
+    ]
+    conv(b, rng, cat(b, *parts), 8, 24 + 7 + 6 * 16 + 6, (1, 1))
+    b.q(b.nodes[-1].output[0], SCALE, ZERO, out="y")
+    found = run(b, "y", shape=(8, 6, 5), rng=rng)
+    assert found["copy"] == 0 and found["numpy"] == 0 and found["conv2d"] == 6
+
+
+def test_one_dimension(rng):
+    b, x = start(spatial=(20,))
+    x = conv(b, rng, x, 8, 8, (1,))
+    parts = [conv(b, rng, x, 16, 8, (1,)), conv(b, rng, x, 5, 8, (3,), pads=[1, 1])]
+    grid(b, conv(b, rng, cat(b, *parts), 8, 21, (1,)), out="y")
+    assert run(b, "y", shape=(8, 20), rng=rng)["copy"] == 1  # of the planar input
+
+
+def test_concatenations_that_grow_share_one_result(rng, isa):
+    """A dense block: each concatenation holds all that was before, and a table reads it where it lies."""
+    b, x = start()
+    parts = [conv(b, rng, x, 16, 8, (1, 1))]
+    for _ in range(3):
+        joined = cat(b, *parts) if len(parts) > 1 else parts[0]
+        twice = grid(b, b.add("Add", [joined, joined], f"twice{len(b.nodes)}"))
+        parts.append(conv(b, rng, twice, 8, 16 + 8 * (len(parts) - 1), (3, 3), pads=[1, 1, 1, 1]))
+    grid(b, b.add("MaxPool", [cat(b, *parts)], "m", kernel_shape=[2, 2]), out="y")
+    found = run(b, "y", shape=(8, 6, 5), rng=rng)
+    assert found["copy"] == 0 and found["lut"] == 3
+
+
+def test_a_concatenation_inside_another(rng):
+    b, x = start()
+    a, c, d = (conv(b, rng, x, n, 8, (1, 1)) for n in (16, 8, 3))
+    grid(b, conv(b, rng, cat(b, d, cat(b, a, c)), 4, 27, (1, 1)), out="y")
+    assert run(b, "y", shape=(8, 6, 5), rng=rng)["copy"] == 0
+
+
+def test_a_skip_connection_is_pooled_and_joined(rng):
+    """U-Net: the skip's other reader takes pixels that lie apart."""
+    b, x = start(spatial=(8, 8))
+    skip = conv(b, rng, x, 16, 8, (3, 3), pads=[1, 1, 1, 1])
+    deep = conv(b, rng, grid(b, b.add("MaxPool", [skip], "m", kernel_shape=[2, 2], strides=[2, 2])), 16, 16, (1, 1))
+    up = b.weight("up", rng.integers(-128, 128, (16, 16, 2, 2)).astype(np.int8), np.full(16, 0.003), axis=1)
+    turned = grid(b, b.add("ConvTranspose", [deep, up], "turned", strides=[2, 2]))
+    grid(b, conv(b, rng, cat(b, skip, turned), 4, 32, (3, 3)), out="y")
+    assert run(b, "y", shape=(8, 8, 8), rng=rng)["copy"] == 0
+
+
+def test_a_reader_that_needs_all_bytes_together_keeps_the_copy(rng):
+    b, x = start()
+    a, c = conv(b, rng, x, 16, 8, (1, 1)), conv(b, rng, x, 8, 8, (1, 1))
+    joined = conv(b, rng, cat(b, a, c), 16, 24, (1, 1))
+    grid(b, b.add("Add", [conv(b, rng, a, 16, 16, (3, 3), pads=[1, 1, 1, 1]), joined], "s"), out="y")
+    assert run(b, "y", shape=(8, 6, 5), rng=rng)["copy"] == 1  # of a
+
+
+def test_what_leaves_the_network_or_comes_twice_is_copied(rng):
+    b, x = start()
+    a = conv(b, rng, x, 16, 8, (1, 1))
+    b.add("Identity", [cat(b, a, a)], "y")
+    b.add("Identity", [a], "z")
+    k = b.weight("k", rng.integers(0, 256, (1, 4, 6, 5)).astype(np.uint8), np.float32(SCALE), np.uint8(ZERO))
+    b.add("Identity", [cat(b, k, conv(b, rng, x, 8, 8, (1, 1)))], "fixed")
+    run(b, "y", "z", "fixed", shape=(8, 6, 5), rng=rng, batches=(1,))
+
+
+def test_rows_one_after_the_other_need_no_gaps(rng):
+    """Detection heads: images reshaped to rows and joined along them. With one image each head writes straight into the result."""
+    b, x = start(spatial=(4, 4))
+    heads = []
+    for k in range(2):
+        image = conv(b, rng, x, 12, 8, (3, 3), pads=[1, 1, 1, 1], strides=[k + 1, k + 1])
+        rows = b.add("Transpose", [image], f"t{k}", perm=[0, 2, 3, 1])
+        heads.append(b.add("Reshape", [rows, b.const(f"shape{k}", np.array([0, -1, 4], np.int64))], f"r{k}"))
+    grid(b, cat(b, *heads), out="y")
+    assert run(b, "y", shape=(8, 4, 4), rng=rng, batches=(1,))["copy"] == 0
+    run(b, "y", shape=(8, 4, 4), rng=rng, batches=(3,))
+
+
+def test_threads_and_calls_at_once(rng):
+    torch = pytest.importorskip("torch")
+    b, x = start(spatial=(24, 24))
+    parts = [conv(b, rng, x, 64, 8, (3, 3), pads=[1, 1, 1, 1]) for _ in range(3)]
+    grid(b, conv(b, rng, cat(b, *parts), 16, 192, (1, 1)), out="y")
+    p = qgemm.load(b.model("y"))
+    x = torch.from_numpy(rng.standard_normal((4, 8, 24, 24)).astype(np.float32))
+    before, results = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            results.append(p(x))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(r, results[0]) for r in results)

@@ -1,0 +1,138 @@
+"""torchvision's networks through from_torch and quantize: float as torch computes it, integers as the steps say, few islands.
+
+Weights are random and images small; batch norms have the statistics of a batch of noise. Three cheap networks always run; ``pytest -m
+nightly -s tests/python/test_torchvision.py`` runs all of them and prints a line each.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+torch = pytest.importorskip("torch")
+torchvision = pytest.importorskip("torchvision")
+
+import qgemm  # noqa: E402
+
+nn, models = torch.nn, torchvision.models
+
+# Pixels, where 64 are too few: an inception's last pool, windows of 7, pyramids of six levels.
+PIXELS = {"inception_v3": 96, "maxvit_t": 224, "ssd_vgg": 300}
+# Operators that may run in Python between two native parts. Adaptive pools of images smaller than their result are sums of gathered
+# pixels; swin_v2 and SSD divide by a norm; MaxViT's attention is an einsum; ConvNeXt scales by a float constant a channel.
+ISLANDS = {
+    "alexnet": {"ReduceMean"},
+    "vgg11_bn": {"Where", "Div"},
+    "convnext_tiny": {"Mul"},
+    "swin_v2_t": {"ReduceL2", "Lut", "Div", "Mul"},
+    "ssd_vgg": {"ReduceL2", "Lut", "Div", "Mul"},
+    "maxvit_t": {"Einsum"},
+}
+CHEAP = ("squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5")
+CLASSIFIERS = (
+    *CHEAP, "alexnet", "vgg11_bn", "densenet121", "googlenet", "inception_v3", "regnet_x_400mf", "regnet_y_400mf", "efficientnet_b0",
+    "efficientnet_v2_s", "mobilenet_v2", "mobilenet_v3_small", "resnet18", "resnext50_32x4d", "convnext_tiny", "swin_t", "swin_v2_t",
+    "vit_b_16", "maxvit_t",
+)  # fmt: skip
+SEGMENTATION = ("lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "fcn_resnet50")
+DETECTION = ("resnet50_fpn", "ssdlite", "ssd_vgg", "retinanet")
+MOST_FLOAT_ERROR = 60  # decibels below the signal
+LEAST_SQNR = 1.0  # random weights through 50 layers: only a program that computes something else gives none
+
+
+class Pyramid(nn.Module):
+    """A detector as far as its tensors have fixed shapes: features, or the head's two results on every level."""
+
+    def __init__(self, backbone, head=None):
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, x):
+        levels = list(self.backbone(x).values())
+        if self.head is None:
+            return tuple(levels)
+        found = self.head(levels)
+        return found["cls_logits"], found["bbox_regression"]
+
+
+def built(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    d = models.detection
+    plain = {"weights": None, "weights_backbone": None}
+    if name == "resnet50_fpn":
+        return Pyramid(d.backbone_utils.resnet_fpn_backbone(backbone_name="resnet50", weights=None))
+    if name == "ssdlite":
+        return Pyramid(d.ssdlite320_mobilenet_v3_large(**plain).backbone)
+    if name == "ssd_vgg":
+        return Pyramid(d.ssd300_vgg16(**plain).backbone)
+    if name == "retinanet":
+        whole = d.retinanet_resnet50_fpn(**plain)
+        return Pyramid(whole.backbone, whole.head)
+    if name in SEGMENTATION:
+        return models.get_model(name, **plain)
+    options = {"googlenet": {"aux_logits": False, "init_weights": False}, "vit_b_16": {"image_size": 64}}
+    options["inception_v3"] = options["googlenet"]
+    return models.get_model(name, weights=None, **options.get(name, {}))
+
+
+def prepared(name: str, pixels: int) -> nn.Module:
+    model = built(name)
+    for m in model.modules():
+        if isinstance(m, nn.Linear) and not m.weight.any():  # ViT's classifier starts at zero
+            nn.init.normal_(m.weight, std=0.02)
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if norms:
+        for m in norms:
+            m.momentum = None
+        model.train()
+        for m in model.modules():
+            if isinstance(m, nn.Dropout):
+                m.eval()
+        with torch.no_grad():
+            model(torch.randn(8, 3, pixels, pixels))
+    return model.eval()
+
+
+def tensors(y) -> list:
+    if isinstance(y, torch.Tensor):
+        return [y]
+    return [t for v in (y.values() if isinstance(y, dict) else y) for t in tensors(v)]
+
+
+def sqnr(want, got) -> float:
+    pairs = list(zip(want, got, strict=True))
+    return min(float(10 * torch.log10(w.square().sum() / (w - g).square().sum().clamp_min(1e-30))) for w, g in pairs)
+
+
+def check(name: str) -> str:
+    pixels = PIXELS.get(name, 64)
+    model = prepared(name, pixels)
+    x = torch.randn(2, 3, pixels, pixels)
+    with torch.no_grad():
+        want = tensors(model(x))
+    exact = sqnr(want, tensors(qgemm.from_torch(model, x)(x)))
+    program = qgemm.quantize(model, calibration=[x, torch.randn_like(x)])
+    quantized = sqnr(want, tensors(program(x)))  # conftest compares the compiled program's bytes with the steps'
+    (compiled,) = program._compiled.values()
+    ops = compiled.core.ops()
+    islands = Counter(program.steps[step].op for step, _, _, _, island in ops if island)
+    copies = sum(bytes_ for _, kernel, _, bytes_, _ in ops if kernel == "copy")
+    floats = Counter(row.op for row in qgemm.report(program) if row.scheme == "float")
+    assert exact > MOST_FLOAT_ERROR and quantized > LEAST_SQNR
+    assert set(islands) <= ISLANDS.get(name, set())
+    return (
+        f"{name:28} from_torch {exact:6.1f} dB, quantize {quantized:5.1f} dB, {copies:>10,} bytes copied, "
+        f"float {dict(floats)}, islands {dict(islands)}"
+    )
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_cheap(name):
+    check(name)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", [*CLASSIFIERS, *SEGMENTATION, *DETECTION])
+def test_all(name):
+    print(check(name))
