@@ -1,12 +1,14 @@
-// Operations that a program's builder takes: sums and products of two tensors, transposed and three-dimensional convolutions,
-// resizing.
+// Operations that a program's builder takes: sums and products of two tensors, float expressions, rows taken by index, transposed
+// and three-dimensional convolutions, resizing.
 #include <array>
 
+#include "bound_expression.h"
 #include "compiled.h"
 #include "ops/conv3d.h"
 #include "ops/conv_transpose.h"
 #include "ops/eltwise.h"
 #include "ops/images.h"
+#include "ops/move.h"
 
 namespace qgemm {
 namespace {
@@ -33,6 +35,55 @@ void add_binary(Compiled& c, const char* name, Elementwise f, At x1, At x2, At y
           reinterpret_cast<uint8_t*>(at(a, to)), n, rows, n, o);
       },
       true);
+}
+
+using ExpressionInput = std::tuple<At, py::dtype, std::vector<int64_t>>;  // place, type, strides in elements
+
+// y: C-contiguous of `shape`, over which the inputs are spread by strides of 0. The result may take over the bytes of the input
+// `over` (-1: of none), which lies just like it.
+void add_expression(Compiled& c, const BoundExpression& b, const std::vector<ExpressionInput>& inputs, At y,
+                    const py::dtype& result, const std::vector<int64_t>& shape, int over) {
+  if (inputs.size() != b.in.size() || b.out.size() != 1 || shape.size() > kMaxDims || over >= static_cast<int>(inputs.size()))
+    throw Error(Code::shape, "expression: takes " + std::to_string(b.in.size()) + " inputs of at most 8 dimensions and has " +
+                                 std::to_string(b.out.size()) + " outputs");
+  std::vector<Place> places;
+  std::vector<Source> sources;
+  std::vector<int32_t> uses;
+  const Place to = place(y);
+  const Sink sink{nullptr, element_of(result, "out", true), b.out[0]};
+  int64_t n = 1;
+  for (const int64_t d : shape) n *= d;
+  int64_t bytes = n * (element_bytes(sink.type) + 4 * static_cast<int64_t>(b.e.operations.size()));
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const auto& [from, dtype, strides] = inputs[i];
+    Source s{nullptr, element_of(dtype, "input " + std::to_string(i), false), b.in[i], {}};
+    if (strides.size() != shape.size()) throw Error(Code::shape, "expression: one stride a dimension");
+    std::copy(strides.begin(), strides.end(), s.strides);
+    places.push_back(place(from));
+    sources.push_back(s);
+    uses.push_back(from.first);
+    bytes += n * element_bytes(s.type);
+  }
+  if (over >= 0) std::swap(uses[0], uses[static_cast<size_t>(over)]);
+  uses.insert(uses.begin() + (over >= 0 ? 1 : 0), to.buffer);
+  c.program.add(
+      "expression", {0, bytes}, std::move(uses),
+      [e = b.e, places, sources, sink, to, shape](Addresses a) {
+        static thread_local std::vector<Source> bound;
+        bound = sources;
+        for (size_t i = 0; i < bound.size(); ++i) bound[i].data = at(a, places[i]);
+        Sink out = sink;
+        out.data = at(a, to);
+        evaluate(e, static_cast<int>(shape.size()), shape.data(), bound.data(), &out);
+      },
+      over >= 0);
+}
+
+// y[outer][count][bytes] = x[outer][index[count]][bytes]; wide: int64 indices, else int32. A negative one counts from the end.
+void add_take(Compiled& c, At x, At index, bool wide, At y, int64_t outer, int64_t rows, int64_t count, int64_t bytes) {
+  const Place from = place(x), which = place(index), to = place(y);
+  c.program.add("take", {0, 2 * outer * count * bytes}, {from.buffer, which.buffer, to.buffer},
+                [=](Addresses a) { take(at(a, from), outer, rows, bytes, at(a, which), wide, count, at(a, to)); });
 }
 
 void add_conv_transpose2d(Compiled& c, At x, At y, const py::array& packed, const std::array<int64_t, 4>& shape,
@@ -145,6 +196,8 @@ void bind_program_layers(CompiledClass& c) {
   };
   binary("add", static_cast<Elementwise>(&add));
   binary("mul", static_cast<Elementwise>(&mul));
+  c.def("expression", &add_expression, "expression"_a, "inputs"_a, "y"_a, "dtype"_a, "shape"_a, "over"_a)
+      .def("take_rows", &add_take, "x"_a, "index"_a, "wide"_a, "y"_a, "outer"_a, "rows"_a, "count"_a, "bytes"_a);
   c.def("conv_transpose2d", &add_conv_transpose2d, "x"_a, "y"_a, "packed"_a, "shape"_a, "padding"_a, "output_padding"_a,
         "floats"_a, "scale"_a, "zero_point"_a, "lo"_a, "hi"_a)
       .def("conv3d", &add_conv3d, "x"_a, "y"_a, "packed"_a, "shape"_a, "kernel"_a, "stride"_a, "padding"_a, "dilation"_a,

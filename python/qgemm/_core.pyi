@@ -479,6 +479,19 @@ class ProgramBuilder:
         scale: float, zero_point: int, lo: float | None, hi: float | None
     ) -> None: ...  # fmt: skip
     def lut(self, x: _Place, y: _Place, table: NDArray[np.uint8], n: int) -> None: ...
+    # inputs: place, type and strides in elements, 0 where one is spread over an axis of the result. over: the input whose bytes the
+    # result may take, -1 for none.
+    def expression(
+        self,
+        expression: Expression,
+        inputs: Sequence[tuple[_Place, np.dtype[Any], Sequence[int]]],
+        y: _Place,
+        dtype: np.dtype[Any],
+        shape: Sequence[int],
+        over: int,
+    ) -> None: ...
+    # y[outer][count][bytes] = x[outer][rows][bytes] at count indices of int64 (wide) or int32
+    def take_rows(self, x: _Place, index: _Place, wide: bool, y: _Place, outer: int, rows: int, count: int, bytes: int) -> None: ...
     def quantize(self, x: _Place, y: _Place, n: int, scale: float, zero_point: int, qmax: int, bytes: int = 1) -> None: ...
     def quantize_planes(
         self, x: _Place, y: _Place, batch: int, channels: int, pixels: int, scale: float, zero_point: int, qmax: int

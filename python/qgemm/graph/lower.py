@@ -22,8 +22,9 @@ from .guard import check_grids, naming
 from .ir import Graph, Node, QParams, Tensor
 from .lower_conv import ConvLowering
 from .lower_rows import RowLowering
+from .native_float import Dequantized, Take
 from .passes.grid import MOVES, data_inputs, moves_bytes, pad_value
-from .step import Step
+from .step import Native, Step
 from .values import const_bytes, input_quantizer, raw_reader, raw_values, reader, writer
 
 # Layers that on_unsupported="raise" does not allow in float.
@@ -366,12 +367,16 @@ class Lowering(ConvLowering, RowLowering):
             byte = quantize(np.asarray(pad_value(self.graph, n), np.float32), qp).astype(np.uint8)
             reads = (reads + [lambda env: None] * 2)[: max(3, len(reads))]
             reads[2] = lambda env: byte
-        kernel = "view" if n.op in _VIEWS else "numpy"
         fn = OPS[n.op](attrs)
-        return self._step(n, kernel, "bytes", _call(n, fn, reads, [_put(o) for o in n.outputs]), native=self._moved(n, fn, moved, qp))
+        form = self._moved(n, fn, moved, lambda i: const_bytes(self.graph, i, qp), lambda v: int(quantize(np.asarray(v, np.float32), qp)))
+        return self._step(n, _moving(n, form), "bytes", _call(n, fn, reads, [_put(o) for o in n.outputs]), native=form)
 
-    def _moved(self, n: Node, fn, moved: set[str], qp: QParams) -> nat.Move | None:
-        """The native form of an operation that puts every element somewhere, or a constant there."""
+    def _moved(self, n: Node, fn, moved: set[str], constant, fill) -> nat.Move | Take | None:
+        """The native form of an operation that puts every element somewhere, or a constant there.
+
+        constant(name): a constant among the moved tensors, as they are held. fill(value): the byte that a padding of ``value`` consists
+        of, or None.
+        """
         if n.op in _SELECTS:
             return None
         inputs: list = []
@@ -380,14 +385,35 @@ class Lowering(ConvLowering, RowLowering):
             if t is None:
                 inputs.append(None)
             elif i in moved:
-                inputs.append(nat.MovedConstant(const_bytes(self.graph, i, qp)) if t.is_const else i)
+                inputs.append(nat.MovedConstant(constant(i)) if t.is_const else i)
             else:
                 inputs.append(real(t) if t.is_const else nat.Static(i))
         if n.op == "Pad" and n.attrs.get("mode", "constant") == "constant":
-            byte = int(quantize(np.asarray(pad_value(self.graph, n), np.float32), qp))
+            value = pad_value(self.graph, n)
+            byte = None if value is None else fill(value)
+            if byte is None:
+                return None
             inputs = (inputs + [None, None])[: max(3, len(inputs))]
             inputs[2] = np.asarray(-1 - byte)
-        return nat.Move(tuple(inputs), tuple(n.outputs), fn)
+        form = nat.Move(tuple(inputs), tuple(n.outputs), fn)
+        if n.op == "Gather" and isinstance(inputs[1], nat.Static):
+            x = inputs[0].data if isinstance(inputs[0], nat.MovedConstant) else inputs[0]
+            return Take(x, n.inputs[1], n.outputs[0], n.attrs.get("axis", 0), form)
+        return form
+
+    def _moved_float(self, n: Node, fn) -> Native | None:
+        """The same for tensors that are not held as bytes of one grid; None where values change on the way."""
+        if n.op not in MOVES or n.op == "Resize" or "lo" in n.attrs or "hi" in n.attrs:
+            return None
+        data = {i: self.graph.tensors[i] for i in data_inputs(n)}
+        grids = [t.qparams for t in data.values() if not t.is_const and t.qparams is not None and not t.qparams.u8]
+        if grids or any(self.graph.tensors[o].qparams is not None for o in n.outputs if o):
+            return None
+        if len({real(t).dtype if t.is_const else held_dtype(t) for t in data.values()}) != 1:
+            return None
+        grids = {i: nat.Grid.of(t.qparams) for i, t in data.items() if self._qp(i) is not None}
+        form = self._moved(n, fn, set(data), lambda i: np.ascontiguousarray(real(data[i])), lambda v: 0 if v == 0 else None)
+        return Dequantized(grids, form) if grids and form is not None else form
 
     def _float(self, n: Node, reason: str = "") -> Step:
         try:
@@ -402,10 +428,11 @@ class Lowering(ConvLowering, RowLowering):
         reads = [read(self.graph, i) for i in n.inputs]
         stores = [writer(self.graph, o) if o else None for o in n.outputs]
         run = _call(n, fn, reads, stores)
+        form = self._moved_float(n, fn)
         if n.op == "Shape" or all(o in self.index_tensors for o in n.outputs if o):
-            return self._step(n, "numpy", "index", run)
+            return self._step(n, _moving(n, form), "index", run, native=form)
         weight = sum(real_bytes(self.graph.tensors[i]) for i in n.inputs[1:] if i and self.graph.tensors[i].is_const)
-        return self._step(n, "numpy", "float", run, reason or self._why(n), weight)
+        return self._step(n, _moving(n, form), "float", run, reason or self._why(n), weight, form)
 
     def _why(self, n: Node) -> str:
         """Why there is no integer kernel for this node here."""
@@ -420,6 +447,18 @@ class Lowering(ConvLowering, RowLowering):
         if n.op in ("Add", "Requantize", *MOVES):
             return _no_bytes(out, "result") or f"no integer kernel for {n.op} of these operands"
         return f"no integer kernel for {n.op}; computed in float32"
+
+
+def _moving(n: Node, form) -> str:
+    """The kernel's name for an operation that moves elements."""
+    if form is None:
+        return "numpy"
+    return "view" if n.op in _VIEWS else "take" if isinstance(form, Take) else "copy"
+
+
+def held_dtype(t: Tensor) -> np.dtype:
+    """Of the array that holds a run-time tensor without a grid."""
+    return np.dtype("float32" if t.dtype in ("float16", "bfloat16") else t.dtype)
 
 
 def _call(n: Node, fn, reads, stores):

@@ -1,0 +1,95 @@
+"""Native forms of what computes in float32, and of rows taken by an index that comes with the call: see graph.native."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import _core
+from .native import Grid, Move, NotNative
+
+if TYPE_CHECKING:
+    from .compile import Compiler
+    from .step import Native
+
+_MOST_DIMENSIONS = 8
+
+
+@dataclass(frozen=True)
+class Expression:
+    """inputs: names of tensors, or constants of a type that expressions read."""
+
+    core: _core.Expression
+    inputs: tuple[str | np.ndarray, ...]
+    y: str
+
+    def emit(self, c: Compiler) -> None:
+        given = [c.value(i) if isinstance(i, str) else c.constant(i) for i in self.inputs]
+        y = c.result(self.y)
+        order = y.dense()
+        if len(order) > _MOST_DIMENSIONS or any(v.dtype.kind not in "fub" and v.dtype.name not in ("int32", "int64") for v in given):
+            raise NotNative
+        spread = [v.broadcast(y.shape) for v in given]
+        inputs = [(v.at, v.dtype, [v.strides[i] // v.dtype.itemsize for i in order]) for v in spread]
+        c.core.expression(self.core, inputs, y.at, y.dtype, [y.shape[i] for i in order], _overwritten(spread, y))
+
+
+def _overwritten(inputs, y) -> int:
+    """Which input's bytes the result may take over: the last that lies just like it, in memory that no other input reads."""
+    buffers = [v.at[0] for v in inputs]
+    for k in reversed(range(len(inputs))):
+        v = inputs[k]
+        if v.dtype.itemsize == y.dtype.itemsize and v.at[1] == 0 and v.same_order(y) and buffers.count(v.at[0]) == 1:
+            return k
+    return -1
+
+
+@dataclass(frozen=True)
+class Take:
+    """ONNX's Gather. x: a tensor's name, or an array; known: the form for an index that is known once the shapes are."""
+
+    x: str | np.ndarray
+    index: str
+    y: str
+    axis: int
+    known: Move
+
+    def emit(self, c: Compiler) -> None:
+        if self.index in c.statics:
+            self.known.emit(c)
+            return
+        x = c.value(self.x) if isinstance(self.x, str) else c.constant(self.x)
+        index, y = c.value(self.index), c.result(self.y, rows=True)
+        if index.dtype not in (np.int32, np.int64):
+            raise NotNative
+        axis = self.axis % len(x.shape)
+        outer, inner = (int(np.prod(s, dtype=np.int64)) for s in (x.shape[:axis], x.shape[axis + 1 :]))
+        at, where = c.dense(x, range(len(x.shape))), c.dense(index, range(len(index.shape)))
+        c.core.take_rows(at, where, index.dtype == np.int64, y.at, outer, x.shape[axis], index.size, inner * x.dtype.itemsize)
+
+
+@dataclass(frozen=True)
+class Dequantized:
+    """A form whose inputs, as far as ``grids`` names them, it reads as the real numbers that their bytes stand for."""
+
+    grids: dict[str, Grid]
+    form: Native
+
+    def emit(self, c: Compiler) -> None:
+        bytes_ = {name: c.value(name) for name in self.grids}
+        try:
+            for name, grid in self.grids.items():
+                c.values[name] = dequantized(c, bytes_[name], grid)
+            self.form.emit(c)
+        finally:
+            c.values.update(bytes_)
+
+
+def dequantized(c: Compiler, x, grid: Grid):
+    """A float32 copy of bytes, in their memory order; C-contiguous where they have gaps."""
+    order = x.order()
+    at = c.temporary(4 * x.size)
+    c.core.dequantize(c.dense(x, order), at, x.size, grid.scale, grid.zero_point)
+    return x.moved(at, order, np.dtype(np.float32))
