@@ -208,14 +208,6 @@ void add_fill(Compiled& c, At y, int64_t value, const py::array& table) {
                 [runs, to, value](Addresses a) { fill_runs(at(a, to), static_cast<uint8_t>(value), runs); });
 }
 
-struct Matrix {
-  At at;
-  int64_t batch_stride, ld;
-  bool transposed;
-  double scale;
-  int64_t zero_point;
-};
-
 void add_matmul(Compiled& c, int64_t batch, int64_t m, int64_t n, int64_t k, const Matrix& x1, const Matrix& x2, At y,
                 bool floats, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi) {
   check_encoding("a", x1.scale, x1.zero_point);

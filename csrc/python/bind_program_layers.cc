@@ -9,6 +9,7 @@
 #include "ops/eltwise.h"
 #include "ops/images.h"
 #include "ops/move.h"
+#include "ops/product.h"
 
 namespace qgemm {
 namespace {
@@ -77,6 +78,35 @@ void add_expression(Compiled& c, const BoundExpression& b, const std::vector<Exp
         evaluate(e, static_cast<int>(shape.size()), shape.data(), bound.data(), &out);
       },
       over >= 0);
+}
+
+// packed: of pack_floats, k x n.
+void add_product(Compiled& c, At x, At y, const py::array& packed, const std::optional<py::array>& bias, int64_t rows, int64_t k,
+                 int64_t n, bool floats, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi) {
+  const FloatPanels b{vector_of<float>(packed, "packed", FloatPanels::floats(k, n)), k, n};
+  const float* added = vector_or_null<float>(bias, "bias", n);
+  const OutputSpec o = c.spec(floats, scale, zero_point, lo, hi);
+  c.kept.push_back(packed);
+  if (bias) c.kept.push_back(*bias);
+  const Place from = place(x), to = place(y);
+  const auto ldc = static_cast<ptrdiff_t>(n * static_cast<int64_t>(out_size(o.type)));
+  c.program.add("product", {4 * rows * n * k, 4 * rows * k + rows * ldc + 4 * n * k}, {from.buffer, to.buffer},
+                [=](Addresses a) { product(reinterpret_cast<const float*>(at(a, from)), rows, k, b, added, at(a, to), ldc, o); });
+}
+
+void add_matmul_floats(Compiled& c, int64_t batch, int64_t m, int64_t n, int64_t k, const Matrix& x1, const Matrix& x2, At y,
+                       bool floats, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi) {
+  const OutputSpec o = c.spec(floats, scale, zero_point, lo, hi);
+  const Place pa = place(x1.at), pb = place(x2.at), to = place(y);
+  const FloatMatrix ea{nullptr, x1.batch_stride, x1.ld, x1.transposed}, eb{nullptr, x2.batch_stride, x2.ld, x2.transposed};
+  c.program.add("matmul floats",
+                {4 * batch * m * n * k, batch * (4 * m * k + 4 * k * n + m * n * static_cast<int64_t>(out_size(o.type)))},
+                {pa.buffer, pb.buffer, to.buffer}, [=](Addresses a) {
+                  FloatMatrix left = ea, right = eb;
+                  left.data = reinterpret_cast<const float*>(at(a, pa));
+                  right.data = reinterpret_cast<const float*>(at(a, pb));
+                  product_batch(batch, m, n, k, left, right, at(a, to), o);
+                });
 }
 
 // y[outer][count][bytes] = x[outer][index[count]][bytes]; wide: int64 indices, else int32. A negative one counts from the end.
@@ -197,6 +227,10 @@ void bind_program_layers(CompiledClass& c) {
   binary("add", static_cast<Elementwise>(&add));
   binary("mul", static_cast<Elementwise>(&mul));
   c.def("expression", &add_expression, "expression"_a, "inputs"_a, "y"_a, "dtype"_a, "shape"_a, "over"_a)
+      .def("product", &add_product, "x"_a, "y"_a, "packed"_a, "bias"_a, "rows"_a, "k"_a, "n"_a, "floats"_a, "scale"_a,
+           "zero_point"_a, "lo"_a, "hi"_a)
+      .def("matmul_floats", &add_matmul_floats, "batch"_a, "m"_a, "n"_a, "k"_a, "a"_a, "b"_a, "y"_a, "floats"_a, "scale"_a,
+           "zero_point"_a, "lo"_a, "hi"_a)
       .def("take_rows", &add_take, "x"_a, "index"_a, "wide"_a, "y"_a, "outer"_a, "rows"_a, "count"_a, "bytes"_a);
   c.def("conv_transpose2d", &add_conv_transpose2d, "x"_a, "y"_a, "packed"_a, "shape"_a, "padding"_a, "output_padding"_a,
         "floats"_a, "scale"_a, "zero_point"_a, "lo"_a, "hi"_a)

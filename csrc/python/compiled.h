@@ -55,6 +55,16 @@ inline Border border(int32_t buffer, const py::dtype& dtype, std::vector<int64_t
   return {buffer, dtype, {code, static_cast<uint8_t>(8 * dtype.itemsize()), 1}, std::move(memory), std::move(order)};
 }
 
+// An operand of a product of two tensors, [batch][rows][columns] or transposed. Strides in elements; scale and zero point of
+// bytes.
+struct Matrix {
+  At at;
+  int64_t batch_stride, ld;
+  bool transposed;
+  double scale;
+  int64_t zero_point;
+};
+
 struct Compiled {
   Program program;
   std::vector<py::object> kept;  // weights and constants: the program points into them

@@ -399,6 +399,29 @@ def softmax(
     hi: float | None = None,
 ) -> None: ...
 
+# Products of floats. pack_floats: b is [K, N], transposed: [N, K]. out: float32 or uint8.
+def pack_floats(b: NDArray[np.float32], transposed: bool = False) -> NDArray[np.float32]: ...
+def product(
+    a: NDArray[np.float32],
+    packed: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    out: NDArray[Any],
+    out_scale: float = 1.0,
+    out_zero_point: int = 0,
+    lo: float | None = None,
+    hi: float | None = None,
+) -> None: ...
+def matmul_floats(
+    a: NDArray[np.float32],
+    b: NDArray[np.float32],
+    out: NDArray[Any],
+    out_scale: float = 1.0,
+    out_zero_point: int = 0,
+    lo: float | None = None,
+    hi: float | None = None,
+    b_transposed: bool = False,
+) -> None: ...
+
 # LayerNorm along the last axis; center=False: RMSNorm. gamma, beta: float32 [x.shape[-1]], None for 1 and 0.
 def norm(
     x: NDArray[Any],
@@ -490,6 +513,12 @@ class ProgramBuilder:
         shape: Sequence[int],
         over: int,
     ) -> None: ...
+    def product(
+        self, x: _Place, y: _Place, packed: NDArray[np.float32], bias: NDArray[np.float32] | None, rows: int, k: int, n: int, *output: Any
+    ) -> None: ...  # fmt: skip
+    def matmul_floats(
+        self, batch: int, m: int, n: int, k: int, a: ProgramMatrix, b: ProgramMatrix, y: _Place, *output: Any
+    ) -> None: ...  # fmt: skip
     # y[outer][count][bytes] = x[outer][rows][bytes] at count indices of int64 (wide) or int32
     def take_rows(self, x: _Place, index: _Place, wide: bool, y: _Place, outer: int, rows: int, count: int, bytes: int) -> None: ...
     def quantize(self, x: _Place, y: _Place, n: int, scale: float, zero_point: int, qmax: int, bytes: int = 1) -> None: ...

@@ -42,7 +42,7 @@ class Grid:
         return cls(qp.scale.item(), qp.zero_point.item(), qp.qmax)
 
 
-def _bounds(result: Result) -> tuple:
+def bounds(result: Result) -> tuple:
     """(floats, scale, zero point, lo, hi) as the builder takes them."""
     return (result.dtype is np.float32, *result.bounds)
 
@@ -99,7 +99,7 @@ class Linear:
 
     def emit(self, c: Compiler) -> None:
         x, y = c.value(self.x), c.result(self.y, rows=True)
-        c.core.linear(c.dense(x, range(len(x.shape))), y.at, self.packed, x.size // self.k, *_bounds(self.result))
+        c.core.linear(c.dense(x, range(len(x.shape))), y.at, self.packed, x.size // self.k, *bounds(self.result))
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Linear16:
         x, y = c.value(self.x), c.result(self.y, rows=True)
         g, q = self.grid, c.temporary(2 * x.size)
         c.core.quantize(c.dense(x, range(len(x.shape))), q, x.size, g.scale, g.zero_point, g.qmax, 2)
-        c.core.linear16(q, y.at, self.packed, x.size // self.k, g.scale, g.zero_point, *_bounds(self.result))
+        c.core.linear16(q, y.at, self.packed, x.size // self.k, g.scale, g.zero_point, *bounds(self.result))
 
 
 def _two(values, fill):
@@ -164,7 +164,7 @@ class Conv:
         image, y = _Image(c, self.x), _image_result(c, self.y)
         c.core.conv2d(
             image.at, y.at, self.packed, image.shape, _two(self.win.stride, 1), _padding(self.win, image.spatial),
-            _two(self.win.dilation, 1), *_bounds(self.result),
+            _two(self.win.dilation, 1), *bounds(self.result),
         )  # fmt: skip
 
 
@@ -182,7 +182,7 @@ class ConvTranspose:
     def emit(self, c: Compiler) -> None:
         image, y = _Image(c, self.x), _image_result(c, self.y)
         (t, b), (le, r) = ((0, 0), *self.win.pads)[-2:]
-        c.core.conv_transpose2d(image.at, y.at, self.packed, image.shape, (t, le, b, r), _two(self.extra, 0), *_bounds(self.result))
+        c.core.conv_transpose2d(image.at, y.at, self.packed, image.shape, (t, le, b, r), _two(self.extra, 0), *bounds(self.result))
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class Conv3d:
         pads, _ = win.resolve(x.shape[2:])
         c.core.conv3d(
             c.dense(x, order), y.at, self.packed, [x.shape[i] for i in order], win.kernel, win.stride,
-            [p[k] for k in range(2) for p in pads], win.dilation, *_bounds(self.result),
+            [p[k] for k in range(2) for p in pads], win.dilation, *bounds(self.result),
         )  # fmt: skip
 
 
@@ -252,7 +252,7 @@ class AvgPool:
         else:
             geometry = _two(self.win.kernel, 1), _two(self.win.stride, 1), _padding(self.win, image.spatial)
         c.core.avg_pool2d(
-            image.at, y.at, image.shape, *geometry, self.with_pad, self.grid.scale, self.grid.zero_point, *_bounds(self.result)
+            image.at, y.at, image.shape, *geometry, self.with_pad, self.grid.scale, self.grid.zero_point, *bounds(self.result)
         )
 
 
@@ -337,7 +337,7 @@ class MatMul:
         lead = np.broadcast_shapes(p.shape[:-2], q.shape[:-2])
         batch = int(np.prod(lead, dtype=np.int64))
         sides = [self._side(c, v.broadcast((*lead, *v.shape[-2:])), s.grid) for v, s in ((p, self.a), (q, self.b))]
-        c.core.matmul(batch, m, n, k, *sides, y.at, *_bounds(self.result))
+        c.core.matmul(batch, m, n, k, *sides, y.at, *bounds(self.result))
 
     @staticmethod
     def _side(c: Compiler, v, grid: Grid):
@@ -407,7 +407,7 @@ def _take(rows, y) -> tuple:
 
 def _plain_bounds(result: Result) -> tuple:
     """Operations on rows take no bounds in float32."""
-    return _bounds(result) if result.dtype is np.uint8 else (True, 1.0, 0, None, None)
+    return bounds(result) if result.dtype is np.uint8 else (True, 1.0, 0, None, None)
 
 
 @dataclass(frozen=True)

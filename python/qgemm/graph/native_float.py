@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import _core
-from .native import Grid, Move, NotNative
+from .native import Grid, Move, NotNative, bounds
 
 if TYPE_CHECKING:
     from .compile import Compiler
+    from .executors import Result
     from .step import Native
 
 _MOST_DIMENSIONS = 8
@@ -93,3 +94,59 @@ def dequantized(c: Compiler, x, grid: Grid):
     at = c.temporary(4 * x.size)
     c.core.dequantize(c.dense(x, order), at, x.size, grid.scale, grid.zero_point)
     return x.moved(at, order, np.dtype(np.float32))
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One side of a product of real numbers: a tensor's name, with its grid when it is held as bytes, or a constant."""
+
+    source: str | np.ndarray
+    grid: Grid | None
+
+    def value(self, c: Compiler):
+        if not isinstance(self.source, str):
+            return c.constant(self.source)
+        x = c.value(self.source)
+        return x if self.grid is None else dequantized(c, x, self.grid)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A layer on real numbers. packed: its [n, k] weight as _core.pack_floats leaves it."""
+
+    x: Operand
+    y: str
+    packed: np.ndarray
+    bias: np.ndarray | None
+    k: int
+    n: int
+    result: Result
+
+    def emit(self, c: Compiler) -> None:
+        x, y = self.x.value(c), c.result(self.y, rows=True)
+        rows = c.dense(x, range(len(x.shape)))
+        c.core.product(rows, y.at, self.packed, self.bias, x.size // self.k, self.k, self.n, *bounds(self.result))
+
+
+@dataclass(frozen=True)
+class MatMul:
+    """Two activations as real numbers."""
+
+    a: Operand
+    b: Operand
+    y: str
+    result: Result
+
+    def emit(self, c: Compiler) -> None:
+        y = c.result(self.y, rows=True)
+        p, q = self.a.value(c), self.b.value(c)
+        p, q = p.reshaped_front() if len(p.shape) == 1 else p, q.reshaped_back() if len(q.shape) == 1 else q
+        (m, k), n = p.shape[-2:], q.shape[-1]
+        lead = np.broadcast_shapes(p.shape[:-2], q.shape[:-2])
+        p, q = p.broadcast((*lead, *p.shape[-2:])), q.broadcast((*lead, *q.shape[-2:]))
+        order = tuple(range(len(lead) + 2))
+        swapped = (*order[:-2], order[-1], order[-2])
+        transposed = not q.dense_as(order) and q.dense_as(swapped)
+        a = _core.ProgramMatrix(c.dense(p, order), m * k, k, False, 1.0, 0)
+        b = _core.ProgramMatrix(c.dense(q, swapped if transposed else order), k * n, k if transposed else n, transposed, 1.0, 0)
+        c.core.matmul_floats(int(np.prod(lead, dtype=np.int64)), m, n, k, a, b, y.at, *bounds(self.result))

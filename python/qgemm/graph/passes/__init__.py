@@ -9,23 +9,27 @@ from .batch import free_batch
 from .batchnorm import fold_batchnorm
 from .cleanup import drop_dead, drop_identities
 from .constants import fold_constants
+from .factor import absorb_factors
 from .fuse_relu import fuse_relu
 from .grid import propagate_grids
 from .linear import form_linear
 from .lut import make_tables
 from .mean import mean_to_pool
 from .qdq import fold_qdq
+from .shapes import fold_shapes
 from .signs import normalize_signs
 
 ORDER = (
     fold_constants,
     fold_qdq,
     drop_identities,
+    fold_shapes,
     normalize_signs,
     form_linear,
     fold_batchnorm,
     mean_to_pool,
     propagate_grids,
+    absorb_factors,
     fuse_relu,
     make_tables,
     drop_dead,
