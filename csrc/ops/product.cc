@@ -117,20 +117,19 @@ void product(const float* a, int64_t m, int64_t lda, const FloatPanels& b, const
 }
 
 void product_batch(int64_t batch, int64_t m, int64_t n, int64_t k, const FloatMatrix& a, const FloatMatrix& b, void* c,
-                   const OutputSpec& out) {
+                   const Batches& c_batches, ptrdiff_t ldc, const OutputSpec& out) {
   check(out);
   if (batch == 0 || m == 0 || n == 0) return;
   const KernelTable& t = table();
   const int threads = threads_for(batch * m * n * std::max<int64_t>(k, 1), kGrain);
-  const auto ldc = static_cast<ptrdiff_t>(n * static_cast<int64_t>(out_size(out.type)));
   const bool by_batch = batch >= threads;
   parallel_shares(by_batch ? batch : 1, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<float> panels;
     for (int64_t i = begin; i < end; ++i) {
       float* packed = panels.get(FloatPanels::floats(k, n));
-      pack_floats(b.data + i * b.batch_stride, b.ld, b.transposed, k, n, packed);
+      pack_floats(b.data + b.batches[i], b.ld, b.transposed, k, n, packed);
       const FloatPanels view{packed, k, n};
-      product_on({t, a.data + i * a.batch_stride, a.ld, view, nullptr, static_cast<char*>(c) + i * m * ldc, ldc, out}, m,
+      product_on({t, a.data + a.batches[i], a.ld, view, nullptr, static_cast<char*>(c) + c_batches[i], ldc, out}, m,
                  by_batch ? 1 : threads);
     }
   });

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "ops/gemm.h"
+#include "ops/matmul.h"
 
 namespace qgemm {
 
@@ -28,12 +28,13 @@ void product(const float* a, int64_t m, int64_t lda, const FloatPanels& b, const
 
 struct FloatMatrix {
   const float* data;
-  int64_t batch_stride, ld;  // floats
-  bool transposed;           // b: [n][k]
+  Batches batches;  // floats, like ld
+  int64_t ld;
+  bool transposed;  // b: [n][k]
 };
 
-// One product a batch, B packed on the fly. a is not transposed. c: [batch][m][n], dense.
+// One product a batch, B packed on the fly. a is not transposed. c: [batch][m][n], c_batches and ldc in bytes.
 void product_batch(int64_t batch, int64_t m, int64_t n, int64_t k, const FloatMatrix& a, const FloatMatrix& b, void* c,
-                   const OutputSpec& out);
+                   const Batches& c_batches, ptrdiff_t ldc, const OutputSpec& out);
 
 }  // namespace qgemm

@@ -62,8 +62,9 @@ void bind_matmul_floats(const py::array& a, const py::array& b, py::array& out, 
   const FloatMatrix left{static_cast<const float*>(a.data()), m * k, k, false},
       right{static_cast<const float*>(b.data()), k * n, transposed ? k : n, transposed};
   void* to = out.mutable_data();
+  const auto ldc = static_cast<ptrdiff_t>(n * out.itemsize());
   py::gil_scoped_release release;
-  product_batch(batch, m, n, k, left, right, to, o);
+  product_batch(batch, m, n, k, left, right, to, m * ldc, ldc, o);
 }
 
 }  // namespace

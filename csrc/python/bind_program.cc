@@ -208,24 +208,26 @@ void add_fill(Compiled& c, At y, int64_t value, const py::array& table) {
                 [runs, to, value](Addresses a) { fill_runs(at(a, to), static_cast<uint8_t>(value), runs); });
 }
 
-void add_matmul(Compiled& c, int64_t batch, int64_t m, int64_t n, int64_t k, const Matrix& x1, const Matrix& x2, At y,
+void add_matmul(Compiled& c, int64_t batch, int64_t m, int64_t n, int64_t k, const Matrix& x1, const Matrix& x2, const Matrix& y,
                 bool floats, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi) {
   check_encoding("a", x1.scale, x1.zero_point);
   check_encoding("b", x2.scale, x2.zero_point);
   const OutputSpec o = c.spec(floats, scale, zero_point, lo, hi);
-  const Place pa = place(x1.at), pb = place(x2.at), to = place(y);
+  const Place pa = place(x1.at), pb = place(x2.at), to = place(y.at);
   auto operand = [](const Matrix& x) {
     return MatmulOperand{
-        nullptr, x.batch_stride, x.ld, x.transposed, false, static_cast<float>(x.scale), static_cast<int32_t>(x.zero_point)};
+        nullptr, x.batches, x.ld, x.transposed, false, static_cast<float>(x.scale), static_cast<int32_t>(x.zero_point)};
   };
   const MatmulOperand ea = operand(x1), eb = operand(x2);
   const auto element = static_cast<int64_t>(out_size(o.type));
+  const Batches batches = y.bytes(element);
+  const auto ldc = static_cast<ptrdiff_t>(y.ld * element);
   c.program.add("matmul", {batch * m * n * k, batch * (m * k + k * n + m * n * element)}, {pa.buffer, pb.buffer, to.buffer},
                 [=](Addresses a) {
                   MatmulOperand oa = ea, ob = eb;
                   oa.data = reinterpret_cast<const uint8_t*>(at(a, pa));
                   ob.data = reinterpret_cast<const uint8_t*>(at(a, pb));
-                  matmul(batch, m, n, k, oa, ob, at(a, to), m * n * element, static_cast<ptrdiff_t>(n * element), o);
+                  matmul(batch, m, n, k, oa, ob, at(a, to), batches, ldc, o);
                 });
 }
 
@@ -393,10 +395,11 @@ py::list op_rows(const Compiled& c) {
 void bind_program(py::module_& m) {
   using namespace py::literals;
   py::class_<Matrix>(m, "ProgramMatrix")
-      .def(py::init([](At at, int64_t batch_stride, int64_t ld, bool transposed, double scale, int64_t zero_point) {
-             return Matrix{at, batch_stride, ld, transposed, scale, zero_point};
-           }),
-           "at"_a, "batch_stride"_a, "ld"_a, "transposed"_a, "scale"_a, "zero_point"_a);
+      .def(py::init(
+               [](At at, const std::array<int64_t, 3>& batches, int64_t ld, bool transposed, double scale, int64_t zero_point) {
+                 return Matrix{at, {batches[0], batches[1], batches[2]}, ld, transposed, scale, zero_point};
+               }),
+           "at"_a, "batches"_a, "ld"_a, "transposed"_a = false, "scale"_a = 1.0, "zero_point"_a = 0);
   py::class_<FrameHolder>(m, "ProgramFrame")
       .def(
           "bind", [](FrameHolder& f, int32_t buffer, const py::array& a) { f.frame->bind(buffer, const_cast<void*>(a.data())); },

@@ -94,18 +94,21 @@ void add_product(Compiled& c, At x, At y, const py::array& packed, const std::op
                 [=](Addresses a) { product(reinterpret_cast<const float*>(at(a, from)), rows, k, b, added, at(a, to), ldc, o); });
 }
 
-void add_matmul_floats(Compiled& c, int64_t batch, int64_t m, int64_t n, int64_t k, const Matrix& x1, const Matrix& x2, At y,
-                       bool floats, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi) {
+void add_matmul_floats(Compiled& c, int64_t batch, int64_t m, int64_t n, int64_t k, const Matrix& x1, const Matrix& x2,
+                       const Matrix& y, bool floats, double scale, int64_t zero_point, std::optional<double> lo,
+                       std::optional<double> hi) {
   const OutputSpec o = c.spec(floats, scale, zero_point, lo, hi);
-  const Place pa = place(x1.at), pb = place(x2.at), to = place(y);
-  const FloatMatrix ea{nullptr, x1.batch_stride, x1.ld, x1.transposed}, eb{nullptr, x2.batch_stride, x2.ld, x2.transposed};
-  c.program.add("matmul floats",
-                {4 * batch * m * n * k, batch * (4 * m * k + 4 * k * n + m * n * static_cast<int64_t>(out_size(o.type)))},
+  const Place pa = place(x1.at), pb = place(x2.at), to = place(y.at);
+  const FloatMatrix ea{nullptr, x1.batches, x1.ld, x1.transposed}, eb{nullptr, x2.batches, x2.ld, x2.transposed};
+  const auto element = static_cast<int64_t>(out_size(o.type));
+  const Batches batches = y.bytes(element);
+  const auto ldc = static_cast<ptrdiff_t>(y.ld * element);
+  c.program.add("matmul floats", {4 * batch * m * n * k, batch * (4 * m * k + 4 * k * n + m * n * element)},
                 {pa.buffer, pb.buffer, to.buffer}, [=](Addresses a) {
                   FloatMatrix left = ea, right = eb;
                   left.data = reinterpret_cast<const float*>(at(a, pa));
                   right.data = reinterpret_cast<const float*>(at(a, pb));
-                  product_batch(batch, m, n, k, left, right, at(a, to), o);
+                  product_batch(batch, m, n, k, left, right, at(a, to), batches, ldc, o);
                 });
 }
 

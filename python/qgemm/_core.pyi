@@ -445,8 +445,17 @@ _Place = tuple[int, int]
 _Four = tuple[int, int, int, int]
 _Two = tuple[int, int]
 
+# batches: (step, 0, 0), or (near, count, far): matrix i begins at i // count * far + i % count * near. In elements, like ld.
 class ProgramMatrix:
-    def __init__(self, at: _Place, batch_stride: int, ld: int, transposed: bool, scale: float, zero_point: int) -> None: ...
+    def __init__(
+        self,
+        at: _Place,
+        batches: tuple[int, int, int],
+        ld: int,
+        transposed: bool = False,
+        scale: float = 1.0,
+        zero_point: int = 0,
+    ) -> None: ...
 
 class ProgramFrame:
     """The memory of one run. It goes back to its program when it is dropped."""
@@ -517,7 +526,7 @@ class ProgramBuilder:
         self, x: _Place, y: _Place, packed: NDArray[np.float32], bias: NDArray[np.float32] | None, rows: int, k: int, n: int, *output: Any
     ) -> None: ...  # fmt: skip
     def matmul_floats(
-        self, batch: int, m: int, n: int, k: int, a: ProgramMatrix, b: ProgramMatrix, y: _Place, *output: Any
+        self, batch: int, m: int, n: int, k: int, a: ProgramMatrix, b: ProgramMatrix, y: ProgramMatrix, *output: Any
     ) -> None: ...  # fmt: skip
     # y[outer][count][bytes] = x[outer][rows][bytes] at count indices of int64 (wide) or int32
     def take_rows(self, x: _Place, index: _Place, wide: bool, y: _Place, outer: int, rows: int, count: int, bytes: int) -> None: ...
@@ -530,7 +539,7 @@ class ProgramBuilder:
     def runs(self, x: _Place, y: _Place, table: NDArray[np.int64]) -> None: ...
     def fill(self, y: _Place, value: int, table: NDArray[np.int64]) -> None: ...
     def matmul(
-        self, batch: int, m: int, n: int, k: int, a: ProgramMatrix, b: ProgramMatrix, y: _Place, *output: Any
+        self, batch: int, m: int, n: int, k: int, a: ProgramMatrix, b: ProgramMatrix, y: ProgramMatrix, *output: Any
     ) -> None: ...  # fmt: skip
     def softmax(self, x: _Place, y: _Place, rows: int, n: int, is_u8: bool, x_scale: float, x_zero_point: int, *output: Any) -> None: ...
     def norm(

@@ -106,7 +106,7 @@ TEST(Product, BatchesPackTheirRightOperands) {
         }
     const FloatMatrix left{a, m * k, k, false}, right{b, n * k, transposed ? k : n, transposed};
     if (!same_everywhere(got, want, batch * m, n * size, n * size, Side::end,
-                         [&](void* p) { product_batch(batch, m, n, k, left, right, p, out); }))
+                         [&](void* p) { product_batch(batch, m, n, k, left, right, p, m * n * size, n * size, out); }))
       return;
   }
 }

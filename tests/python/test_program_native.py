@@ -112,6 +112,34 @@ def test_islands_between_native_segments(rng):
     assert not compiled(p).native
 
 
+@pytest.mark.parametrize("floats_too", [False, True])
+@pytest.mark.parametrize("sequences", [1, 3])
+def test_heads_are_not_copied(rng, isa, sequences, floats_too):
+    """Attention reads queries, keys and values where the layers wrote them and writes its heads beside each other."""
+    heads, length, width = 3, 5, 8
+    b = Builder()
+    b.input("x", [sequences, length, heads * width])
+    h = b.q("x", 0.02, 128)
+    parts = []
+    for name, perm in (("query", [0, 2, 1, 3]), ("key", [0, 2, 3, 1]), ("value", [0, 2, 1, 3])):
+        w = b.weight(name, rng.integers(-128, 128, (heads * width, heads * width)).astype(np.int8), np.full(heads * width, 0.002), axis=1)
+        y = b.q(b.add("MatMul", [h, w], f"{name}_y"), 0.05, 128)
+        y = b.add("Reshape", [y, b.const(f"{name}_shape", np.array([0, length, heads, width]))], f"{name}_heads")
+        parts.append(b.add("Transpose", [y], f"{name}_t", perm=perm))
+    scores = b.add("MatMul", parts[:2], "scores")
+    weights = b.add("Softmax", [scores if floats_too else b.q(scores, 0.1, 128)], "weights", axis=-1)
+    mixed = b.add("MatMul", [weights if floats_too else b.q(weights, 1 / 255, 0), parts[2]], "mixed")
+    mixed = mixed if floats_too else b.q(mixed, 0.03, 128)
+    mixed = b.add("Transpose", [mixed], "side_by_side", perm=[0, 2, 1, 3])
+    y = b.add("Reshape", [mixed, b.const("flat", np.array([0, length, heads * width]))], "merged")
+    b.add("Identity", [y], "y")
+    p = qgemm.load(b.model("y"))
+    x = floats(rng, sequences, length, heads * width)
+    assert np.array_equal(p(x), p._stepwise([x])[0])
+    tail = ["matmul", "softmax", *(["dequantize", "matmul floats", "copy"] if floats_too else ["matmul", "dequantize"])]
+    assert kernels(p) == ["quantize", "linear", "linear", "linear", *tail]
+
+
 def test_float_expressions_are_native(rng, isa):
     """Chains that read bytes, floats, truth values, integers and constants, spread over axes, in either memory order."""
     b = Builder()

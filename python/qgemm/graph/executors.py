@@ -247,10 +247,11 @@ def _matrix(a: np.ndarray) -> tuple[np.ndarray, bool]:
 MATMUL_K = 33_025
 
 
-def matmul(y: str, read_a, read_b, ga: QParams, gb: QParams, result: Result, store, label: str):
+def matmul(y: str, read_a, read_b, ga: QParams, gb: QParams, result: Result, store, label: str, heads: bool = False):
     """Two activations. One-dimensional operands and broadcast leading axes are brought to the engine's [..., M, K] x [..., K, N].
 
-    Beyond the K that int32 can hold, float64 sums the same integers exactly; ``store`` rounds that result.
+    Beyond the K that int32 can hold, float64 sums the same integers exactly; ``store`` rounds that result. heads: the result lies
+    side_by_side in memory.
     """
     core, bounds, dtype = _core.matmul, result.bounds, result.dtype
     grids = (ga.scale.item(), ga.zero_point.item(), gb.scale.item(), gb.zero_point.item())
@@ -264,7 +265,7 @@ def matmul(y: str, read_a, read_b, ga: QParams, gb: QParams, result: Result, sto
         out = np.empty((*p.shape[:-1], q.shape[-1]), dtype)
         (p, ta), (q, tb) = _matrix(p), _matrix(q)
         core(p, q, out, *grids, *bounds, ta, tb)
-        env[y] = _without_vectors(out, row, column)
+        env[y] = side_by_side(out) if heads else _without_vectors(out, row, column)
 
     return result.finish(run, y)
 
@@ -279,6 +280,11 @@ def _operands(p: np.ndarray, q: np.ndarray, label: str):
         lead = np.broadcast_shapes(p.shape[:-2], q.shape[:-2])
         p, q = np.broadcast_to(p, (*lead, *p.shape[-2:])), np.broadcast_to(q, (*lead, *q.shape[-2:]))
     return p, q, row, column
+
+
+def side_by_side(out: np.ndarray) -> np.ndarray:
+    """[B, heads, M, N] with the heads beside each other in memory, as the transposition behind attention wants them."""
+    return np.ascontiguousarray(out.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
 
 
 def _without_vectors(out: np.ndarray, row: bool, column: bool) -> np.ndarray:
@@ -302,7 +308,7 @@ def product(read, y: str, packed: np.ndarray, bias: np.ndarray | None, n: int, k
     return result.finish(run, y)
 
 
-def matmul_floats(y: str, read_a, read_b, result: Result, label: str):
+def matmul_floats(y: str, read_a, read_b, result: Result, label: str, heads: bool = False):
     """Two activations of which one is on no 8-bit grid, on real numbers."""
     core, bounds, dtype = _core.matmul_floats, result.bounds, result.dtype
 
@@ -311,7 +317,7 @@ def matmul_floats(y: str, read_a, read_b, result: Result, label: str):
         out = np.empty((*p.shape[:-1], q.shape[-1]), dtype)
         q, transposed = _matrix(q)
         core(np.ascontiguousarray(p), q, out, *bounds, transposed)
-        env[y] = _without_vectors(out, row, column)
+        env[y] = side_by_side(out) if heads else _without_vectors(out, row, column)
 
     return result.finish(run, y)
 

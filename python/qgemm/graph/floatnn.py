@@ -266,10 +266,11 @@ def _layer_norm(attrs):
 def _rms_norm(attrs):
     axis, eps = attrs.get("axis", -1), attrs.get("epsilon", 1e-5)
 
-    def run(x, scale):
+    def run(x, scale=None):
         z = x.astype(np.float64)
         axes = tuple(range(axis % x.ndim, x.ndim))
-        return (z / np.sqrt(np.square(z).mean(axis=axes, keepdims=True) + eps) * scale).astype(np.float32)
+        y = z / np.sqrt(np.square(z).mean(axis=axes, keepdims=True) + eps)
+        return (y if scale is None else y * scale).astype(np.float32)
 
     return run
 

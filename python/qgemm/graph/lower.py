@@ -67,6 +67,7 @@ class Lowering(ConvLowering, RowLowering):
         self.graph = graph
         self.index_tensors = self._index_tensors()
         self.names = self._names()
+        self.readers = graph.consumers()
 
     def steps(self) -> list[Step]:
         out = []
@@ -373,16 +374,24 @@ class Lowering(ConvLowering, RowLowering):
             grids.append(shift(t.qparams, signed=False)[0])
         reads = [raw_reader(self.graph, i, g) for i, g in zip(n.inputs, grids, strict=True)]
         result = self._result(n)
-        run = ex.matmul(n.outputs[0], *reads, *grids, result, writer(self.graph, n.outputs[0]), n.module or n.name)
+        run = ex.matmul(n.outputs[0], *reads, *grids, result, writer(self.graph, n.outputs[0]), n.module or n.name, self._heads(n))
         form = nat.unless_wide(result, nat.MatMul(*self._operands(n, grids), n.outputs[0], result, ex.MATMUL_K))
         return self._step(n, "matmul", f"A{grids[0].bits}A{grids[1].bits}", run, native=form)
+
+    def _heads(self, n: Node) -> bool:
+        """True when all that reads the product is the transposition that puts attention's heads beside each other."""
+        readers, shapes = self.readers.get(n.outputs[0], []), [self.graph.tensors[i].shape for i in n.inputs]
+        return (
+            len(readers) == 1 and readers[0].op == "Transpose" and readers[0].attrs.get("perm") == [0, 2, 1, 3]
+            and all(s is not None and len(s) == 4 for s in shapes)
+        )  # fmt: skip
 
     def _matmul_floats(self, n: Node) -> Step | None:
         sides = [self.graph.tensors[i] for i in n.inputs]
         if not all(t.data.dtype.kind in "fiu" if t.is_const else self._floats(t) for t in sides):
             return None
         result = self._result(n)
-        run = ex.matmul_floats(n.outputs[0], *(reader(self.graph, i) for i in n.inputs), result, n.module or n.name)
+        run = ex.matmul_floats(n.outputs[0], *(reader(self.graph, i) for i in n.inputs), result, n.module or n.name, self._heads(n))
         form = nat.unless_wide(result, fl.MatMul(*map(self._real_operand, sides), n.outputs[0], result))
         return self._step(n, "matmul floats", "float", run, self._why(n), native=form)
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import _core
 from .floatnn import Window
 from .ir import QParams
 
 if TYPE_CHECKING:
-    from .compile import Compiler
+    from .compile import Compiler, Value
     from .executors import Result
     from .step import Native
 
@@ -328,30 +329,61 @@ class MatMul:
     most_k: int  # of the integer kernel
 
     def emit(self, c: Compiler) -> None:
-        y = c.result(self.y, rows=True)
         p, q = self.a.value(c), self.b.value(c)
         p, q = p.reshaped_front() if len(p.shape) == 1 else p, q.reshaped_back() if len(q.shape) == 1 else q
         (m, k), n = p.shape[-2:], q.shape[-1]
         if k > self.most_k:
             raise NotNative
         lead = np.broadcast_shapes(p.shape[:-2], q.shape[:-2])
-        batch = int(np.prod(lead, dtype=np.int64))
-        sides = [self._side(c, v.broadcast((*lead, *v.shape[-2:])), s.grid) for v, s in ((p, self.a), (q, self.b))]
-        c.core.matmul(batch, m, n, k, *sides, y.at, *bounds(self.result))
+        sides = [
+            matrix(c, v.broadcast((*lead, *v.shape[-2:])), scale=s.grid.scale, zero_point=s.grid.zero_point)
+            for v, s in ((p, self.a), (q, self.b))
+        ]
+        c.core.matmul(int(np.prod(lead, dtype=np.int64)), m, n, k, *sides, product_result(c, self.y, m, n), *bounds(self.result))
 
-    @staticmethod
-    def _side(c: Compiler, v, grid: Grid):
-        from .. import _core
 
-        rank, transposed = len(v.shape), False
-        order = tuple(range(rank))
-        if not v.dense_as(order):
-            swapped = (*order[:-2], rank - 1, rank - 2)
-            transposed = v.dense_as(swapped)
-            order = swapped if transposed else order
-        at = c.dense(v, order)
-        rows, columns = v.shape[order[-2]], v.shape[order[-1]]
-        return _core.ProgramMatrix(at, rows * columns, columns, transposed, grid.scale, grid.zero_point)
+def product_result(c: Compiler, name: str, m: int, n: int) -> _core.ProgramMatrix:
+    """Where a product of [..., m, n] goes: C-contiguous, or with its heads side by side."""
+    y = c.result(name)
+    if y.dense_as(range(len(y.shape))):
+        return _core.ProgramMatrix(y.at, (m * n, 0, 0), n)
+    laid = _laid_out(y, (m, n)) if y.shape[-2:] == (m, n) else None
+    if laid is None or laid[2]:
+        raise NotNative
+    return _core.ProgramMatrix(y.at, *laid)
+
+
+def matrix(c: Compiler, v: Value, transposable: bool = True, **grid) -> _core.ProgramMatrix:
+    """An operand [..., rows, columns] where it lies, when its strides allow, else a copy of it."""
+    laid = _laid_out(v, v.shape[-2:])
+    if laid is not None and (transposable or not laid[2]):
+        return _core.ProgramMatrix(v.at, *laid, **grid)
+    rows, columns = v.shape[-2:]
+    return _core.ProgramMatrix(c.dense(v, range(len(v.shape))), (rows * columns, 0, 0), columns, **grid)
+
+
+def _laid_out(v: Value, shape: tuple[int, ...]) -> tuple[tuple[int, int, int], int, bool] | None:
+    """(batches, ld, transposed) in elements: rows or columns without gaps, and at most two axes before them that step evenly."""
+    (rows, columns), (down, across) = shape, (s // v.dtype.itemsize for s in v.strides[-2:])
+    transposed = not (across == 1 or columns == 1)
+    if transposed and not (down == 1 or rows == 1):
+        return None
+    width, ld = (rows, across) if transposed else (columns, down)
+    if (columns if transposed else rows) == 1:
+        ld = width
+    axes: list[tuple[int, int]] = []
+    for n, step in zip(v.shape[:-2], v.strides[:-2], strict=True):
+        step //= v.dtype.itemsize
+        if n == 1:
+            continue
+        if axes and axes[-1][1] == step * n:
+            axes[-1] = (axes[-1][0] * n, step)
+        else:
+            axes.append((n, step))
+    if len(axes) > 2 or ld < width:
+        return None
+    (_, far), (count, near) = ([(1, 0), (0, 0)] + axes)[-2:] if len(axes) > 1 else ((1, 0), (0, axes[0][1] if axes else 0))
+    return (near, count, far), ld, transposed
 
 
 def _rows(c: Compiler, name: str, axis: int):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import _core
-from .native import Grid, Move, NotNative, bounds
+from .native import Grid, Move, NotNative, bounds, matrix, product_result
 
 if TYPE_CHECKING:
     from .compile import Compiler
@@ -138,15 +138,11 @@ class MatMul:
     result: Result
 
     def emit(self, c: Compiler) -> None:
-        y = c.result(self.y, rows=True)
         p, q = self.a.value(c), self.b.value(c)
         p, q = p.reshaped_front() if len(p.shape) == 1 else p, q.reshaped_back() if len(q.shape) == 1 else q
         (m, k), n = p.shape[-2:], q.shape[-1]
         lead = np.broadcast_shapes(p.shape[:-2], q.shape[:-2])
-        p, q = p.broadcast((*lead, *p.shape[-2:])), q.broadcast((*lead, *q.shape[-2:]))
-        order = tuple(range(len(lead) + 2))
-        swapped = (*order[:-2], order[-1], order[-2])
-        transposed = not q.dense_as(order) and q.dense_as(swapped)
-        a = _core.ProgramMatrix(c.dense(p, order), m * k, k, False, 1.0, 0)
-        b = _core.ProgramMatrix(c.dense(q, swapped if transposed else order), k * n, k if transposed else n, transposed, 1.0, 0)
-        c.core.matmul_floats(int(np.prod(lead, dtype=np.int64)), m, n, k, a, b, y.at, *bounds(self.result))
+        a = matrix(c, p.broadcast((*lead, *p.shape[-2:])), transposable=False)
+        b = matrix(c, q.broadcast((*lead, *q.shape[-2:])))
+        y = product_result(c, self.y, m, n)
+        c.core.matmul_floats(int(np.prod(lead, dtype=np.int64)), m, n, k, a, b, y, *bounds(self.result))

@@ -15,6 +15,7 @@ from .grid import propagate_grids
 from .linear import form_linear
 from .lut import make_tables
 from .mean import mean_to_pool
+from .norm import form_norms
 from .qdq import fold_qdq
 from .shapes import fold_shapes
 from .signs import normalize_signs
@@ -27,6 +28,7 @@ ORDER = (
     normalize_signs,
     form_linear,
     fold_batchnorm,
+    form_norms,
     mean_to_pool,
     propagate_grids,
     absorb_factors,
