@@ -246,13 +246,31 @@ struct RowSource {
 };
 
 void add_softmax(Compiled& c, At x, At y, int64_t rows, int64_t n, bool is_u8, double x_scale, int64_t x_zero_point, bool floats,
-                 double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi) {
+                 double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi,
+                 const std::optional<At>& mask, const std::array<int64_t, 3>& mask_shape,
+                 const std::array<int64_t, 3>& mask_strides) {
   const RowSource from(x, is_u8, x_scale, x_zero_point);
   const OutputSpec o = c.spec(floats, scale, zero_point, lo, hi);
-  const Place to = place(y);
+  const Place to = place(y), added = mask ? place(*mask) : Place{};
+  Mask m;
+  m.d0 = mask_shape[0];
+  m.d1 = mask_shape[1];
+  m.d2 = mask_shape[2];
+  m.s0 = mask_strides[0];
+  m.s1 = mask_strides[1];
+  m.s2 = mask_strides[2];
+  std::vector<int32_t> uses{from.at.buffer, to.buffer};
+  if (mask) {
+    if (m.d0 * m.d1 * m.d2 != rows) throw Error(Code::shape, "softmax: the mask has another number of rows");
+    uses.push_back(added.buffer);
+  }
+  const bool masked = mask.has_value();
   // An exponential takes about as long as moving 16 bytes.
-  c.program.add("softmax", {0, rows * n * (16 + from.element())}, {from.at.buffer, to.buffer},
-                [=](Addresses a) { softmax(from.input(a), rows, n, {}, at(a, to), o); });
+  c.program.add("softmax", {0, rows * n * (16 + from.element())}, std::move(uses), [=](Addresses a) {
+    Mask bound = m;
+    if (masked) bound.data = reinterpret_cast<const float*>(at(a, added));
+    softmax(from.input(a), rows, n, bound, at(a, to), o);
+  });
 }
 
 void add_norm(Compiled& c, At x, At y, int64_t rows, int64_t n, bool is_u8, double x_scale, int64_t x_zero_point, bool center,
@@ -486,7 +504,8 @@ void bind_program(py::module_& m) {
       .def("matmul", &add_matmul, "batch"_a, "m"_a, "n"_a, "k"_a, "a"_a, "b"_a, "y"_a, "floats"_a, "scale"_a, "zero_point"_a,
            "lo"_a, "hi"_a)
       .def("softmax", &add_softmax, "x"_a, "y"_a, "rows"_a, "n"_a, "is_u8"_a, "x_scale"_a, "x_zero_point"_a, "floats"_a,
-           "scale"_a, "zero_point"_a, "lo"_a, "hi"_a)
+           "scale"_a, "zero_point"_a, "lo"_a, "hi"_a, "mask"_a = py::none(), "mask_shape"_a = std::array<int64_t, 3>{1, 1, 1},
+           "mask_strides"_a = std::array<int64_t, 3>{0, 0, 0})
       .def("norm", &add_norm, "x"_a, "y"_a, "rows"_a, "n"_a, "is_u8"_a, "x_scale"_a, "x_zero_point"_a, "center"_a, "epsilon"_a,
            "gamma"_a, "beta"_a, "floats"_a, "scale"_a, "zero_point"_a, "lo"_a, "hi"_a)
       .def("finish", [](Compiled& c) { c.program.finish(); })

@@ -541,6 +541,7 @@ class ProgramBuilder:
     def matmul(
         self, batch: int, m: int, n: int, k: int, a: ProgramMatrix, b: ProgramMatrix, y: ProgramMatrix, *output: Any
     ) -> None: ...  # fmt: skip
+    # output, and where floats are added to x: their place, sizes and strides in elements over three axes that are the rows
     def softmax(self, x: _Place, y: _Place, rows: int, n: int, is_u8: bool, x_scale: float, x_zero_point: int, *output: Any) -> None: ...
     def norm(
         self, x: _Place, y: _Place, rows: int, n: int, is_u8: bool, x_scale: float, x_zero_point: int, center: bool, epsilon: float,

@@ -21,7 +21,9 @@ from qgemm.graph.passes.fuse_relu import fuse_relu
 from qgemm.graph.passes.grid import moves_bytes, propagate_grids
 from qgemm.graph.passes.linear import form_linear
 from qgemm.graph.passes.lut import make_tables
+from qgemm.graph.passes.mask import fuse_masks
 from qgemm.graph.passes.mean import mean_to_pool
+from qgemm.graph.passes.norm import form_norms
 from qgemm.graph.passes.qdq import fold_qdq
 from qgemm.graph.passes.shapes import fold_shapes
 from qgemm.graph.passes.signs import normalize_signs
@@ -576,3 +578,69 @@ def test_a_product_of_scaled_bytes_is_an_integer_product(rng):
     x = rng.standard_normal((2, 6, 16)).astype(np.float32)
     want = reference(b.model("y"), {"x": x})[0]
     assert np.abs(p(x) - want).max() <= 1e-5 * np.abs(want).max()
+
+
+# ---- norms written out ----
+
+
+def written_out(square="Pow", root="Reciprocal", grids=None, axes=-1, keepdims=1, epsilon=1e-5, weight=(4,), more=()):
+    squares = ("Pow", ["x", "power"], ["s"], {}) if square == "Pow" else ("Mul", ["x", "x"], ["s"], {})
+    end = [("Reciprocal", ["r"], ["i"], {}), ("Mul", ["i", "x"], ["n"], {})] if root == "Reciprocal" else [("Div", ["x", "r"], ["n"], {})]
+    nodes = [squares, ("ReduceMean", ["s", "axes"], ["m"], {"keepdims": keepdims}), ("Add", ["m", "eps"], ["v"], {}),
+             ("Sqrt", ["v"], ["r"], {}), *end, ("Mul", ["w", "n"], ["y"], {}), *more]  # fmt: skip
+    consts = {"power": np.float32(2), "axes": np.array([axes]), "eps": np.float32(epsilon), "w": np.ones(weight, np.float32)}
+    return graph(nodes, {"x": (None, 3, 4), "s": (None, 3, 4)}, consts, grids)
+
+
+@pytest.mark.parametrize("square", ["Pow", "Mul"])
+@pytest.mark.parametrize("root", ["Reciprocal", "Div"])
+@pytest.mark.parametrize("axes", [-1, 2])
+def test_a_norm_written_out_is_one_operation(square, root, axes):
+    g = written_out(square, root, axes=axes)
+    form_norms(g)
+    assert [(n.op, n.inputs, n.outputs) for n in g.nodes] == [("RMSNormalization", ["x", "w"], ["y"])]
+    assert g.nodes[0].attrs["axis"] == -1 and g.nodes[0].attrs["epsilon"] == pytest.approx(1e-5)
+
+
+def test_a_weight_that_is_none_of_the_last_axis_stays_a_product():
+    g = written_out(weight=(3, 1))
+    form_norms(g)
+    assert ops(g) == ["RMSNormalization", "Mul"] and g.nodes[0].inputs == ["x"]
+
+
+@pytest.mark.parametrize(
+    "g", [written_out(grids={"m": u8()}), written_out(grids={"s": u8()}), written_out(axes=1), written_out(keepdims=0),
+          written_out(epsilon=-1.0), written_out(more=[("Relu", ["r"], ["z"], {})])],
+    ids=["rounded mean", "rounded square", "another axis", "no axis kept", "negative", "read by another"],
+)  # fmt: skip
+def test_other_norms_stay_as_they_are(g):
+    before = ops(g)
+    form_norms(g)
+    assert ops(g) == before
+
+
+# ---- masks ----
+
+
+def masked(grids=None, mask=(None, 1, 1, 9), axis=-1, more=()):
+    return graph(
+        [("Add", ["mask", "x"], ["sum"], {}), ("Softmax", ["sum"], ["y"], {"axis": axis}), *more],
+        {"x": (None, 3, 7, 9), "mask": mask, "sum": (None, 3, 7, 9)}, None, grids, inputs=("x", "mask"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("grids", [{"x": u8()}, None])
+def test_a_mask_joins_its_softmax(grids):
+    g = masked(grids)
+    fuse_masks(g)
+    assert [(n.op, n.inputs) for n in g.nodes] == [("Softmax", ["x", "mask"])]
+
+
+@pytest.mark.parametrize(
+    "g", [masked({"sum": u8()}), masked({"mask": u8()}), masked(axis=1), masked(more=[("Relu", ["sum"], ["z"], {})])],
+    ids=["rounded sum", "rounded mask", "another axis", "read by another"],
+)  # fmt: skip
+def test_other_sums_stay_before_their_softmax(g):
+    before = ops(g)
+    fuse_masks(g)
+    assert ops(g) == before

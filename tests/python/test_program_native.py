@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import qgemm
-from onnx_nets import Builder
+from onnx_nets import Builder, reference
 from qgemm import _core
 from qgemm.errors import ShapeError
 
@@ -224,6 +224,37 @@ def test_softmax_and_layer_norm_are_native(rng):
     for got, want in zip(p(x), p._stepwise([x]), strict=True):
         assert np.array_equal(got, want)
     assert compiled(p).native and kernels(p) == ["quantize", "norm", "softmax", "softmax", "dequantize"]
+
+
+@pytest.mark.parametrize("held", ["bytes", "floats"])
+@pytest.mark.parametrize("mask", [(1, 1, 7, 9), (2, 1, 1, 9), (2, 3, 7, 1), (9,), "constant"])
+def test_a_mask_goes_into_the_softmax(rng, isa, held, mask):
+    """Causal, of padding, of rows, and a constant one; with places that are hidden, and the operators' own result."""
+    b = Builder()
+    b.input("x", [2, 3, 7, 9])
+    x = b.q("x", 0.05, 128) if held == "bytes" else "x"
+    values = np.where(
+        rng.random((1, 1, 7, 9) if mask == "constant" else mask) < 0.3, np.float32(-np.finfo(np.float32).max), np.float32(0.25)
+    )
+    if mask == "constant":
+        b.const("mask", values)
+    else:
+        b.input("mask", list(mask))
+    b.add(
+        "Softmax",
+        [
+            b.add("Add", ["mask", x] if held == "bytes" else [x, "mask"], "sum"),
+        ],
+        "y",
+        axis=-1,
+    )
+    model = b.model("y")
+    p = qgemm.load(model)
+    inputs = [floats(rng, 2, 3, 7, 9), *([] if mask == "constant" else [values])]
+    assert np.array_equal(p(*inputs), p._stepwise(inputs)[0])
+    want = reference(model, dict(zip(("x", "mask"), inputs, strict=False)))[0]
+    assert np.abs(p(*inputs) - want).max() < 1e-6
+    assert [s.op for s in p.steps] == (["Quantize", "Softmax"] if held == "bytes" else ["Softmax"]) and compiled(p).native
 
 
 def test_products_of_images_are_native(rng, isa):

@@ -225,7 +225,8 @@ simple("GlobalMaxPool", lambda x: x.max(axis=tuple(range(2, x.ndim)), keepdims=T
 def _softmax(attrs):
     axis = attrs.get("axis", -1)
 
-    def run(x):
+    def run(x, mask=None):
+        x = x if mask is None else x + mask
         e = np.exp(x.astype(np.float64) - x.max(axis=axis, keepdims=True))
         return (e / e.sum(axis=axis, keepdims=True)).astype(np.float32)
 

@@ -371,8 +371,17 @@ def _laid_out(v: Value, shape: tuple[int, ...]) -> tuple[tuple[int, int, int], i
     width, ld = (rows, across) if transposed else (columns, down)
     if (columns if transposed else rows) == 1:
         ld = width
+    axes = _folded(v, 2)
+    if len(axes) > 2 or ld < width:
+        return None
+    (_, far), (count, near) = ([(1, 0), (0, 0)] + axes)[-2:] if len(axes) > 1 else ((1, 0), (0, axes[0][1] if axes else 0))
+    return (near, count, far), ld, transposed
+
+
+def _folded(v: Value, inner: int = 1) -> list[tuple[int, int]]:
+    """(size, step in elements) of the axes before the last ``inner``, those that follow each other evenly joined."""
     axes: list[tuple[int, int]] = []
-    for n, step in zip(v.shape[:-2], v.strides[:-2], strict=True):
+    for n, step in zip(v.shape[:-inner], v.strides[:-inner], strict=True):
         step //= v.dtype.itemsize
         if n == 1:
             continue
@@ -380,10 +389,7 @@ def _laid_out(v: Value, shape: tuple[int, ...]) -> tuple[tuple[int, int, int], i
             axes[-1] = (axes[-1][0] * n, step)
         else:
             axes.append((n, step))
-    if len(axes) > 2 or ld < width:
-        return None
-    (_, far), (count, near) = ([(1, 0), (0, 0)] + axes)[-2:] if len(axes) > 1 else ((1, 0), (0, axes[0][1] if axes else 0))
-    return (near, count, far), ld, transposed
+    return axes
 
 
 def _rows(c: Compiler, name: str, axis: int):
@@ -402,12 +408,29 @@ class Softmax:
     axis: int
     grid: tuple[float, int]
     result: Result
+    mask: str | np.ndarray | None = None  # floats that are added to x
 
     def emit(self, c: Compiler) -> None:
-        if self.axis not in (-1, len(c.value(self.x).shape) - 1):
+        x = c.value(self.x)
+        if self.axis not in (-1, len(x.shape) - 1):
             raise NotNative
         y = c.result(self.y, rows=True)
-        c.core.softmax(*_take(_rows(c, self.x, -1), y), *self.grid, *_plain_bounds(self.result))
+        if y.shape != x.shape:
+            raise NotNative
+        added = () if self.mask is None else _mask(c, self.mask, y.shape)
+        c.core.softmax(*_take(_rows(c, self.x, -1), y), *self.grid, *_plain_bounds(self.result), *added)
+
+
+def _mask(c: Compiler, mask: str | np.ndarray, shape: tuple[int, ...]):
+    """(place, sizes, strides in elements) of a float mask over the rows of ``shape``, their axes folded into three."""
+    v = (c.value(mask) if isinstance(mask, str) else c.constant(mask)).broadcast(shape)
+    if v.dtype != np.float32:
+        raise NotNative
+    axes = _folded(v)
+    if len(axes) > 3 or (shape[-1] > 1 and v.strides[-1] != 4):
+        return c.dense(v, range(len(shape))), (1, 1, v.size // shape[-1]), (0, 0, shape[-1])
+    axes = [(1, 0)] * (3 - len(axes)) + axes
+    return v.at, tuple(n for n, _ in axes), tuple(step for _, step in axes)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from .fuse_relu import fuse_relu
 from .grid import propagate_grids
 from .linear import form_linear
 from .lut import make_tables
+from .mask import fuse_masks
 from .mean import mean_to_pool
 from .norm import form_norms
 from .qdq import fold_qdq
@@ -34,6 +35,7 @@ ORDER = (
     absorb_factors,
     fuse_relu,
     make_tables,
+    fuse_masks,
     drop_dead,
     free_batch,
 )
