@@ -21,7 +21,7 @@ def form_norms(graph: Graph) -> None:
             continue
         x, epsilon, inner = found
         gone += inner
-        last, weight = _weighted(graph, readers, n) or (n, "")
+        last, weight = _weighted(graph, readers, n, x) or (n, "")
         if last is not n:
             gone.append(n)
         last.op, last.inputs, last.attrs = "RMSNormalization", [x, *filter(None, [weight])], {**last.attrs, "axis": -1, "epsilon": epsilon}
@@ -84,13 +84,13 @@ def _is_square(graph: Graph, n: Node, x: str) -> bool:
     return n.inputs[0] == x and t.is_const and t.data.size == 1 and float(real(t).reshape(())) == 2.0
 
 
-def _weighted(graph: Graph, readers, n: Node) -> tuple[Node, str] | None:
+def _weighted(graph: Graph, readers, n: Node, x: str) -> tuple[Node, str] | None:
     """(the product with a weight of the last axis behind ``n``, the weight)."""
     after = only_reader(graph, readers, n.outputs[0])
     if after is None or after.op != "Mul" or graph.tensors[n.outputs[0]].qparams is not None or "lo" in n.attrs or "hi" in n.attrs:
         return None
     for a, b in (after.inputs, after.inputs[::-1]):
-        t, shape = graph.tensors[b], graph.tensors[n.inputs[0]].shape
+        t, shape = graph.tensors[b], graph.tensors[x].shape
         if a == n.outputs[0] and t.is_const and t.data.ndim == 1 and shape and t.data.shape == shape[-1:]:
             return after, b
     return None
