@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import _core
+from .compile import memory_order
 from .native import Grid, Move, NotNative, bounds, matrix, product_result
 
 if TYPE_CHECKING:
@@ -89,8 +90,9 @@ class Dequantized:
 
 
 def dequantized(c: Compiler, x, grid: Grid):
-    """A float32 copy of bytes, in their memory order; C-contiguous where they have gaps."""
-    order = x.order()
+    """A float32 copy of bytes, in their memory order; C-contiguous where some are read several times."""
+    spread = any(step == 0 for n, step in zip(x.shape, x.strides, strict=True) if n > 1)
+    order = tuple(range(len(x.shape))) if spread else memory_order(x.shape, x.strides)
     at = c.temporary(4 * x.size)
     c.core.dequantize(c.dense(x, order), at, x.size, grid.scale, grid.zero_point)
     return x.moved(at, order, np.dtype(np.float32))
