@@ -86,6 +86,21 @@ struct group_finish_args {
   ptrdiff_t ldc;
 };
 
+// One block of k of an fp32 product: for each c[i][j] the sum over k, ascending, of a[i][k] * b[k][j], a chain of fused
+// multiply-adds from 0, which is added to c where there was a block before (`more`). With the last block comes the bias: it is
+// added to the sum of the blocks, and a NaN becomes the positive quiet one.
+struct product_args {
+  const float* a;  // m rows of k, lda floats apart
+  ptrdiff_t lda;
+  const float* b;       // panel: k rows of `width` floats, of which n count
+  int32_t k, width, n;  // width: 16, 32, 48 or 64
+  ptrdiff_t m;
+  float* c;  // m rows of n, ldc floats apart
+  ptrdiff_t ldc;
+  bool more;
+  const float* bias;  // [n], or null before the last block
+};
+
 // s4 panel -> s8 panel of the same order. `bytes` output bytes, a multiple of 128: each 64 input bytes give 128 output bytes, low
 // nibbles first.
 struct unpack4_args {

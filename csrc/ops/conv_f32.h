@@ -1,5 +1,5 @@
-// Convolution of NHWC float images, and products of float rows, for layers without an integer encoding. No im2col: the kernels
-// read the image through row pointers, and padding is a pointer to a row of zeros.
+// Convolution of NHWC float images, for layers without an integer encoding. No im2col: the kernels read the image through row
+// pointers, and padding is a pointer to a row of zeros.
 #pragma once
 #include <cstdint>
 

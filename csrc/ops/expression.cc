@@ -81,8 +81,6 @@ void load(const KernelTable& t, const Source& s, const char* at, int64_t stride,
   }
 }
 
-int64_t element_bytes(Element t) { return t == Element::f32 || t == Element::s32 ? 4 : t == Element::s64 ? 8 : 1; }
-
 // The iteration space with adjacent axes joined where every input runs through them evenly.
 struct Space {
   int dims = 0;

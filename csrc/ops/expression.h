@@ -11,6 +11,8 @@ namespace qgemm {
 
 enum class Element : int32_t { f32 = 0, u8 = 1, boolean = 2, s32 = 3, s64 = 4 };
 
+inline int64_t element_bytes(Element t) { return t == Element::f32 || t == Element::s32 ? 4 : t == Element::s64 ? 8 : 1; }
+
 // Functions that are computed in fp64 by the C library, one value at a time, and rounded once: rare ones.
 enum class Rare : int32_t { log = 0, sin, cos, softplus, mish, expm1, pow, mod };
 

@@ -105,7 +105,7 @@ void check(const MatmulOperand& x, const char* name) {
 }  // namespace
 
 void matmul(int64_t batch, int64_t m, int64_t n, int64_t k, const MatmulOperand& a, const MatmulOperand& b, void* c,
-            int64_t c_batch_stride, ptrdiff_t ldc, const OutputSpec& out) {
+            const Batches& c_batches, ptrdiff_t ldc, const OutputSpec& out) {
   check(a, "a");
   check(b, "b");
   if (!std::isfinite(a.scale * b.scale))
@@ -127,14 +127,14 @@ void matmul(int64_t batch, int64_t m, int64_t n, int64_t k, const MatmulOperand&
       static thread_local Scratch<uint8_t> copy;
       packed.shape(n, k, a, b);
       for (int64_t i = begin; i < end; ++i) {
-        packed.fill(t, b.data + i * b.batch_stride, a, b, 0, packed.view.panels_per_group);
-        const uint8_t* rows = a.data + i * a.batch_stride;
+        packed.fill(t, b.data + b.batches[i], a, b, 0, packed.view.panels_per_group);
+        const uint8_t* rows = a.data + a.batches[i];
         if (!in_place(a)) {
           uint8_t* own = copy.get(m * k);
           copy_left(a, rows, 0, m, k, own);
           rows = own;
         }
-        linear_on(t, packed.view, rows, m, in_place(a) ? a.ld : k, first + i * c_batch_stride, ldc, out, {}, 1);
+        linear_on(t, packed.view, rows, m, in_place(a) ? a.ld : k, first + c_batches[i], ldc, out, {}, 1);
       }
     });
     return;
@@ -144,16 +144,15 @@ void matmul(int64_t batch, int64_t m, int64_t n, int64_t k, const MatmulOperand&
   Packed& packed = own;
   packed.shape(n, k, a, b);
   for (int64_t i = 0; i < batch; ++i) {
-    const uint8_t* data = b.data + i * b.batch_stride;
-    const uint8_t* rows = a.data + i * a.batch_stride;
+    const uint8_t* data = b.data + b.batches[i];
+    const uint8_t* rows = a.data + a.batches[i];
     uint8_t* const own_rows = in_place(a) ? nullptr : copy.get(m * k);
     const int64_t panels = packed.view.panels_per_group;
     parallel_shares(threads, threads, [&](int64_t begin, int64_t end) {  // each a part of both operands
       packed.fill(t, data, a, b, panels * begin / threads, panels * end / threads);
       if (own_rows) copy_left(a, rows, m * begin / threads, m * end / threads, k, own_rows);
     });
-    linear_on(t, packed.view, own_rows ? own_rows : rows, m, own_rows ? k : a.ld, first + i * c_batch_stride, ldc, out, {},
-              threads);
+    linear_on(t, packed.view, own_rows ? own_rows : rows, m, own_rows ? k : a.ld, first + c_batches[i], ldc, out, {}, threads);
   }
 }
 

@@ -1,7 +1,9 @@
 #include "ops/move.h"
 
 #include <cstring>
+#include <string>
 
+#include "cpu/error.h"
 #include "ops/layout.h"
 #include "ops/threads.h"
 
@@ -127,6 +129,18 @@ void copy_runs(const void* x, void* y, const std::vector<CopyRun>& runs) {
     parallel_shares(r.count, r.count >= threads ? threads : 1, [&](int64_t b, int64_t e) {
       one({r.from + b * r.from_step, r.to + b * r.to_step, r.bytes, e - b, r.from_step, r.to_step});
     });
+}
+
+void take(const void* x, int64_t outer, int64_t rows, int64_t bytes, const void* index, bool wide, int64_t count, void* y) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t given = wide ? static_cast<const int64_t*>(index)[i] : static_cast<const int32_t*>(index)[i];
+    if (given < -rows || given >= rows)
+      throw Error(Code::shape, "an index of " + std::to_string(given) + " is outside an axis of size " + std::to_string(rows));
+    const int64_t at = given < 0 ? given + rows : given;
+    for (int64_t o = 0; o < outer; ++o)
+      std::memcpy(static_cast<char*>(y) + (o * count + i) * bytes, static_cast<const char*>(x) + (o * rows + at) * bytes,
+                  static_cast<size_t>(bytes));
+  }
 }
 
 void fill_runs(void* y, uint8_t value, const std::vector<CopyRun>& runs) {

@@ -26,6 +26,10 @@ struct CopyRun {
 
 void copy_runs(const void* x, void* y, const std::vector<CopyRun>& runs);
 
+// y[outer][count][bytes] = x[outer][rows][bytes] at the `count` indices of int64 (wide) or int32; a negative one counts from the
+// end. Throws Error(shape) for an index outside the rows, with y partly written.
+void take(const void* x, int64_t outer, int64_t rows, int64_t bytes, const void* index, bool wide, int64_t count, void* y);
+
 // Runs of one byte value: bytes [to, to + bytes), count times.
 void fill_runs(void* y, uint8_t value, const std::vector<CopyRun>& runs);
 

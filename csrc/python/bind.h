@@ -191,6 +191,7 @@ void bind_gemm(py::module_& m);
 void bind_images(py::module_& m);
 void bind_float(py::module_& m);
 void bind_ops(py::module_& m);
+void bind_product(py::module_& m);
 void bind_rows(py::module_& m);
 void bind_taps(py::module_& m);
 void bind_expression(py::module_& m);

@@ -212,32 +212,26 @@ void add_fill(Compiled& c, At y, int64_t value, const py::array& table) {
                 [runs, to, value](Addresses a) { fill_runs(at(a, to), static_cast<uint8_t>(value), runs); });
 }
 
-struct Matrix {
-  At at;
-  int64_t batch_stride, ld;
-  bool transposed;
-  double scale;
-  int64_t zero_point;
-};
-
-void add_matmul(Compiled& c, int64_t batch, int64_t m, int64_t n, int64_t k, const Matrix& x1, const Matrix& x2, At y,
+void add_matmul(Compiled& c, int64_t batch, int64_t m, int64_t n, int64_t k, const Matrix& x1, const Matrix& x2, const Matrix& y,
                 bool floats, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi) {
   check_encoding("a", x1.scale, x1.zero_point);
   check_encoding("b", x2.scale, x2.zero_point);
   const OutputSpec o = c.spec(floats, scale, zero_point, lo, hi);
-  const Place pa = place(x1.at), pb = place(x2.at), to = place(y);
+  const Place pa = place(x1.at), pb = place(x2.at), to = place(y.at);
   auto operand = [](const Matrix& x) {
     return MatmulOperand{
-        nullptr, x.batch_stride, x.ld, x.transposed, false, static_cast<float>(x.scale), static_cast<int32_t>(x.zero_point)};
+        nullptr, x.batches, x.ld, x.transposed, false, static_cast<float>(x.scale), static_cast<int32_t>(x.zero_point)};
   };
   const MatmulOperand ea = operand(x1), eb = operand(x2);
   const auto element = static_cast<int64_t>(out_size(o.type));
+  const Batches batches = y.bytes(element);
+  const auto ldc = static_cast<ptrdiff_t>(y.ld * element);
   c.program.add("matmul", {batch * m * n * k, batch * (m * k + k * n + m * n * element)}, {pa.buffer, pb.buffer, to.buffer},
                 [=](Addresses a) {
                   MatmulOperand oa = ea, ob = eb;
                   oa.data = reinterpret_cast<const uint8_t*>(at(a, pa));
                   ob.data = reinterpret_cast<const uint8_t*>(at(a, pb));
-                  matmul(batch, m, n, k, oa, ob, at(a, to), m * n * element, static_cast<ptrdiff_t>(n * element), o);
+                  matmul(batch, m, n, k, oa, ob, at(a, to), batches, ldc, o);
                 });
 }
 
@@ -256,13 +250,31 @@ struct RowSource {
 };
 
 void add_softmax(Compiled& c, At x, At y, int64_t rows, int64_t n, bool is_u8, double x_scale, int64_t x_zero_point, bool floats,
-                 double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi) {
+                 double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi,
+                 const std::optional<At>& mask, const std::array<int64_t, 3>& mask_shape,
+                 const std::array<int64_t, 3>& mask_strides) {
   const RowSource from(x, is_u8, x_scale, x_zero_point);
   const OutputSpec o = c.spec(floats, scale, zero_point, lo, hi);
-  const Place to = place(y);
+  const Place to = place(y), added = mask ? place(*mask) : Place{};
+  Mask m;
+  m.d0 = mask_shape[0];
+  m.d1 = mask_shape[1];
+  m.d2 = mask_shape[2];
+  m.s0 = mask_strides[0];
+  m.s1 = mask_strides[1];
+  m.s2 = mask_strides[2];
+  std::vector<int32_t> uses{from.at.buffer, to.buffer};
+  if (mask) {
+    if (m.d0 * m.d1 * m.d2 != rows) throw Error(Code::shape, "softmax: the mask has another number of rows");
+    uses.push_back(added.buffer);
+  }
+  const bool masked = mask.has_value();
   // An exponential takes about as long as moving 16 bytes.
-  c.program.add("softmax", {0, rows * n * (16 + from.element())}, {from.at.buffer, to.buffer},
-                [=](Addresses a) { softmax(from.input(a), rows, n, {}, at(a, to), o); });
+  c.program.add("softmax", {0, rows * n * (16 + from.element())}, std::move(uses), [=](Addresses a) {
+    Mask bound = m;
+    if (masked) bound.data = reinterpret_cast<const float*>(at(a, added));
+    softmax(from.input(a), rows, n, bound, at(a, to), o);
+  });
 }
 
 void add_norm(Compiled& c, At x, At y, int64_t rows, int64_t n, bool is_u8, double x_scale, int64_t x_zero_point, bool center,
@@ -405,10 +417,11 @@ py::list op_rows(const Compiled& c) {
 void bind_program(py::module_& m) {
   using namespace py::literals;
   py::class_<Matrix>(m, "ProgramMatrix")
-      .def(py::init([](At at, int64_t batch_stride, int64_t ld, bool transposed, double scale, int64_t zero_point) {
-             return Matrix{at, batch_stride, ld, transposed, scale, zero_point};
-           }),
-           "at"_a, "batch_stride"_a, "ld"_a, "transposed"_a, "scale"_a, "zero_point"_a);
+      .def(py::init(
+               [](At at, const std::array<int64_t, 3>& batches, int64_t ld, bool transposed, double scale, int64_t zero_point) {
+                 return Matrix{at, {batches[0], batches[1], batches[2]}, ld, transposed, scale, zero_point};
+               }),
+           "at"_a, "batches"_a, "ld"_a, "transposed"_a = false, "scale"_a = 1.0, "zero_point"_a = 0);
   py::class_<FrameHolder>(m, "ProgramFrame")
       .def(
           "bind", [](FrameHolder& f, int32_t buffer, const py::array& a) { f.frame->bind(buffer, const_cast<void*>(a.data())); },
@@ -497,7 +510,8 @@ void bind_program(py::module_& m) {
       .def("matmul", &add_matmul, "batch"_a, "m"_a, "n"_a, "k"_a, "a"_a, "b"_a, "y"_a, "floats"_a, "scale"_a, "zero_point"_a,
            "lo"_a, "hi"_a)
       .def("softmax", &add_softmax, "x"_a, "y"_a, "rows"_a, "n"_a, "is_u8"_a, "x_scale"_a, "x_zero_point"_a, "floats"_a,
-           "scale"_a, "zero_point"_a, "lo"_a, "hi"_a)
+           "scale"_a, "zero_point"_a, "lo"_a, "hi"_a, "mask"_a = py::none(), "mask_shape"_a = std::array<int64_t, 3>{1, 1, 1},
+           "mask_strides"_a = std::array<int64_t, 3>{0, 0, 0})
       .def("norm", &add_norm, "x"_a, "y"_a, "rows"_a, "n"_a, "is_u8"_a, "x_scale"_a, "x_zero_point"_a, "center"_a, "epsilon"_a,
            "gamma"_a, "beta"_a, "floats"_a, "scale"_a, "zero_point"_a, "lo"_a, "hi"_a)
       .def("finish", [](Compiled& c) { c.program.finish(); })

@@ -1,12 +1,15 @@
-// Operations that a program's builder takes: sums and products of two tensors, transposed and three-dimensional convolutions,
-// resizing.
+// Operations that a program's builder takes: sums and products of two tensors, float expressions, rows taken by index, transposed
+// and three-dimensional convolutions, resizing.
 #include <array>
 
+#include "bound_expression.h"
 #include "compiled.h"
 #include "ops/conv3d.h"
 #include "ops/conv_transpose.h"
 #include "ops/eltwise.h"
 #include "ops/images.h"
+#include "ops/move.h"
+#include "ops/product.h"
 
 namespace qgemm {
 namespace {
@@ -35,6 +38,87 @@ void add_binary(Compiled& c, const char* name, Elementwise f, At x1, At x2, At y
           o);
       },
       in_place);
+}
+
+using ExpressionInput = std::tuple<At, py::dtype, std::vector<int64_t>>;  // place, type, strides in elements
+
+// y: C-contiguous of `shape`, over which the inputs are spread by strides of 0. The result may take over the bytes of the input
+// `over` (-1: of none), which lies just like it.
+void add_expression(Compiled& c, const BoundExpression& b, const std::vector<ExpressionInput>& inputs, At y,
+                    const py::dtype& result, const std::vector<int64_t>& shape, int over) {
+  if (inputs.size() != b.in.size() || b.out.size() != 1 || shape.size() > kMaxDims || over >= static_cast<int>(inputs.size()))
+    throw Error(Code::shape, "expression: takes " + std::to_string(b.in.size()) + " inputs of at most 8 dimensions and has " +
+                                 std::to_string(b.out.size()) + " outputs");
+  std::vector<Place> places;
+  std::vector<Source> sources;
+  std::vector<int32_t> uses;
+  const Place to = place(y);
+  const Sink sink{nullptr, element_of(result, "out", true), b.out[0]};
+  int64_t n = 1;
+  for (const int64_t d : shape) n *= d;
+  int64_t bytes = n * (element_bytes(sink.type) + 4 * static_cast<int64_t>(b.e.operations.size()));
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const auto& [from, dtype, strides] = inputs[i];
+    Source s{nullptr, element_of(dtype, "input " + std::to_string(i), false), b.in[i], {}};
+    if (strides.size() != shape.size()) throw Error(Code::shape, "expression: one stride a dimension");
+    std::copy(strides.begin(), strides.end(), s.strides);
+    places.push_back(place(from));
+    sources.push_back(s);
+    uses.push_back(from.first);
+    bytes += n * element_bytes(s.type);
+  }
+  if (over >= 0) std::swap(uses[0], uses[static_cast<size_t>(over)]);
+  uses.insert(uses.begin() + (over >= 0 ? 1 : 0), to.buffer);
+  c.program.add(
+      "expression", {0, bytes}, std::move(uses),
+      [e = b.e, places, sources, sink, to, shape](Addresses a) {
+        static thread_local std::vector<Source> bound;
+        bound = sources;
+        for (size_t i = 0; i < bound.size(); ++i) bound[i].data = at(a, places[i]);
+        Sink out = sink;
+        out.data = at(a, to);
+        evaluate(e, static_cast<int>(shape.size()), shape.data(), bound.data(), &out);
+      },
+      over >= 0);
+}
+
+// packed: of pack_floats, k x n.
+void add_product(Compiled& c, At x, At y, const py::array& packed, const std::optional<py::array>& bias, int64_t rows, int64_t k,
+                 int64_t n, bool floats, double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi) {
+  const FloatPanels b{vector_of<float>(packed, "packed", FloatPanels::floats(k, n)), k, n};
+  const float* added = vector_or_null<float>(bias, "bias", n);
+  const OutputSpec o = c.spec(floats, scale, zero_point, lo, hi);
+  c.kept.push_back(packed);
+  if (bias) c.kept.push_back(*bias);
+  const Place from = place(x), to = place(y);
+  const auto ldc = static_cast<ptrdiff_t>(n * static_cast<int64_t>(out_size(o.type)));
+  c.program.add("product", {4 * rows * n * k, 4 * rows * k + rows * ldc + 4 * n * k}, {from.buffer, to.buffer},
+                [=](Addresses a) { product(reinterpret_cast<const float*>(at(a, from)), rows, k, b, added, at(a, to), ldc, o); });
+}
+
+void add_matmul_floats(Compiled& c, int64_t batch, int64_t m, int64_t n, int64_t k, const Matrix& x1, const Matrix& x2,
+                       const Matrix& y, bool floats, double scale, int64_t zero_point, std::optional<double> lo,
+                       std::optional<double> hi) {
+  const OutputSpec o = c.spec(floats, scale, zero_point, lo, hi);
+  const Place pa = place(x1.at), pb = place(x2.at), to = place(y.at);
+  const FloatMatrix ea{nullptr, x1.batches, x1.ld, x1.transposed}, eb{nullptr, x2.batches, x2.ld, x2.transposed};
+  const auto element = static_cast<int64_t>(out_size(o.type));
+  const Batches batches = y.bytes(element);
+  const auto ldc = static_cast<ptrdiff_t>(y.ld * element);
+  c.program.add("matmul floats", {4 * batch * m * n * k, batch * (4 * m * k + 4 * k * n + m * n * element)},
+                {pa.buffer, pb.buffer, to.buffer}, [=](Addresses a) {
+                  FloatMatrix left = ea, right = eb;
+                  left.data = reinterpret_cast<const float*>(at(a, pa));
+                  right.data = reinterpret_cast<const float*>(at(a, pb));
+                  product_batch(batch, m, n, k, left, right, at(a, to), batches, ldc, o);
+                });
+}
+
+// y[outer][count][bytes] = x[outer][index[count]][bytes]; wide: int64 indices, else int32. A negative one counts from the end.
+void add_take(Compiled& c, At x, At index, bool wide, At y, int64_t outer, int64_t rows, int64_t count, int64_t bytes) {
+  const Place from = place(x), which = place(index), to = place(y);
+  c.program.add("take", {0, 2 * outer * count * bytes}, {from.buffer, which.buffer, to.buffer},
+                [=](Addresses a) { take(at(a, from), outer, rows, bytes, at(a, which), wide, count, at(a, to)); });
 }
 
 void add_conv_transpose2d(Compiled& c, At x, At y, const py::array& packed, const std::array<int64_t, 4>& shape,
@@ -147,6 +231,12 @@ void bind_program_layers(CompiledClass& c) {
   };
   binary("add", static_cast<Elementwise>(&add));
   binary("mul", static_cast<Elementwise>(&mul));
+  c.def("expression", &add_expression, "expression"_a, "inputs"_a, "y"_a, "dtype"_a, "shape"_a, "over"_a)
+      .def("product", &add_product, "x"_a, "y"_a, "packed"_a, "bias"_a, "rows"_a, "k"_a, "n"_a, "floats"_a, "scale"_a,
+           "zero_point"_a, "lo"_a, "hi"_a)
+      .def("matmul_floats", &add_matmul_floats, "batch"_a, "m"_a, "n"_a, "k"_a, "a"_a, "b"_a, "y"_a, "floats"_a, "scale"_a,
+           "zero_point"_a, "lo"_a, "hi"_a)
+      .def("take_rows", &add_take, "x"_a, "index"_a, "wide"_a, "y"_a, "outer"_a, "rows"_a, "count"_a, "bytes"_a);
   c.def("conv_transpose2d", &add_conv_transpose2d, "x"_a, "y"_a, "packed"_a, "shape"_a, "padding"_a, "output_padding"_a,
         "floats"_a, "scale"_a, "zero_point"_a, "lo"_a, "hi"_a, "out_stride"_a = 0)
       .def("conv3d", &add_conv3d, "x"_a, "y"_a, "packed"_a, "shape"_a, "kernel"_a, "stride"_a, "padding"_a, "dilation"_a,

@@ -223,8 +223,8 @@ py::object tensor_matmul(const Arguments& arguments) {
   const int64_t inner = last >= 0 ? batches.size[last] : 1, outer = last >= 1 ? batches.size[0] : 1;
   const ptrdiff_t ldc = n * static_cast<ptrdiff_t>(out_size(spec.type));
   if (last >= 0) {
-    a.operand.batch_stride = batches.a[last];
-    b.operand.batch_stride = batches.b[last];
+    a.operand.batches = batches.a[last];
+    b.operand.batches = batches.b[last];
   }
   compute(outer * inner * m * n * std::max<int64_t>(k, 1), [&] {
     for (int64_t i = 0; i < outer; ++i) {

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "bind.h"
+#include "ops/matmul.h"
 #include "program/program.h"
 #include "tensors.h"
 
@@ -54,6 +55,19 @@ inline Border border(int32_t buffer, const py::dtype& dtype, std::vector<int64_t
   const uint8_t code = kind == 'f' ? dlpack::kFloat : kind == 'u' ? dlpack::kUInt : kind == 'b' ? dlpack::kBool : dlpack::kInt;
   return {buffer, dtype, {code, static_cast<uint8_t>(8 * dtype.itemsize()), 1}, std::move(memory), std::move(order)};
 }
+
+// A batch of matrices, [batch][rows][columns] or transposed: an operand of a product, or its result. Strides in elements; scale
+// and zero point of bytes.
+struct Matrix {
+  At at;
+  Batches batches;
+  int64_t ld;
+  bool transposed;
+  double scale;
+  int64_t zero_point;
+
+  Batches bytes(int64_t element) const { return {batches.step * element, batches.inner, batches.outer * element}; }
+};
 
 struct Compiled {
   Program program;

@@ -423,6 +423,29 @@ def softmax(
     hi: float | None = None,
 ) -> None: ...
 
+# Products of floats. pack_floats: b is [K, N], transposed: [N, K]. out: float32 or uint8.
+def pack_floats(b: NDArray[np.float32], transposed: bool = False) -> NDArray[np.float32]: ...
+def product(
+    a: NDArray[np.float32],
+    packed: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    out: NDArray[Any],
+    out_scale: float = 1.0,
+    out_zero_point: int = 0,
+    lo: float | None = None,
+    hi: float | None = None,
+) -> None: ...
+def matmul_floats(
+    a: NDArray[np.float32],
+    b: NDArray[np.float32],
+    out: NDArray[Any],
+    out_scale: float = 1.0,
+    out_zero_point: int = 0,
+    lo: float | None = None,
+    hi: float | None = None,
+    b_transposed: bool = False,
+) -> None: ...
+
 # LayerNorm along the last axis; center=False: RMSNorm. gamma, beta: float32 [x.shape[-1]], None for 1 and 0.
 def norm(
     x: NDArray[Any],
@@ -446,8 +469,17 @@ _Place = tuple[int, int]
 _Four = tuple[int, int, int, int]
 _Two = tuple[int, int]
 
+# batches: (step, 0, 0), or (near, count, far): matrix i begins at i // count * far + i % count * near. In elements, like ld.
 class ProgramMatrix:
-    def __init__(self, at: _Place, batch_stride: int, ld: int, transposed: bool, scale: float, zero_point: int) -> None: ...
+    def __init__(
+        self,
+        at: _Place,
+        batches: tuple[int, int, int],
+        ld: int,
+        transposed: bool = False,
+        scale: float = 1.0,
+        zero_point: int = 0,
+    ) -> None: ...
 
 class ProgramFrame:
     """The memory of one run. It goes back to its program when it is dropped."""
@@ -515,6 +547,25 @@ class ProgramBuilder:
     ) -> None: ...  # fmt: skip
     # rows of n bytes, ldx and ldy bytes apart.
     def lut(self, x: _Place, y: _Place, table: NDArray[np.uint8], rows: int, n: int, ldx: int, ldy: int) -> None: ...
+    # inputs: place, type and strides in elements, 0 where one is spread over an axis of the result. over: the input whose bytes the
+    # result may take, -1 for none.
+    def expression(
+        self,
+        expression: Expression,
+        inputs: Sequence[tuple[_Place, np.dtype[Any], Sequence[int]]],
+        y: _Place,
+        dtype: np.dtype[Any],
+        shape: Sequence[int],
+        over: int,
+    ) -> None: ...
+    def product(
+        self, x: _Place, y: _Place, packed: NDArray[np.float32], bias: NDArray[np.float32] | None, rows: int, k: int, n: int, *output: Any
+    ) -> None: ...  # fmt: skip
+    def matmul_floats(
+        self, batch: int, m: int, n: int, k: int, a: ProgramMatrix, b: ProgramMatrix, y: ProgramMatrix, *output: Any
+    ) -> None: ...  # fmt: skip
+    # y[outer][count][bytes] = x[outer][rows][bytes] at count indices of int64 (wide) or int32
+    def take_rows(self, x: _Place, index: _Place, wide: bool, y: _Place, outer: int, rows: int, count: int, bytes: int) -> None: ...
     def quantize(self, x: _Place, y: _Place, n: int, scale: float, zero_point: int, qmax: int, bytes: int = 1) -> None: ...
     def quantize_planes(
         self, x: _Place, y: _Place, batch: int, channels: int, pixels: int, scale: float, zero_point: int, qmax: int
@@ -524,8 +575,9 @@ class ProgramBuilder:
     def runs(self, x: _Place, y: _Place, table: NDArray[np.int64]) -> None: ...
     def fill(self, y: _Place, value: int, table: NDArray[np.int64]) -> None: ...
     def matmul(
-        self, batch: int, m: int, n: int, k: int, a: ProgramMatrix, b: ProgramMatrix, y: _Place, *output: Any
+        self, batch: int, m: int, n: int, k: int, a: ProgramMatrix, b: ProgramMatrix, y: ProgramMatrix, *output: Any
     ) -> None: ...  # fmt: skip
+    # output, and where floats are added to x: their place, sizes and strides in elements over three axes that are the rows
     def softmax(self, x: _Place, y: _Place, rows: int, n: int, is_u8: bool, x_scale: float, x_zero_point: int, *output: Any) -> None: ...
     def norm(
         self, x: _Place, y: _Place, rows: int, n: int, is_u8: bool, x_scale: float, x_zero_point: int, center: bool, epsilon: float,

@@ -251,6 +251,28 @@ def linear_grouped(x, weight, group_size: int, x_scale, x_zero_point, w_scale, w
     return _clamp(y, lo, hi)
 
 
+PRODUCT_BLOCK = 256
+
+
+def product(a, b, bias=None) -> np.ndarray:
+    """A product of floats, float32 [..., M, N]: what a network leaves without integers.
+
+    Along K, blocks of 256: in a block a chain of ``fmaf(a[m, k], b[k, n], sum)`` from 0, k ascending; the sums of blocks are added in
+    ascending order, and the bias last. A NaN is the positive quiet one.
+    """
+    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    k = a.shape[-1]
+    y = np.zeros((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]), np.float32)
+    with np.errstate(all="ignore"):
+        for k0 in range(0, k, PRODUCT_BLOCK):
+            total = np.zeros_like(y)
+            for i in range(k0, min(k, k0 + PRODUCT_BLOCK)):
+                total = fmaf(a[..., :, i, None], b[..., None, i, :], total)
+            y = y + total if k0 else total
+        y = y + np.float32(0) if bias is None else y + np.asarray(bias, np.float32)
+    return np.where(np.isnan(y), np.float32(np.nan), y)
+
+
 def dynamic_encoding(x, per_row: bool = True, symmetric: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Scale (float32) and zero point (int32) of float32 x [M, K], from its own range: [M] each, or [1] for the whole tensor.
 

@@ -239,6 +239,47 @@ void test_gemm(const KernelRow& row) {
   }
 }
 
+void test_product(const KernelRow& row) {
+  Rng rng(5);
+  Guarded a_memory(1 << 16), b_memory(1 << 16), bias_memory(1 << 10);
+  Output got(1 << 15), want(1 << 15);
+  const std::vector<float> odd{0.0f, -0.0f, INFINITY, -INFINITY, NAN, 1e-40f, 3e38f};
+  for (int i = 0; i < cases(6000); ++i) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    product_args g{};
+    g.m = rng.pick<int64_t>({1, 2, 3, 4, 5, 6, 7, 12, 13, 17});
+    g.width = 16 * static_cast<int>(rng.between(1, 4));
+    g.n = static_cast<int>(rng.between(1, g.width));
+    g.k = static_cast<int>(rng.pick<int64_t>({0, 1, 2, 5, 64, rng.between(0, 100)}));
+    g.lda = g.k + rng.pick<int64_t>({0, 0, 3});
+    g.ldc = g.n + rng.pick<int64_t>({0, 0, 5});
+    g.more = rng.chance(50);
+    const bool last = rng.chance(60), any = last && rng.chance(20);
+    const auto values = [&](float* p, int64_t n) {
+      for (int64_t j = 0; j < n; ++j) p[j] = any && rng.chance(3) ? rng.pick(odd) : rng.uniform(-2, 2);
+      return p;
+    };
+    const int64_t a_count = g.k > 0 ? (g.m - 1) * g.lda + g.k : 0, b_count = int64_t(g.k) * g.width;
+    g.a = values(a_memory.place<float>(static_cast<size_t>(a_count), side), a_count);
+    g.b = values(b_memory.place<float>(static_cast<size_t>(b_count), side), b_count);
+    if (last) g.bias = values(bias_memory.place<float>(static_cast<size_t>(g.n), side), g.n);
+    now_testing("%s m=%d n=%d width=%d k=%d lda=%d ldc=%d more=%d last=%d", row.name, int(g.m), g.n, g.width, g.k, int(g.lda),
+                int(g.ldc), g.more, last);
+    const uint64_t seed = rng.next();
+    for (Output* o : {&want, &got}) {
+      g.c = reinterpret_cast<float*>(o->place(g.m, g.n * 4, g.ldc * 4, side));
+      Rng before(seed);
+      for (int64_t r = 0; r < g.m; ++r)
+        for (int j = 0; j < g.n; ++j) g.c[r * g.ldc + j] = before.uniform(-9, 9);
+      if (o == &want)
+        table_of(Isa::ref).product(g);
+      else
+        kernel<product_args>(row)(g);
+    }
+    if (!same_output(got, want, g.m, g.n * 4)) return;
+  }
+}
+
 void test_group_finish(const KernelRow& row) {
   Rng rng(2);
   EpilogueMaker maker;

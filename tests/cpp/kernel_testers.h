@@ -7,6 +7,7 @@ namespace qgemm {
 namespace test {
 
 void test_gemm(const KernelRow& row);
+void test_product(const KernelRow& row);
 void test_group_finish(const KernelRow& row);
 void test_unpack4(const KernelRow& row);
 void test_depthwise(const KernelRow& row);

@@ -20,17 +20,17 @@ struct Operand {
     at.is_signed = rng.chance(40);
     at.ld = (at.transposed ? r : c) + rng.pick<int64_t>({0, 0, 3});
     const int64_t lines = at.transposed ? c : r, width = at.transposed ? r : c;
-    at.batch_stride = lines * at.ld + rng.pick<int64_t>({0, 5});
+    at.batches = lines * at.ld + rng.pick<int64_t>({0, 5});
     at.scale = rng.pick({0.5f, 0.02f});
     at.zero_point = static_cast<int32_t>(at.is_signed ? rng.between(-128, 127) : rng.between(0, 255));
-    const int64_t bytes = batch > 0 && lines > 0 ? (batch - 1) * at.batch_stride + (lines - 1) * at.ld + width : 0;
+    const int64_t bytes = batch > 0 && lines > 0 ? at.batches[batch - 1] + (lines - 1) * at.ld + width : 0;
     uint8_t* p = memory.place<uint8_t>(static_cast<size_t>(bytes), rng.chance(50) ? Side::start : Side::end);
     fill(rng, any_mood(rng), p, bytes);
     at.data = p;
   }
   // (q - zero_point) of element (i, j).
   int64_t centred(int64_t b, int64_t i, int64_t j) const {
-    const uint8_t byte = at.data[b * at.batch_stride + (at.transposed ? j * at.ld + i : i * at.ld + j)];
+    const uint8_t byte = at.data[at.batches[b] + (at.transposed ? j * at.ld + i : i * at.ld + j)];
     return (at.is_signed ? static_cast<int64_t>(static_cast<int8_t>(byte)) : static_cast<int64_t>(byte)) - at.zero_point;
   }
 };
@@ -69,6 +69,50 @@ TEST(Matmul, EveryPathGivesTheDefinedBytes) {
     const int64_t m = rng.pick<int64_t>({0, 1, 2, 3, 5, 6, 7, 11, 13}),
                   n = rng.pick<int64_t>({0, 1, 15, 16, 17, 33, 48, 63, 64, 65});
     if (!c.run(rng, rng.between(0, 3), m, n, rng.pick<int64_t>({0, 1, 2, 3, 4, 5, 7, 31, 64, 65}))) return;
+  }
+}
+
+// Heads beside each other in the rows of several sequences, read where they lie and written beside each other.
+TEST(Matmul, HeadsNeedNoCopies) {
+  Rng rng(503);
+  Guarded a_memory(1 << 18), b_memory(1 << 18);
+  Output got(1 << 18);
+  for (int i = 0; i < cases(500); ++i) {
+    const int64_t sequences = rng.between(1, 3), heads = rng.between(1, 4), m = rng.between(1, 40), n = rng.between(1, 70),
+                  k = rng.between(1, 40);
+    const bool transposed = rng.chance(50);
+    const int64_t rows = transposed ? n : k, width = transposed ? k : n, lda = heads * k, ldb = heads * width, ldc = heads * n;
+    MatmulOperand a{nullptr, {k, heads, m * lda}, lda, false, false, 0.02f, 100},
+        b{nullptr, {width, heads, rows * ldb}, ldb, transposed, false, 0.03f, 131};
+    uint8_t *left = a_memory.place<uint8_t>(static_cast<size_t>(sequences * m * lda), Side::end),
+            *right = b_memory.place<uint8_t>(static_cast<size_t>(sequences * rows * ldb), Side::start);
+    fill(rng, any_mood(rng), left, sequences * m * lda);
+    fill(rng, any_mood(rng), right, sequences * rows * ldb);
+    a.data = left;
+    b.data = right;
+    OutputSpec out;
+    out.type = OutType::u8;
+    out.scale = 0.9f;
+    out.zero_point = 128;
+    std::vector<uint8_t> want(static_cast<size_t>(sequences * m * ldc));
+    for (int64_t s = 0; s < sequences; ++s)
+      for (int64_t h = 0; h < heads; ++h)
+        for (int64_t r = 0; r < m; ++r)
+          for (int64_t j = 0; j < n; ++j) {
+            int64_t acc = 0;
+            for (int64_t x = 0; x < k; ++x) {
+              const int64_t at = s * rows * ldb + h * width + (transposed ? j * ldb + x : x * ldb + j);
+              acc += (int64_t(left[(s * m + r) * lda + h * k + x]) - 100) * (int64_t(right[at]) - 131);
+            }
+            store_exact(out, acc, static_cast<float>(double(0.02f) * double(0.03f)), 0.0f,
+                        want.data() + (s * m + r) * ldc + h * n + j);
+          }
+    now_testing("sequences=%d heads=%d m=%d n=%d k=%d transposed=%d", int(sequences), int(heads), int(m), int(n), int(k),
+                transposed);
+    if (!same_everywhere(got, want, sequences * m, ldc, ldc, Side::end, [&](void* c) {
+          matmul(sequences * heads, m, n, k, a, b, c, {n, heads, m * ldc}, ldc, out);
+        }))
+      return;
   }
 }
 

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 TYPES = {
     "float32": TensorProto.FLOAT,
     "int64": TensorProto.INT64,
+    "int32": TensorProto.INT32,
     "uint8": TensorProto.UINT8,
     "int8": TensorProto.INT8,
     "bool": TensorProto.BOOL,

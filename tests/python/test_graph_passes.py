@@ -16,12 +16,16 @@ from qgemm.graph.passes import run_all
 from qgemm.graph.passes.batch import free_batch
 from qgemm.graph.passes.cleanup import drop_dead, drop_identities
 from qgemm.graph.passes.constants import fold_constants
+from qgemm.graph.passes.factor import absorb_factors
 from qgemm.graph.passes.fuse_relu import fuse_relu
 from qgemm.graph.passes.grid import moves_bytes, propagate_grids
 from qgemm.graph.passes.linear import form_linear
 from qgemm.graph.passes.lut import make_tables
+from qgemm.graph.passes.mask import fuse_masks
 from qgemm.graph.passes.mean import mean_to_pool
+from qgemm.graph.passes.norm import form_norms
 from qgemm.graph.passes.qdq import fold_qdq
+from qgemm.graph.passes.shapes import fold_shapes
 from qgemm.graph.passes.signs import normalize_signs
 
 
@@ -488,3 +492,155 @@ def test_grids_convert_both_ways(rng):
     q = rng.integers(0, 256, (4, 3, 5)).astype(np.uint8)
     assert np.array_equal(quantize(dequantize(q, qp), qp), q)
     assert quantize(np.float32([np.nan, np.inf, -np.inf]), u8(0.1, 10)).tolist() == [10, 255, 0]
+
+
+# ---- sizes ----
+
+
+def test_known_sizes_become_constants():
+    """Heads split off as exporters write it: the batch is open, all else is known; 1 / sqrt(d) follows from the shapes."""
+    g = graph(
+        [
+            ("Shape", ["x"], ["s"], {}),
+            ("Gather", ["s", "zero"], ["batch"], {}),
+            ("Gather", ["s", "two"], ["width"], {}),
+            ("Div", ["width", "heads"], ["d"], {}),
+            ("Unsqueeze", ["d", "axes"], ["d1"], {}),
+            ("Unsqueeze", ["batch", "axes"], ["b1"], {}),
+            ("Concat", ["b1", "middle", "d1"], ["target"], {"axis": 0}),
+            ("Reshape", ["x", "target"], ["r"], {}),
+            ("Transpose", ["r"], ["t"], {"perm": [0, 2, 1, 3]}),
+            ("Shape", ["t"], ["ts"], {}),
+            ("Slice", ["ts", "from", "to"], ["last"], {}),
+            ("Cast", ["last"], ["real"], {"to": 1}),
+            ("Sqrt", ["real"], ["root"], {}),
+            ("Mul", ["t", "root"], ["y"], {}),
+        ],
+        {"x": (None, 5, 24), "t": (None, 3, 5, None)},
+        {"zero": np.int64(0), "two": np.int64(2), "heads": np.int64(3), "axes": np.array([0]), "middle": np.array([5, 3]),
+         "from": np.array([-1]), "to": np.array([2**63 - 1])},
+    )  # fmt: skip
+    fold_shapes(g)
+    assert ops(g) == ["Shape", "Gather", "Unsqueeze", "Concat", "Reshape", "Transpose", "Shape", "Mul"]
+    assert g.tensors["d1"].data.tolist() == [8] and g.tensors["d1"].data.dtype == np.int64
+    assert g.tensors["t"].shape == (None, 3, 5, 8)
+    assert g.tensors["root"].data == np.sqrt(np.float32(8)) and g.tensors["root"].data.dtype == np.float32
+
+
+def test_the_first_axis_counts_as_open():
+    g = graph([("Shape", ["x"], ["s"], {}), ("Gather", ["s", "zero"], ["y"], {})], {"x": (4, 5)}, {"zero": np.int64(0)})
+    fold_shapes(g)
+    assert ops(g) == ["Shape", "Gather"]
+
+
+# ---- factors ----
+
+
+def attention(op="Mul", factor=0.25, more=()):
+    return graph(
+        [
+            (op, ["q", "c"], ["scaled"], {}),
+            ("Transpose", ["scaled"], ["t"], {"perm": [0, 2, 1]}),
+            ("MatMul", ["k", "t"], ["y"], {}),
+            *more,
+        ],
+        {"q": (None, 4, 8), "k": (None, 4, 8), "scaled": (None, 4, 8)}, {"c": np.float32(factor)},
+        {"q": u8(0.1), "k": u8(0.2)}, inputs=("q", "k"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("op, factor, scale", [("Mul", 0.25, 0.025), ("Div", 8.0, 0.0125)])
+def test_a_factor_before_a_product_goes_into_the_grid(op, factor, scale):
+    g = attention(op, factor)
+    absorb_factors(g)
+    assert ops(g) == ["Lut", "Transpose", "MatMul"] and g.nodes[0].attrs["table"].tolist() == list(range(256))
+    for name in ("scaled", "t"):
+        assert g.tensors[name].qparams.scale == np.float32(scale) and g.tensors[name].qparams.zero_point == 10
+
+
+@pytest.mark.parametrize(
+    "g", [attention(factor=-1.0), attention(factor=0.0), attention(factor=np.inf), attention(factor=1e-44),
+          attention(more=[("Relu", ["t"], ["z"], {})])], ids=["negative", "zero", "infinite", "tiny", "read by another"]
+)  # fmt: skip
+def test_other_factors_stay(g):
+    absorb_factors(g)
+    assert g.nodes[0].op == "Mul" and g.tensors["t"].qparams is None
+
+
+def test_a_product_of_scaled_bytes_is_an_integer_product(rng):
+    b = Builder()
+    b.input("x", ["n", 6, 16])
+    q, k = b.q("x", 0.02, 120), b.q(b.add("Neg", ["x"], "minus"), 0.03, 130)
+    scaled = b.add("Mul", [q, b.const("c", np.float32(0.25))], "scaled")
+    b.add("MatMul", [scaled, b.add("Transpose", [k], "kt", perm=[0, 2, 1])], "y")
+    p = qgemm.load(b.model("y"))
+    assert "matmul" in [s.kernel for s in p.steps] and not [s for s in p.steps if s.scheme == "float" and s.op in ("Mul", "MatMul")]
+    x = rng.standard_normal((2, 6, 16)).astype(np.float32)
+    want = reference(b.model("y"), {"x": x})[0]
+    assert np.abs(p(x) - want).max() <= 1e-5 * np.abs(want).max()
+
+
+# ---- norms written out ----
+
+
+def written_out(square="Pow", root="Reciprocal", grids=None, axes=-1, keepdims=1, epsilon=1e-5, weight=(4,), more=()):
+    squares = ("Pow", ["x", "power"], ["s"], {}) if square == "Pow" else ("Mul", ["x", "x"], ["s"], {})
+    end = [("Reciprocal", ["r"], ["i"], {}), ("Mul", ["i", "x"], ["n"], {})] if root == "Reciprocal" else [("Div", ["x", "r"], ["n"], {})]
+    nodes = [squares, ("ReduceMean", ["s", "axes"], ["m"], {"keepdims": keepdims}), ("Add", ["m", "eps"], ["v"], {}),
+             ("Sqrt", ["v"], ["r"], {}), *end, ("Mul", ["w", "n"], ["y"], {}), *more]  # fmt: skip
+    consts = {"power": np.float32(2), "axes": np.array([axes]), "eps": np.float32(epsilon), "w": np.ones(weight, np.float32)}
+    return graph(nodes, {"x": (None, 3, 4), "s": (None, 3, 4)}, consts, grids)
+
+
+@pytest.mark.parametrize("square", ["Pow", "Mul"])
+@pytest.mark.parametrize("root", ["Reciprocal", "Div"])
+@pytest.mark.parametrize("axes", [-1, 2])
+def test_a_norm_written_out_is_one_operation(square, root, axes):
+    g = written_out(square, root, axes=axes)
+    form_norms(g)
+    assert [(n.op, n.inputs, n.outputs) for n in g.nodes] == [("RMSNormalization", ["x", "w"], ["y"])]
+    assert g.nodes[0].attrs["axis"] == -1 and g.nodes[0].attrs["epsilon"] == pytest.approx(1e-5)
+
+
+def test_a_weight_that_is_none_of_the_last_axis_stays_a_product():
+    g = written_out(weight=(3, 1))
+    form_norms(g)
+    assert ops(g) == ["RMSNormalization", "Mul"] and g.nodes[0].inputs == ["x"]
+
+
+@pytest.mark.parametrize(
+    "g", [written_out(grids={"m": u8()}), written_out(grids={"s": u8()}), written_out(axes=1), written_out(keepdims=0),
+          written_out(epsilon=-1.0), written_out(more=[("Relu", ["r"], ["z"], {})])],
+    ids=["rounded mean", "rounded square", "another axis", "no axis kept", "negative", "read by another"],
+)  # fmt: skip
+def test_other_norms_stay_as_they_are(g):
+    before = ops(g)
+    form_norms(g)
+    assert ops(g) == before
+
+
+# ---- masks ----
+
+
+def masked(grids=None, mask=(None, 1, 1, 9), axis=-1, more=()):
+    return graph(
+        [("Add", ["mask", "x"], ["sum"], {}), ("Softmax", ["sum"], ["y"], {"axis": axis}), *more],
+        {"x": (None, 3, 7, 9), "mask": mask, "sum": (None, 3, 7, 9)}, None, grids, inputs=("x", "mask"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("grids", [{"x": u8()}, None])
+def test_a_mask_joins_its_softmax(grids):
+    g = masked(grids)
+    fuse_masks(g)
+    assert [(n.op, n.inputs) for n in g.nodes] == [("Softmax", ["x", "mask"])]
+
+
+@pytest.mark.parametrize(
+    "g", [masked({"sum": u8()}), masked({"mask": u8()}), masked(axis=1), masked(more=[("Relu", ["sum"], ["z"], {})])],
+    ids=["rounded sum", "rounded mask", "another axis", "read by another"],
+)  # fmt: skip
+def test_other_sums_stay_before_their_softmax(g):
+    before = ops(g)
+    fuse_masks(g)
+    assert ops(g) == before

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import qgemm
-from onnx_nets import Builder
+from onnx_nets import Builder, reference
 from qgemm import _core
 from qgemm.errors import ShapeError
 
@@ -103,13 +103,112 @@ def test_islands_between_native_segments(rng):
     for k in range(3):
         w = b.weight(f"w{k}", rng.integers(-128, 128, (32, 32)).astype(np.int8), np.full(32, 0.003))
         h = b.q(b.add("Gemm", [h, w], f"g{k}", transB=1), 0.05, 128)
-        h = b.q(b.add("Mul", [b.add("Celu", [h], f"s{k}"), b.add("Sin", [h], f"t{k}")], f"o{k}"), 0.02, 100)
+        h = b.q(b.add("Mul", [b.add("Celu", [h], f"s{k}"), b.add("LogSoftmax", [h], f"t{k}", axis=-1)], f"o{k}"), 0.02, 100)
     b.q(h, 0.02, 100, out="y")
     p = qgemm.load(b.model("y", "o1"))
     x = floats(rng, 5, 32)
     for got, want in zip(p(x), p._stepwise([x]), strict=True):
         assert np.array_equal(got, want)
     assert not compiled(p).native
+
+
+@pytest.mark.parametrize("floats_too", [False, True])
+@pytest.mark.parametrize("sequences", [1, 3])
+def test_heads_are_not_copied(rng, isa, sequences, floats_too):
+    """Attention reads queries, keys and values where the layers wrote them and writes its heads beside each other."""
+    heads, length, width = 3, 5, 8
+    b = Builder()
+    b.input("x", [sequences, length, heads * width])
+    h = b.q("x", 0.02, 128)
+    parts = []
+    for name, perm in (("query", [0, 2, 1, 3]), ("key", [0, 2, 3, 1]), ("value", [0, 2, 1, 3])):
+        w = b.weight(name, rng.integers(-128, 128, (heads * width, heads * width)).astype(np.int8), np.full(heads * width, 0.002), axis=1)
+        y = b.q(b.add("MatMul", [h, w], f"{name}_y"), 0.05, 128)
+        y = b.add("Reshape", [y, b.const(f"{name}_shape", np.array([0, length, heads, width]))], f"{name}_heads")
+        parts.append(b.add("Transpose", [y], f"{name}_t", perm=perm))
+    scores = b.add("MatMul", parts[:2], "scores")
+    weights = b.add("Softmax", [scores if floats_too else b.q(scores, 0.1, 128)], "weights", axis=-1)
+    mixed = b.add("MatMul", [weights if floats_too else b.q(weights, 1 / 255, 0), parts[2]], "mixed")
+    mixed = mixed if floats_too else b.q(mixed, 0.03, 128)
+    mixed = b.add("Transpose", [mixed], "side_by_side", perm=[0, 2, 1, 3])
+    y = b.add("Reshape", [mixed, b.const("flat", np.array([0, length, heads * width]))], "merged")
+    b.add("Identity", [y], "y")
+    p = qgemm.load(b.model("y"))
+    x = floats(rng, sequences, length, heads * width)
+    assert np.array_equal(p(x), p._stepwise([x])[0])
+    tail = ["matmul", "softmax", *(["dequantize", "matmul floats", "copy"] if floats_too else ["matmul", "dequantize"])]
+    assert kernels(p) == ["quantize", "linear", "linear", "linear", *tail]
+
+
+def test_float_expressions_are_native(rng, isa):
+    """Chains that read bytes, floats, truth values, integers and constants, spread over axes, in either memory order."""
+    b = Builder()
+    b.input("x", ["n", 6, 4, 5])
+    b.input("keep", ["n", 1, 1, 5], "bool")
+    b.input("ids", [5], "int64")
+    image = conv(b, rng, b.q("x", 0.05, 128), 6, 6, 1)  # channels-last from here on
+    scaled = b.add("Mul", [image, b.const("factors", rng.random((6, 1, 1)).astype(np.float32))], "scaled")
+    hidden = b.add("Where", ["keep", scaled, b.const("floor", np.float32(-4.0))], "hidden")
+    b.add("Add", [b.add("Sin", [hidden], "sin"), b.add("Cast", ["ids"], "numbers", to=1)], "y")
+    b.q(b.add("Sub", ["x", hidden], "rest"), 0.1, 60, out="z")
+    b.add("Not", [b.add("Less", ["x", b.const("limit", np.float32(0.3))], "low")], "high")
+    b.add("Cast", ["high"], "w", to=1)
+    p = qgemm.load(b.model("y", "z", "w"))
+    for n in (1, 3):
+        x, keep, ids = floats(rng, n, 6, 4, 5), rng.random((n, 1, 1, 5)) < 0.5, rng.integers(-9, 9, 5)
+        for got, want in zip(p(x, keep, ids), p._stepwise([x, keep, ids]), strict=True):
+            assert np.array_equal(got, want) and got.dtype == want.dtype
+    assert all(c.native for c in p._compiled.values()) and "expression" in kernels_of_all(p)
+
+
+def test_an_expression_may_take_the_place_of_what_it_reads(rng):
+    b = Builder()
+    b.input("x", ["n", 1000])
+    b.add("Exp", [b.add("Softmax", [b.add("Neg", ["x"], "a")], "b", axis=-1)], "c")
+    b.add("Add", ["c", b.add("LogSoftmax", ["c"], "d", axis=-1)], "y")
+    b.add("Mul", ["y", "y"], "z")
+    p = qgemm.load(b.model("z"))
+    x = floats(rng, 3, 1000)
+    assert np.array_equal(p(x), p._stepwise([x])[0])
+    assert p.memory["arena_bytes"] <= 2 * (4 * 3000 + 64)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_rows_taken_by_an_index_of_the_call(rng, dtype, axis):
+    """An embedding: of bytes and of floats, with indices that count from the end, along either axis."""
+    b = Builder()
+    b.input("ids", ["n", 4], dtype)
+    table = b.weight("words", rng.integers(-128, 128, (7, 5, 6)).astype(np.int8), np.float32(0.01))
+    b.q(b.add("Gather", [table, "ids"], "taken", axis=axis), 0.01, 128, out="y")
+    b.add("Gather", [b.const("floats", floats(rng, 7, 5, 6)), "ids"], "z", axis=axis)
+    p = qgemm.load(b.model("y", "z"))
+    for n in (1, 3):
+        ids = rng.integers(-5, 5, (n, 4)).astype(dtype)
+        for got, want in zip(p(ids), p._stepwise([ids]), strict=True):
+            assert np.array_equal(got, want)
+        with pytest.raises(ShapeError, match="index of 9"):
+            p(np.where(ids == ids[0, 0], 9, ids).astype(dtype))
+    assert all(c.native for c in p._compiled.values()) and "take" in kernels_of_all(p)
+
+
+def test_floats_and_integers_are_moved_natively(rng):
+    """What is on no grid moves as it is; bytes among floats become floats first."""
+    b = Builder()
+    b.input("x", ["n", 4, 6])
+    b.input("ids", ["n", 6], "int64")
+    x = b.add("Concat", ["x", b.const("more", floats(rng, 4, 6)[None]), b.q("x", 0.05, 100)], "cat", axis=0)
+    x = b.add("Transpose", [b.add("Tanh", [x], "tanh")], "tr", perm=[0, 2, 1])
+    x = b.add("Reshape", [x, b.const("s", np.array([0, -1], np.int64))], "flat")
+    b.add("Pad", [x, b.const("pads", np.array([0, 1, 0, 2], np.int64))], "y")
+    ids = b.add("Unsqueeze", ["ids", b.const("one", np.array([1], np.int64))], "wide")
+    b.add("Cast", [b.add("Tile", [ids, b.const("t", np.array([1, 2, 1], np.int64))], "twice")], "z", to=1)
+    p = qgemm.load(b.model("y", "z"))
+    for n in (1, 3):
+        x, ids = floats(rng, n, 4, 6), rng.integers(0, 99, (n, 6))
+        for got, want in zip(p(x, ids), p._stepwise([x, ids]), strict=True):
+            assert np.array_equal(got, want)
+    assert all(c.native for c in p._compiled.values()) and "numpy" not in {s.kernel for s in p.steps}
 
 
 def test_softmax_and_layer_norm_are_native(rng):
@@ -125,6 +224,37 @@ def test_softmax_and_layer_norm_are_native(rng):
     for got, want in zip(p(x), p._stepwise([x]), strict=True):
         assert np.array_equal(got, want)
     assert compiled(p).native and kernels(p) == ["quantize", "norm", "softmax", "softmax", "dequantize"]
+
+
+@pytest.mark.parametrize("held", ["bytes", "floats"])
+@pytest.mark.parametrize("mask", [(1, 1, 7, 9), (2, 1, 1, 9), (2, 3, 7, 1), (9,), "constant"])
+def test_a_mask_goes_into_the_softmax(rng, isa, held, mask):
+    """Causal, of padding, of rows, and a constant one; with places that are hidden, and the operators' own result."""
+    b = Builder()
+    b.input("x", [2, 3, 7, 9])
+    x = b.q("x", 0.05, 128) if held == "bytes" else "x"
+    values = np.where(
+        rng.random((1, 1, 7, 9) if mask == "constant" else mask) < 0.3, np.float32(-np.finfo(np.float32).max), np.float32(0.25)
+    )
+    if mask == "constant":
+        b.const("mask", values)
+    else:
+        b.input("mask", list(mask))
+    b.add(
+        "Softmax",
+        [
+            b.add("Add", ["mask", x] if held == "bytes" else [x, "mask"], "sum"),
+        ],
+        "y",
+        axis=-1,
+    )
+    model = b.model("y")
+    p = qgemm.load(model)
+    inputs = [floats(rng, 2, 3, 7, 9), *([] if mask == "constant" else [values])]
+    assert np.array_equal(p(*inputs), p._stepwise(inputs)[0])
+    want = reference(model, dict(zip(("x", "mask"), inputs, strict=False)))[0]
+    assert np.abs(p(*inputs) - want).max() < 1e-6
+    assert [s.op for s in p.steps] == (["Quantize", "Softmax"] if held == "bytes" else ["Softmax"]) and compiled(p).native
 
 
 def test_products_of_images_are_native(rng, isa):

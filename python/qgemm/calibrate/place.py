@@ -31,6 +31,8 @@ _RESHAPES = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identit
 # Results are shapes, indices or conditions, or other numbers of the same value.
 _PLAIN = {"Cast", "CastLike", "Shape", "Size", "Range", "ConstantOfShape", "ArgMax", "ArgMin", "NonZero", "Equal", "Greater",
           "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor", "Not", "IsNaN"}  # fmt: skip
+# What stands for minus infinity is the least float32; and this far down what a softmax reads hides a place.
+_MINUS_INFINITY, _HIDES = -1e30, -1e3
 _SUPERGROUPS = {("Conv", "Relu"), ("Conv", "Clip"), ("ConvTranspose", "Relu"), ("Linear", "Relu"), ("Gemm", "Relu"), ("Add", "Relu")}
 # operator -> axis of the output channels of its weight
 _WEIGHTS = {"Conv": 0, "ConvTranspose": 1, "Linear": 0}
@@ -41,12 +43,13 @@ class Placement:
     """Which run-time tensors carry which quantizer.
 
     quantizer: tensor name -> name of its quantizer, the same one for tensors that share it. rescaled: (input, result, factor) of
-    multiplications by a constant, in order of execution. masks: tensors that may hold infinities on purpose.
+    multiplications by a constant, in order of execution. masks: tensors that may hold infinities on purpose, and the number from which
+    on downwards a value stands for one.
     """
 
     quantizer: dict[str, str] = field(default_factory=dict)
     rescaled: list[tuple[str, str, np.float32]] = field(default_factory=list)
-    masks: set[str] = field(default_factory=set)
+    masks: dict[str, float] = field(default_factory=dict)
 
 
 def is_float(t: Tensor) -> bool:
@@ -69,7 +72,10 @@ def place(graph: Graph) -> Placement:
             if o and is_float(graph.tensors[o]):
                 p.quantizer[o] = o
         if n.op == "Where" or (n.op == "Add" and any(_infinite(graph.tensors[i]) for i in n.inputs)):
-            p.masks.update(n.outputs)
+            p.masks.update(dict.fromkeys(n.outputs, _MINUS_INFINITY))
+    for n in graph.nodes:
+        if n.op == "Softmax":
+            p.masks.update(dict.fromkeys(_masked(graph, p, makers, readers, n), _HIDES))
     for n in reversed(graph.nodes):
         if n.op in ("Concat", "Relu") and n.outputs[0] in p.quantizer:
             for i in n.inputs:
@@ -92,6 +98,19 @@ def _in_supergroup(graph: Graph, n: Node, readers: dict[str, list[Node]]) -> boo
 
 def _infinite(t: Tensor) -> bool:
     return t.is_const and t.data.dtype.kind == "f" and bool(np.isinf(t.data).any())
+
+
+def _masked(graph: Graph, p: Placement, makers: dict[str, Node], readers: dict[str, list[Node]], softmax: Node) -> list[str]:
+    """The sum that only ``softmax`` reads, and its terms: scores with a mask, whose hidden places no grid should be stretched to."""
+    n = makers.get(softmax.inputs[0])
+    if n is None or n.op != "Add" or len(readers[n.outputs[0]]) != 1 or n.outputs[0] in graph.outputs:
+        return []
+    names = [n.outputs[0]]
+    for name in n.inputs:
+        while name in makers and name not in p.quantizer and makers[name].op in MOVES:
+            name = makers[name].inputs[0]
+        names.append(name)
+    return names
 
 
 def _constant_factor(graph: Graph, n: Node) -> tuple[str, np.float32] | None:

@@ -19,6 +19,7 @@ from ..graph.passes.batchnorm import fold_batchnorm
 from ..graph.passes.cleanup import drop_dead, drop_identities
 from ..graph.passes.constants import fold_constants
 from ..graph.passes.linear import form_linear
+from ..graph.passes.norm import form_norms
 from ..numerics import activation_encoding
 from ..program import Program
 from .floatrun import FloatRun
@@ -83,10 +84,10 @@ def _open(calibration) -> tuple[tuple, Iterator[tuple], int | None]:
 
 
 def _float_graph(model, first: tuple) -> Graph:
-    """The imported model in the form in which quantizers are placed: constants folded, linear layers formed, BatchNorm gone."""
+    """The imported model in the form in which quantizers are placed: constants folded, linear layers and norms formed, BatchNorm gone."""
     graph = import_torch(model, first, "qgemm.quantize")
     check_grids(graph)
-    for p in (fold_constants, drop_identities, form_linear, fold_batchnorm, drop_dead, free_batch):
+    for p in (fold_constants, drop_identities, form_linear, form_norms, fold_batchnorm, drop_dead, free_batch):
         p(graph)
     return graph
 
@@ -103,10 +104,9 @@ def _observe(graph: Graph, placement: Placement, batches: Iterator[tuple], total
             return
         if x.dtype != np.float32:
             del placement.quantizer[name]
+        elif x.size and name in placement.masks and (x.min() <= placement.masks[name] or x.max() == np.inf):  # false where x holds NaN
+            del placement.quantizer[name]
         elif not np.isfinite(x).all():
-            if name in placement.masks and not np.isnan(x).any():
-                del placement.quantizer[name]
-                return
             what = "NaN" if np.isnan(x).any() else "infinity"
             where = f"the result of layer '{layers[name]}'" if name in layers else "an input of the model"
             raise QuantizationError(

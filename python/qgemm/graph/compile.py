@@ -79,6 +79,19 @@ class Value:
         strides = np.broadcast_to(np.lib.stride_tricks.as_strided(np.empty(0, self.dtype), self.shape, self.strides), shape).strides
         return Value(self.at, tuple(shape), strides, self.dtype)
 
+    def order(self) -> tuple[int, ...]:
+        """The axes as they lie in memory where they lie without gaps, else as they are."""
+        order = memory_order(self.shape, self.strides)
+        return order if self.dense_as(order) else tuple(range(len(self.shape)))
+
+    def moved(self, at: tuple[int, int], order, dtype: np.dtype) -> Value:
+        """A value of this shape at another place, without gaps, its axes in ``order``."""
+        strides, step = [0] * len(self.shape), dtype.itemsize
+        for i in reversed(order):
+            strides[i] = step
+            step *= self.shape[i]
+        return Value(at, self.shape, tuple(strides), dtype)
+
     def reshaped_front(self) -> Value:
         return Value(self.at, (1, *self.shape), (0, *self.strides), self.dtype)
 
@@ -348,9 +361,7 @@ class Compiler:
             return
         t = self.graph.tensors[name]
         v = self.constant(real(t)) if t.is_const else self.value(name)
-        order = memory_order(v.shape, v.strides)
-        if not v.dense_as(order):
-            order = tuple(range(len(v.shape)))
+        order = v.order()
         grid = _held_as_bytes(self.graph, name)
         out = Value((self._output(index, np.float32 if grid else v.dtype, v.shape, order), 0), v.shape, v.strides, v.dtype)
         if grid:

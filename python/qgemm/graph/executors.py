@@ -247,34 +247,77 @@ def _matrix(a: np.ndarray) -> tuple[np.ndarray, bool]:
 MATMUL_K = 33_025
 
 
-def matmul(y: str, read_a, read_b, ga: QParams, gb: QParams, result: Result, store, label: str):
+def matmul(y: str, read_a, read_b, ga: QParams, gb: QParams, result: Result, store, label: str, heads: bool = False):
     """Two activations. One-dimensional operands and broadcast leading axes are brought to the engine's [..., M, K] x [..., K, N].
 
-    Beyond the K that int32 can hold, float64 sums the same integers exactly; ``store`` rounds that result.
+    Beyond the K that int32 can hold, float64 sums the same integers exactly; ``store`` rounds that result. heads: the result lies
+    side_by_side in memory.
     """
     core, bounds, dtype = _core.matmul, result.bounds, result.dtype
     grids = (ga.scale.item(), ga.zero_point.item(), gb.scale.item(), gb.zero_point.item())
 
     def run(env):
-        p, q = read_a(env), read_b(env)
-        row, column = p.ndim == 1, q.ndim == 1
-        p, q = p[None] if row else p, q[:, None] if column else q
-        if p.shape[-1] != q.shape[-2]:
-            raise ShapeError(f"layer '{label}' multiplies shapes {p.shape} and {q.shape}: {p.shape[-1]} columns against {q.shape[-2]} rows")
+        p, q, row, column = _operands(read_a(env), read_b(env), label)
         if p.shape[-1] > MATMUL_K:
             acc = np.matmul(p.astype(np.float64) - grids[1], q.astype(np.float64) - grids[3]).astype(f32) * f32(grids[0] * grids[2])
-            acc = acc[..., 0, :] if row else acc
-            store(env, acc[..., 0] if column else acc)
+            store(env, _without_vectors(acc, row, column))
             return
-        if p.shape[:-2] != q.shape[:-2]:
-            lead = np.broadcast_shapes(p.shape[:-2], q.shape[:-2])
-            p, q = np.broadcast_to(p, (*lead, *p.shape[-2:])), np.broadcast_to(q, (*lead, *q.shape[-2:]))
         out = np.empty((*p.shape[:-1], q.shape[-1]), dtype)
         (p, ta), (q, tb) = _matrix(p), _matrix(q)
         core(p, q, out, *grids, *bounds, ta, tb)
-        if row:
-            out = out[..., 0, :]
-        env[y] = out[..., 0] if column else out
+        env[y] = side_by_side(out) if heads else _without_vectors(out, row, column)
+
+    return result.finish(run, y)
+
+
+def _operands(p: np.ndarray, q: np.ndarray, label: str):
+    """Both as [..., M, K] and [..., K, N] over the same leading axes; whether each was a vector."""
+    row, column = p.ndim == 1, q.ndim == 1
+    p, q = p[None] if row else p, q[:, None] if column else q
+    if p.shape[-1] != q.shape[-2]:
+        raise ShapeError(f"layer '{label}' multiplies shapes {p.shape} and {q.shape}: {p.shape[-1]} columns against {q.shape[-2]} rows")
+    if p.shape[:-2] != q.shape[:-2]:
+        lead = np.broadcast_shapes(p.shape[:-2], q.shape[:-2])
+        p, q = np.broadcast_to(p, (*lead, *p.shape[-2:])), np.broadcast_to(q, (*lead, *q.shape[-2:]))
+    return p, q, row, column
+
+
+def side_by_side(out: np.ndarray) -> np.ndarray:
+    """[B, heads, M, N] with the heads beside each other in memory, as the transposition behind attention wants them."""
+    return np.ascontiguousarray(out.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+
+
+def _without_vectors(out: np.ndarray, row: bool, column: bool) -> np.ndarray:
+    out = out[..., 0, :] if row else out
+    return out[..., 0] if column else out
+
+
+def product(read, y: str, packed: np.ndarray, bias: np.ndarray | None, n: int, k: int, result: Result, label: str):
+    """A layer whose weight or input is on no 8-bit grid, on real numbers."""
+    core, bounds, dtype = _core.product, result.bounds, result.dtype
+
+    def run(env):
+        a = read(env)
+        if a.shape[-1] != k:
+            raise ShapeError(f"layer '{label}' takes {k} features; its input has shape {a.shape}")
+        rows = np.ascontiguousarray(a.reshape(-1, k))
+        out = np.empty((rows.shape[0], n), dtype)
+        core(rows, packed, bias, out, *bounds)
+        env[y] = out.reshape(*a.shape[:-1], n)
+
+    return result.finish(run, y)
+
+
+def matmul_floats(y: str, read_a, read_b, result: Result, label: str, heads: bool = False):
+    """Two activations of which one is on no 8-bit grid, on real numbers."""
+    core, bounds, dtype = _core.matmul_floats, result.bounds, result.dtype
+
+    def run(env):
+        p, q, row, column = _operands(read_a(env), read_b(env), label)
+        out = np.empty((*p.shape[:-1], q.shape[-1]), dtype)
+        q, transposed = _matrix(q)
+        core(np.ascontiguousarray(p), q, out, *bounds, transposed)
+        env[y] = side_by_side(out) if heads else _without_vectors(out, row, column)
 
     return result.finish(run, y)
 

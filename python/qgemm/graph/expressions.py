@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .. import _core
+from . import native_float as nat
 from .grids import real
-from .ir import Graph, Node, QParams
+from .ir import Graph, Node, QParams, Tensor
 from .values import raw_values
 
 _UNARY = ["Copy", "Neg", "Abs", "Sqrt", "Reciprocal", "Floor", "Ceil", "Round", "Sign", "Relu", "Exp", "Sigmoid", "Tanh", "Erf", "Gelu",
@@ -228,20 +229,22 @@ class Chain:
         to_bytes = out.qparams is not None and out.qparams.u8
         spec = (out.qparams.scale.item(), out.qparams.zero_point.item(), 0, out.qparams.qmax) if to_bytes else (1.0, 0, 0, 255)
         core = _core.Expression(grids, b.numbered(), b.parameters, [b.number_of(values[out.name])], [spec])
-        reads = [_reader(graph, t) for t in held]
-        return _run(core, reads, b.constants, out.name, np.uint8 if to_bytes else np.bool_ if out.dtype == "bool" else f32), None
+        given = [_constant(t) if t.is_const else t.name for t in held]
+        reads = [_reader(graph, v) for v in given]
+        numbers = tuple(np.full((), v, f32) for v in b.constants)
+        run = _run(core, reads, numbers, out.name, np.uint8 if to_bytes else np.bool_ if out.dtype == "bool" else f32)
+        return run, nat.Expression(core, (*given, *numbers), out.name)
 
 
-def _reader(graph: Graph, t):
-    if not t.is_const:
-        return raw_values(graph, t.name)
-    value = np.ascontiguousarray(real(t), f32 if t.qparams is not None or t.data.dtype.kind == "f" else None)
-    return lambda env: value
+def _constant(t: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(real(t), f32 if t.qparams is not None or t.data.dtype.kind == "f" else None).reshape(t.data.shape)
 
 
-def _run(core, reads, constants, y: str, dtype):
-    fixed = [np.full((), v, f32) for v in constants]
+def _reader(graph: Graph, v: str | np.ndarray):
+    return raw_values(graph, v) if isinstance(v, str) else lambda env: v
 
+
+def _run(core, reads, fixed, y: str, dtype):
     def run(env):
         arrays = [read(env) for read in reads]
         shape = np.broadcast_shapes(*[a.shape for a in arrays])

@@ -1,11 +1,10 @@
-"""Convolutions and linear layers that compute in float32: the engine's kernels, where the channels of a group fill their panels."""
+"""Convolutions that compute in float32: the engine's kernels, where the channels of a group fill their panels."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from .. import _core
-from ..errors import ShapeError
 from .executors import _two, windowed
 from .floatnn import Window
 
@@ -31,16 +30,3 @@ def conv(x: str, y: str, panels: np.ndarray, bias: np.ndarray, win: Window, chan
         _core.conv2d_f32(t, panels, bias, out, kernel, stride, padding, dilation, lo, hi)
 
     return windowed(x, y, win, channels, bias.size, call, np.float32, label)
-
-
-def linear(x: str, y: str, panels: np.ndarray, bias: np.ndarray, k: int, lo, hi, label: str):
-    def run(env):
-        a = env[x]
-        if a.shape[-1] != k:
-            raise ShapeError(f"layer '{label}' takes {k} features; its input '{x}' has shape {a.shape}")
-        rows = np.ascontiguousarray(a).reshape(1, 1, -1, k)
-        out = np.empty((*rows.shape[:-1], bias.size), np.float32)
-        _core.conv2d_f32(rows, panels, bias, out, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), lo, hi)
-        env[y] = out.reshape(*a.shape[:-1], bias.size)
-
-    return run

@@ -225,7 +225,8 @@ simple("GlobalMaxPool", lambda x: x.max(axis=tuple(range(2, x.ndim)), keepdims=T
 def _softmax(attrs):
     axis = attrs.get("axis", -1)
 
-    def run(x):
+    def run(x, mask=None):
+        x = x if mask is None else x + mask
         e = np.exp(x.astype(np.float64) - x.max(axis=axis, keepdims=True))
         return (e / e.sum(axis=axis, keepdims=True)).astype(np.float32)
 
@@ -266,10 +267,11 @@ def _layer_norm(attrs):
 def _rms_norm(attrs):
     axis, eps = attrs.get("axis", -1), attrs.get("epsilon", 1e-5)
 
-    def run(x, scale):
+    def run(x, scale=None):
         z = x.astype(np.float64)
         axes = tuple(range(axis % x.ndim, x.ndim))
-        return (z / np.sqrt(np.square(z).mean(axis=axes, keepdims=True) + eps) * scale).astype(np.float32)
+        y = z / np.sqrt(np.square(z).mean(axis=axes, keepdims=True) + eps)
+        return (y if scale is None else y * scale).astype(np.float32)
 
     return run
 

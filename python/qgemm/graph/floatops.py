@@ -423,6 +423,8 @@ def _gather(attrs):
     def gather(x, index):
         if index.size and (index.max() >= x.shape[axis] or index.min() < -x.shape[axis]):
             raise ShapeError(f"an index of {int(index.max())} or {int(index.min())} is outside axis {axis} of size {x.shape[axis]}")
+        if index.ndim == 0:  # a view
+            return np.asarray(x[(slice(None),) * (axis % x.ndim) + (int(index),)])
         return np.take(x, index, axis=axis)
 
     return gather

@@ -30,7 +30,8 @@ def nchw_view(t: np.ndarray) -> np.ndarray:
 def dense(x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...] | None]:
     """(C-contiguous array with the same elements, axes that lead back to x's shape; None when nothing moved).
 
-    Free for any permuted dense array; elementwise kernels use it, since they do not care in which order they walk.
+    Free for any permuted dense array; elementwise kernels use it, since they do not care in which order they walk. An array with gaps is
+    copied in the order in which it lies.
     """
     if x.flags.c_contiguous:
         return x, None
@@ -40,8 +41,8 @@ def dense(x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...] | None]:
             return t, _NCHW
     order = sorted(range(x.ndim), key=lambda i: (-x.strides[i], i))
     t = x.transpose(order)
-    if t.flags.c_contiguous:
-        return t, tuple(np.argsort(order))
+    if t.flags.c_contiguous or all(s > 0 for s, n in zip(x.strides, x.shape, strict=True) if n > 1):
+        return np.ascontiguousarray(t), tuple(np.argsort(order))
     return np.ascontiguousarray(x), None
 
 

@@ -15,6 +15,7 @@ from ..errors import AccumulatorOverflowError, QuantizationError, UnsupportedOpE
 from . import executors as ex
 from . import expressions, floatnn  # noqa: F401  (registers its operators)
 from . import native as nat
+from . import native_float as fl
 from .floatnn import Window
 from .floatops import OPS
 from .grids import quantize, real, shift
@@ -23,7 +24,7 @@ from .ir import Graph, Node, QParams, Tensor
 from .lower_conv import ConvLowering
 from .lower_rows import RowLowering
 from .passes.grid import MOVES, data_inputs, moves_bytes, pad_value
-from .step import Step
+from .step import Native, Step
 from .values import const_bytes, input_quantizer, raw_reader, raw_values, reader, writer
 
 # Layers that on_unsupported="raise" does not allow in float.
@@ -66,6 +67,7 @@ class Lowering(ConvLowering, RowLowering):
         self.graph = graph
         self.index_tensors = self._index_tensors()
         self.names = self._names()
+        self.readers = graph.consumers()
 
     def steps(self) -> list[Step]:
         out = []
@@ -161,13 +163,14 @@ class Lowering(ConvLowering, RowLowering):
     # ---- layers with weights ----
 
     def _linear(self, n: Node) -> Step | None:
-        return self._weighted(n, self._pack_linear)
+        return self._weighted(n, self._pack_linear, self._linear_floats)
 
     def _conv(self, n: Node) -> Step | None:
         three = len(self.graph.tensors[n.inputs[1]].shape or ()) == 5
-        return self._weighted(n, self._pack_conv3d if three else self._pack_conv)
+        return self._weighted(n, self._pack_conv3d if three else self._pack_conv, self._conv_floats)
 
-    def _weighted(self, n: Node, pack) -> Step:
+    def _weighted(self, n: Node, pack, floats=None) -> Step:
+        """floats(node, reason): the layer on real numbers, where that is not numpy's; None where it is."""
         reason = self._why_float(n)
         if n.op == "Linear" and self._takes_16_bits(n):
             pack, reason = self._pack_linear16, ""
@@ -178,7 +181,7 @@ class Lowering(ConvLowering, RowLowering):
                 reason = str(e)
             except QuantizationError as e:
                 raise QuantizationError(f"layer '{n.module or n.name}': {e}") from None
-        return (self._float_layer(n, reason) if n.op in ("Conv", "Linear") else None) or self._float(n, reason)
+        return (floats(n, reason) if floats is not None else None) or self._float(n, reason)
 
     def _why_float(self, n: Node) -> str:
         x, w = self.graph.tensors[n.inputs[0]], self.graph.tensors[n.inputs[1]]
@@ -237,6 +240,27 @@ class Lowering(ConvLowering, RowLowering):
         run = ex.linear(n.inputs[0], n.outputs[0], packed, n_out, k, result, n.module or n.name)
         form = nat.unless_wide(result, nat.Linear(n.inputs[0], n.outputs[0], packed, k, result))
         return self._step(n, "linear", self._scheme(n), run, weight_bytes=packed.nbytes, native=form)
+
+    def _linear_floats(self, n: Node, reason: str) -> Step:
+        x, w, bias = (self.graph.tensors[i] if i else None for i in (*n.inputs, "")[:3])
+        if not w.is_const or not self._floats(x) or (bias is not None and not bias.is_const):
+            return self._float(n, reason)
+        weight = np.ascontiguousarray(real(w), np.float32)
+        n_out, k = weight.shape
+        packed, result = _core.pack_floats(weight, True), self._result(n)
+        added = None if bias is None else np.ascontiguousarray(np.broadcast_to(real(bias).reshape(-1), (n_out,)), np.float32)
+        run = ex.product(reader(self.graph, x.name), n.outputs[0], packed, added, n_out, k, result, n.module or n.name)
+        form = nat.unless_wide(result, fl.Product(self._real_operand(x), n.outputs[0], packed, added, k, n_out, result))
+        return self._step(n, "product", "float", run, reason, packed.nbytes, form)
+
+    def _floats(self, t: Tensor) -> bool:
+        """True for a run-time tensor of real numbers, held as bytes or as float32."""
+        return not t.is_const and t.name not in self.index_tensors and held_dtype(t) == np.float32
+
+    def _real_operand(self, t: Tensor) -> fl.Operand:
+        grid = self._qp(t.name)
+        value = np.ascontiguousarray(real(t), np.float32).reshape(t.data.shape) if t.is_const else t.name
+        return fl.Operand(value, None if grid is None else nat.Grid.of(grid))
 
     def _pack_linear16(self, n: Node) -> Step:
         w = self.graph.tensors[n.inputs[1]]
@@ -346,13 +370,30 @@ class Lowering(ConvLowering, RowLowering):
         for i in n.inputs:
             t = self.graph.tensors[i]
             if t.qparams is None or not t.qparams.per_tensor or t.qparams.bits > 8:
-                return None
+                return self._matmul_floats(n)
             grids.append(shift(t.qparams, signed=False)[0])
         reads = [raw_reader(self.graph, i, g) for i, g in zip(n.inputs, grids, strict=True)]
         result = self._result(n)
-        run = ex.matmul(n.outputs[0], *reads, *grids, result, writer(self.graph, n.outputs[0]), n.module or n.name)
+        run = ex.matmul(n.outputs[0], *reads, *grids, result, writer(self.graph, n.outputs[0]), n.module or n.name, self._heads(n))
         form = nat.unless_wide(result, nat.MatMul(*self._operands(n, grids), n.outputs[0], result, ex.MATMUL_K))
         return self._step(n, "matmul", f"A{grids[0].bits}A{grids[1].bits}", run, native=form)
+
+    def _heads(self, n: Node) -> bool:
+        """True when all that reads the product is the transposition that puts attention's heads beside each other."""
+        readers, shapes = self.readers.get(n.outputs[0], []), [self.graph.tensors[i].shape for i in n.inputs]
+        return (
+            len(readers) == 1 and readers[0].op == "Transpose" and readers[0].attrs.get("perm") == [0, 2, 1, 3]
+            and all(s is not None and len(s) == 4 for s in shapes)
+        )  # fmt: skip
+
+    def _matmul_floats(self, n: Node) -> Step | None:
+        sides = [self.graph.tensors[i] for i in n.inputs]
+        if not all(t.data.dtype.kind in "fiu" if t.is_const else self._floats(t) for t in sides):
+            return None
+        result = self._result(n)
+        run = ex.matmul_floats(n.outputs[0], *(reader(self.graph, i) for i in n.inputs), result, n.module or n.name, self._heads(n))
+        form = nat.unless_wide(result, fl.MatMul(*map(self._real_operand, sides), n.outputs[0], result))
+        return self._step(n, "matmul floats", "float", run, self._why(n), native=form)
 
     # ---- moves and float ----
 
@@ -366,12 +407,16 @@ class Lowering(ConvLowering, RowLowering):
             byte = quantize(np.asarray(pad_value(self.graph, n), np.float32), qp).astype(np.uint8)
             reads = (reads + [lambda env: None] * 2)[: max(3, len(reads))]
             reads[2] = lambda env: byte
-        kernel = "view" if n.op in _VIEWS else "numpy"
         fn = OPS[n.op](attrs)
-        return self._step(n, kernel, "bytes", _call(n, fn, reads, [_put(o) for o in n.outputs]), native=self._moved(n, fn, moved, qp))
+        form = self._moved(n, fn, moved, lambda i: const_bytes(self.graph, i, qp), lambda v: int(quantize(np.asarray(v, np.float32), qp)))
+        return self._step(n, _moving(n, form), "bytes", _call(n, fn, reads, [_put(o) for o in n.outputs]), native=form)
 
-    def _moved(self, n: Node, fn, moved: set[str], qp: QParams) -> nat.Move | nat.Concat | None:
-        """The native form of an operation that puts every element somewhere, or a constant there."""
+    def _moved(self, n: Node, fn, moved: set[str], constant, fill) -> nat.Move | nat.Concat | fl.Take | None:
+        """The native form of an operation that puts every element somewhere, or a constant there.
+
+        constant(name): a constant among the moved tensors, as they are held. fill(value): the byte that a padding of ``value`` consists
+        of, or None.
+        """
         if n.op in _SELECTS:
             return None
         inputs: list = []
@@ -380,16 +425,37 @@ class Lowering(ConvLowering, RowLowering):
             if t is None:
                 inputs.append(None)
             elif i in moved:
-                inputs.append(nat.MovedConstant(const_bytes(self.graph, i, qp)) if t.is_const else i)
+                inputs.append(nat.MovedConstant(constant(i)) if t.is_const else i)
             else:
                 inputs.append(real(t) if t.is_const else nat.Static(i))
         if n.op == "Concat":
             return nat.Concat(tuple(inputs), n.outputs[0], n.attrs["axis"])
         if n.op == "Pad" and n.attrs.get("mode", "constant") == "constant":
-            byte = int(quantize(np.asarray(pad_value(self.graph, n), np.float32), qp))
+            value = pad_value(self.graph, n)
+            byte = None if value is None else fill(value)
+            if byte is None:
+                return None
             inputs = (inputs + [None, None])[: max(3, len(inputs))]
             inputs[2] = np.asarray(-1 - byte)
-        return nat.Move(tuple(inputs), tuple(n.outputs), fn)
+        form = nat.Move(tuple(inputs), tuple(n.outputs), fn)
+        if n.op == "Gather" and isinstance(inputs[1], nat.Static):
+            x = inputs[0].data if isinstance(inputs[0], nat.MovedConstant) else inputs[0]
+            return fl.Take(x, n.inputs[1], n.outputs[0], n.attrs.get("axis", 0), form)
+        return form
+
+    def _moved_float(self, n: Node, fn) -> Native | None:
+        """The same for tensors that are not held as bytes of one grid; None where values change on the way."""
+        if n.op not in MOVES or n.op == "Resize" or "lo" in n.attrs or "hi" in n.attrs:
+            return None
+        data = {i: self.graph.tensors[i] for i in data_inputs(n)}
+        grids = [t.qparams for t in data.values() if not t.is_const and t.qparams is not None and not t.qparams.u8]
+        if grids or any(self.graph.tensors[o].qparams is not None for o in n.outputs if o):
+            return None
+        if len({real(t).dtype if t.is_const else held_dtype(t) for t in data.values()}) != 1:
+            return None
+        grids = {i: nat.Grid.of(t.qparams) for i, t in data.items() if self._qp(i) is not None}
+        form = self._moved(n, fn, set(data), lambda i: np.ascontiguousarray(real(data[i])), lambda v: 0 if v == 0 else None)
+        return fl.Dequantized(grids, form) if grids and form is not None else form
 
     def _float(self, n: Node, reason: str = "") -> Step:
         try:
@@ -404,10 +470,11 @@ class Lowering(ConvLowering, RowLowering):
         reads = [read(self.graph, i) for i in n.inputs]
         stores = [writer(self.graph, o) if o else None for o in n.outputs]
         run = _call(n, fn, reads, stores)
+        form = self._moved_float(n, fn)
         if n.op == "Shape" or all(o in self.index_tensors for o in n.outputs if o):
-            return self._step(n, "numpy", "index", run)
+            return self._step(n, _moving(n, form), "index", run, native=form)
         weight = sum(real_bytes(self.graph.tensors[i]) for i in n.inputs[1:] if i and self.graph.tensors[i].is_const)
-        return self._step(n, "numpy", "float", run, reason or self._why(n), weight)
+        return self._step(n, _moving(n, form), "float", run, reason or self._why(n), weight, form)
 
     def _why(self, n: Node) -> str:
         """Why there is no integer kernel for this node here."""
@@ -422,6 +489,18 @@ class Lowering(ConvLowering, RowLowering):
         if n.op in ("Add", "Requantize", *MOVES):
             return _no_bytes(out, "result") or f"no integer kernel for {n.op} of these operands"
         return f"no integer kernel for {n.op}; computed in float32"
+
+
+def _moving(n: Node, form) -> str:
+    """The kernel's name for an operation that moves elements."""
+    if form is None:
+        return "numpy"
+    return "view" if n.op in _VIEWS else "take" if isinstance(form, fl.Take) else "copy"
+
+
+def held_dtype(t: Tensor) -> np.dtype:
+    """Of the array that holds a run-time tensor without a grid."""
+    return np.dtype("float32" if t.dtype in ("float16", "bfloat16") else t.dtype)
 
 
 def _call(n: Node, fn, reads, stores):

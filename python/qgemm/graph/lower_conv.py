@@ -35,31 +35,24 @@ class ConvLowering:
         form = nat.Binary("mul", *self._operands(n, grids), out.name, result)
         return self._step(n, "mul", "u8", convops.product(out.name, *reads, *grids, result), native=form)
 
-    def _float_layer(self, n: Node, reason: str) -> Step | None:
-        """A convolution or linear layer in float32 on the engine; None where its operands are not float tensors and constants."""
+    def _conv_floats(self, n: Node, reason: str) -> Step | None:
+        """A convolution in float32 on the engine; None where its operands are not float tensors and constants."""
         x, w, y = self.graph.tensors[n.inputs[0]], self.graph.tensors[n.inputs[1]], self.graph.tensors[n.outputs[0]]
         b = self.graph.tensors[n.inputs[2]] if len(n.inputs) > 2 and n.inputs[2] else None
         if x.is_const or self._qp(x.name) is not None or not w.is_const or (b is not None and not b.is_const) or y.qparams is not None:
             return None
         data, groups = real(w), n.attrs.get("group", 1)
-        if data.ndim not in ((3, 4) if n.op == "Conv" else (2,)) or data.dtype != np.float32 or data.size == 0:
+        if data.ndim not in (3, 4) or data.dtype != np.float32 or data.size == 0:
             return None
         if data.shape[0] // groups < floatconv.LEAST_COLUMNS:
             return None
-        bias = (
-            np.zeros(len(data), np.float32)
-            if b is None
-            else np.ascontiguousarray(np.broadcast_to(real(b).reshape(-1), len(data)), np.float32)
-        )
+        bias = np.zeros(len(data), np.float32)
+        if b is not None:
+            bias = np.ascontiguousarray(np.broadcast_to(real(b).reshape(-1), len(data)), np.float32)
         panels = floatconv.pack(data.reshape(*data.shape[:2], *([1] * (4 - data.ndim)), *data.shape[2:]), groups)
-        bounds, label = (n.attrs.get("lo"), n.attrs.get("hi")), n.module or n.name
-        if n.op == "Conv":
-            win = Window(n.attrs, data.shape[2:])
-            run = floatconv.conv(x.name, y.name, panels, bias, win, data.shape[1] * groups, *bounds, label)
-            form: nat.FloatConv | nat.FloatLinear = nat.FloatConv(x.name, y.name, panels, bias, win, *bounds)
-        else:
-            run = floatconv.linear(x.name, y.name, panels, bias, data.shape[1], *bounds, label)
-            form = nat.FloatLinear(x.name, y.name, panels, bias, data.shape[1], *bounds)
+        bounds, win = (n.attrs.get("lo"), n.attrs.get("hi")), Window(n.attrs, data.shape[2:])
+        run = floatconv.conv(x.name, y.name, panels, bias, win, data.shape[1] * groups, *bounds, n.module or n.name)
+        form = nat.FloatConv(x.name, y.name, panels, bias, win, *bounds)
         return self._step(n, "conv2d_f32", "float", run, reason, panels.nbytes, form)
 
     def _batchnormalization(self, n: Node) -> Step | None:

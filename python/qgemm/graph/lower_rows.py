@@ -21,8 +21,12 @@ class RowLowering:
             return None
         read, grid, scheme = source
         axis, result = n.attrs.get("axis", -1), self._result(n)
-        run = rowops.softmax(read, n.outputs[0], axis, grid, result, n.module or n.name)
-        form = nat.Softmax(n.inputs[0], n.outputs[0], axis, grid, result) if result.after is None else None
+        mask = n.inputs[1] if len(n.inputs) > 1 else None
+        added = None if mask is None else reader(self.graph, mask)
+        run = rowops.softmax(read, n.outputs[0], axis, grid, result, n.module or n.name, added)
+        if mask is not None and self.graph.tensors[mask].is_const:
+            mask = np.ascontiguousarray(real(self.graph.tensors[mask])).reshape(self.graph.tensors[mask].data.shape)
+        form = nat.Softmax(n.inputs[0], n.outputs[0], axis, grid, result, mask) if result.after is None else None
         return self._step(n, "softmax", scheme, run, self._why(n) if scheme == "float" else "", native=form)
 
     def _layernormalization(self, n: Node) -> Step | None:

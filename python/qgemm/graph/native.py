@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from .. import _core
 from .floatnn import Window
 from .ir import QParams
 from .layout import memory_order
 
 if TYPE_CHECKING:
-    from .compile import Compiler
+    from .compile import Compiler, Value
     from .convops import LinearAxes
     from .executors import Result
     from .step import Native
@@ -45,7 +46,7 @@ class Grid:
         return cls(qp.scale.item(), qp.zero_point.item(), qp.qmax)
 
 
-def _bounds(result: Result) -> tuple:
+def bounds(result: Result) -> tuple:
     """(floats, scale, zero point, lo, hi) as the builder takes them."""
     return (result.dtype is np.float32, *result.bounds)
 
@@ -102,7 +103,7 @@ class Linear:
 
     def emit(self, c: Compiler) -> None:
         x, y = c.value(self.x), c.result(self.y, rows=True)
-        c.core.linear(c.dense(x, range(len(x.shape))), y.at, self.packed, x.size // self.k, *_bounds(self.result))
+        c.core.linear(c.dense(x, range(len(x.shape))), y.at, self.packed, x.size // self.k, *bounds(self.result))
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Linear16:
         x, y = c.value(self.x), c.result(self.y, rows=True)
         g, q = self.grid, c.temporary(2 * x.size)
         c.core.quantize(c.dense(x, range(len(x.shape))), q, x.size, g.scale, g.zero_point, g.qmax, 2)
-        c.core.linear16(q, y.at, self.packed, x.size // self.k, g.scale, g.zero_point, *_bounds(self.result))
+        c.core.linear16(q, y.at, self.packed, x.size // self.k, g.scale, g.zero_point, *bounds(self.result))
 
 
 def _two(values, fill):
@@ -191,7 +192,7 @@ class Conv:
         image, (y, stride) = _Image(c, self.x), _image_result(c, self.y)
         c.core.conv2d(
             image.at, y.at, self.packed, image.shape, _two(self.win.stride, 1), _padding(self.win, image.spatial),
-            _two(self.win.dilation, 1), *_bounds(self.result), stride,
+            _two(self.win.dilation, 1), *bounds(self.result), stride,
         )  # fmt: skip
 
 
@@ -218,23 +219,6 @@ class FloatConv:
 
 
 @dataclass(frozen=True)
-class FloatLinear:
-    x: str
-    y: str
-    panels: np.ndarray
-    bias: np.ndarray
-    k: int
-    lo: float | None
-    hi: float | None
-
-    def emit(self, c: Compiler) -> None:
-        x, y = c.value(self.x), c.result(self.y, rows=True)
-        shape, flat = (1, 1, x.size // self.k, self.k), (1, 1)
-        at = c.dense(x, range(len(x.shape)))
-        c.core.conv2d_f32(at, y.at, self.panels, self.bias, shape, flat, flat, (0, 0, 0, 0), flat, self.lo, self.hi)
-
-
-@dataclass(frozen=True)
 class ConvTranspose:
     """extra: ONNX's output_padding."""
 
@@ -249,7 +233,7 @@ class ConvTranspose:
         image, (y, stride) = _Image(c, self.x), _image_result(c, self.y)
         (t, b), (le, r) = ((0, 0), *self.win.pads)[-2:]
         extra = _two(self.extra, 0)
-        c.core.conv_transpose2d(image.at, y.at, self.packed, image.shape, (t, le, b, r), extra, *_bounds(self.result), stride)
+        c.core.conv_transpose2d(image.at, y.at, self.packed, image.shape, (t, le, b, r), extra, *bounds(self.result), stride)
 
 
 @dataclass(frozen=True)
@@ -267,7 +251,7 @@ class Conv3d:
         pads, _ = win.resolve(x.shape[2:])
         c.core.conv3d(
             c.dense(x, order), y.at, self.packed, [x.shape[i] for i in order], win.kernel, win.stride,
-            [p[k] for k in range(2) for p in pads], win.dilation, *_bounds(self.result),
+            [p[k] for k in range(2) for p in pads], win.dilation, *bounds(self.result),
         )  # fmt: skip
 
 
@@ -321,7 +305,7 @@ class AvgPool:
         else:
             geometry = _two(self.win.kernel, 1), _two(self.win.stride, 1), _padding(self.win, image.spatial)
         c.core.avg_pool2d(
-            image.at, y.at, image.shape, *geometry, self.with_pad, self.grid.scale, self.grid.zero_point, *_bounds(self.result),
+            image.at, y.at, image.shape, *geometry, self.with_pad, self.grid.scale, self.grid.zero_point, *bounds(self.result),
             image.stride, stride,
         )  # fmt: skip
 
@@ -430,30 +414,67 @@ class MatMul:
     most_k: int  # of the integer kernel
 
     def emit(self, c: Compiler) -> None:
-        y = c.result(self.y, rows=True)
         p, q = self.a.value(c), self.b.value(c)
         p, q = p.reshaped_front() if len(p.shape) == 1 else p, q.reshaped_back() if len(q.shape) == 1 else q
         (m, k), n = p.shape[-2:], q.shape[-1]
         if k > self.most_k:
             raise NotNative
         lead = np.broadcast_shapes(p.shape[:-2], q.shape[:-2])
-        batch = int(np.prod(lead, dtype=np.int64))
-        sides = [self._side(c, v.broadcast((*lead, *v.shape[-2:])), s.grid) for v, s in ((p, self.a), (q, self.b))]
-        c.core.matmul(batch, m, n, k, *sides, y.at, *_bounds(self.result))
+        sides = [
+            matrix(c, v.broadcast((*lead, *v.shape[-2:])), scale=s.grid.scale, zero_point=s.grid.zero_point)
+            for v, s in ((p, self.a), (q, self.b))
+        ]
+        c.core.matmul(int(np.prod(lead, dtype=np.int64)), m, n, k, *sides, product_result(c, self.y, m, n), *bounds(self.result))
 
-    @staticmethod
-    def _side(c: Compiler, v, grid: Grid):
-        from .. import _core
 
-        rank, transposed = len(v.shape), False
-        order = tuple(range(rank))
-        if not v.dense_as(order):
-            swapped = (*order[:-2], rank - 1, rank - 2)
-            transposed = v.dense_as(swapped)
-            order = swapped if transposed else order
-        at = c.dense(v, order)
-        rows, columns = v.shape[order[-2]], v.shape[order[-1]]
-        return _core.ProgramMatrix(at, rows * columns, columns, transposed, grid.scale, grid.zero_point)
+def product_result(c: Compiler, name: str, m: int, n: int) -> _core.ProgramMatrix:
+    """Where a product of [..., m, n] goes: C-contiguous, or with its heads side by side."""
+    y = c.result(name)
+    if y.dense_as(range(len(y.shape))):
+        return _core.ProgramMatrix(y.at, (m * n, 0, 0), n)
+    laid = _laid_out(y, (m, n)) if y.shape[-2:] == (m, n) else None
+    if laid is None or laid[2]:
+        raise NotNative
+    return _core.ProgramMatrix(y.at, *laid)
+
+
+def matrix(c: Compiler, v: Value, transposable: bool = True, **grid) -> _core.ProgramMatrix:
+    """An operand [..., rows, columns] where it lies, when its strides allow, else a copy of it."""
+    laid = _laid_out(v, v.shape[-2:])
+    if laid is not None and (transposable or not laid[2]):
+        return _core.ProgramMatrix(v.at, *laid, **grid)
+    rows, columns = v.shape[-2:]
+    return _core.ProgramMatrix(c.dense(v, range(len(v.shape))), (rows * columns, 0, 0), columns, **grid)
+
+
+def _laid_out(v: Value, shape: tuple[int, ...]) -> tuple[tuple[int, int, int], int, bool] | None:
+    """(batches, ld, transposed) in elements: rows or columns without gaps, and at most two axes before them that step evenly."""
+    (rows, columns), (down, across) = shape, (s // v.dtype.itemsize for s in v.strides[-2:])
+    transposed = not (across == 1 or columns == 1)
+    if transposed and not (down == 1 or rows == 1):
+        return None
+    width, ld = (rows, across) if transposed else (columns, down)
+    if (columns if transposed else rows) == 1:
+        ld = width
+    axes = _folded(v, 2)
+    if len(axes) > 2 or ld < width:
+        return None
+    (_, far), (count, near) = ([(1, 0), (0, 0)] + axes)[-2:] if len(axes) > 1 else ((1, 0), (0, axes[0][1] if axes else 0))
+    return (near, count, far), ld, transposed
+
+
+def _folded(v: Value, inner: int = 1) -> list[tuple[int, int]]:
+    """(size, step in elements) of the axes before the last ``inner``, those that follow each other evenly joined."""
+    axes: list[tuple[int, int]] = []
+    for n, step in zip(v.shape[:-inner], v.strides[:-inner], strict=True):
+        step //= v.dtype.itemsize
+        if n == 1:
+            continue
+        if axes and axes[-1][1] == step * n:
+            axes[-1] = (axes[-1][0] * n, step)
+        else:
+            axes.append((n, step))
+    return axes
 
 
 def _rows(c: Compiler, name: str, axis: int):
@@ -472,12 +493,29 @@ class Softmax:
     axis: int
     grid: tuple[float, int]
     result: Result
+    mask: str | np.ndarray | None = None  # floats that are added to x
 
     def emit(self, c: Compiler) -> None:
-        if self.axis not in (-1, len(c.value(self.x).shape) - 1):
+        x = c.value(self.x)
+        if self.axis not in (-1, len(x.shape) - 1):
             raise NotNative
         y = c.result(self.y, rows=True)
-        c.core.softmax(*_take(_rows(c, self.x, -1), y), *self.grid, *_plain_bounds(self.result))
+        if y.shape != x.shape:
+            raise NotNative
+        added = () if self.mask is None else _mask(c, self.mask, y.shape)
+        c.core.softmax(*_take(_rows(c, self.x, -1), y), *self.grid, *_plain_bounds(self.result), *added)
+
+
+def _mask(c: Compiler, mask: str | np.ndarray, shape: tuple[int, ...]):
+    """(place, sizes, strides in elements) of a float mask over the rows of ``shape``, their axes folded into three."""
+    v = (c.value(mask) if isinstance(mask, str) else c.constant(mask)).broadcast(shape)
+    if v.dtype != np.float32:
+        raise NotNative
+    axes = _folded(v)
+    if len(axes) > 3 or (shape[-1] > 1 and v.strides[-1] != 4):
+        return c.dense(v, range(len(shape))), (1, 1, v.size // shape[-1]), (0, 0, shape[-1])
+    axes = [(1, 0)] * (3 - len(axes)) + axes
+    return v.at, tuple(n for n, _ in axes), tuple(step for _, step in axes)
 
 
 @dataclass(frozen=True)
@@ -509,7 +547,7 @@ def _take(rows, y) -> tuple:
 
 def _plain_bounds(result: Result) -> tuple:
     """Operations on rows take no bounds in float32."""
-    return _bounds(result) if result.dtype is np.uint8 else (True, 1.0, 0, None, None)
+    return bounds(result) if result.dtype is np.uint8 else (True, 1.0, 0, None, None)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from .executors import Result
 from .step import Env
 
 
-def softmax(read: Callable[[Env], np.ndarray], y: str, axis: int, grid: tuple[float, int], result: Result, label: str):
-    """read: the input as it is held; grid: its scale and zero point when that is bytes."""
+def softmax(read: Callable[[Env], np.ndarray], y: str, axis: int, grid: tuple[float, int], result: Result, label: str, mask=None):
+    """read: the input as it is held; grid: its scale and zero point when that is bytes. mask: a function of env whose floats are added
+    to the input, or None; then the axis is the last one.
+    """
     core, dtype, bounds, (scale, zero) = _core.softmax, result.dtype, _bounds(result), grid
 
     def run(env):
@@ -21,12 +23,24 @@ def softmax(read: Callable[[Env], np.ndarray], y: str, axis: int, grid: tuple[fl
         if not -a.ndim <= axis < a.ndim:
             raise ShapeError(f"layer '{label}' takes a softmax along axis {axis} of an input of shape {a.shape}")
         last = axis in (-1, a.ndim - 1)
+        added = None if mask is None else mask(env)
+        if added is not None:
+            a, added = _with_mask(a, added)
         t = np.ascontiguousarray(a if last else np.moveaxis(a, axis, -1))
         out = np.empty(t.shape, dtype)
-        core(t, out, None, scale, zero, *bounds)
+        core(t, out, added, scale, zero, *bounds)
         env[y] = out if last else np.moveaxis(out, -1, axis)
 
     return result.finish(run, y)
+
+
+def _with_mask(a: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both of one shape; the mask's strides are 0 where the kernel may read it again."""
+    shape = np.broadcast_shapes(a.shape, mask.shape)
+    spread = np.broadcast_to(mask, shape)
+    if len(shape) > 4 or (shape[-1] > 1 and spread.strides[-1] != spread.itemsize) or min(spread.strides) < 0:
+        spread = np.ascontiguousarray(spread)
+    return np.broadcast_to(a, shape), spread
 
 
 def norm(read: Callable[[Env], np.ndarray], y: str, gamma, beta, axis: int, epsilon: float, center: bool, grid: tuple[float, int],

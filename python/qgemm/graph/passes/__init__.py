@@ -9,25 +9,33 @@ from .batch import free_batch
 from .batchnorm import fold_batchnorm
 from .cleanup import drop_dead, drop_identities
 from .constants import fold_constants
+from .factor import absorb_factors
 from .fuse_relu import fuse_relu
 from .grid import propagate_grids
 from .linear import form_linear
 from .lut import make_tables
+from .mask import fuse_masks
 from .mean import mean_to_pool
+from .norm import form_norms
 from .qdq import fold_qdq
+from .shapes import fold_shapes
 from .signs import normalize_signs
 
 ORDER = (
     fold_constants,
     fold_qdq,
     drop_identities,
+    fold_shapes,
     normalize_signs,
     form_linear,
     fold_batchnorm,
+    form_norms,
     mean_to_pool,
     propagate_grids,
+    absorb_factors,
     fuse_relu,
     make_tables,
+    fuse_masks,
     drop_dead,
     free_batch,
 )

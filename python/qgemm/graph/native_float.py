@@ -1,0 +1,150 @@
+"""Native forms of what computes in float32, and of rows taken by an index that comes with the call: see graph.native."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import _core
+from .compile import memory_order
+from .native import Grid, Move, NotNative, bounds, matrix, product_result
+
+if TYPE_CHECKING:
+    from .compile import Compiler
+    from .executors import Result
+    from .step import Native
+
+_MOST_DIMENSIONS = 8
+
+
+@dataclass(frozen=True)
+class Expression:
+    """inputs: names of tensors, or constants of a type that expressions read."""
+
+    core: _core.Expression
+    inputs: tuple[str | np.ndarray, ...]
+    y: str
+
+    def emit(self, c: Compiler) -> None:
+        given = [c.value(i) if isinstance(i, str) else c.constant(i) for i in self.inputs]
+        y = c.result(self.y)
+        order = y.dense()
+        if len(order) > _MOST_DIMENSIONS or any(v.dtype.kind not in "fub" and v.dtype.name not in ("int32", "int64") for v in given):
+            raise NotNative
+        spread = [v.broadcast(y.shape) for v in given]
+        inputs = [(v.at, v.dtype, [v.strides[i] // v.dtype.itemsize for i in order]) for v in spread]
+        c.core.expression(self.core, inputs, y.at, y.dtype, [y.shape[i] for i in order], _overwritten(spread, y))
+
+
+def _overwritten(inputs, y) -> int:
+    """Which input's bytes the result may take over: the last that lies just like it, in memory that no other input reads."""
+    buffers = [v.at[0] for v in inputs]
+    for k in reversed(range(len(inputs))):
+        v = inputs[k]
+        if v.dtype.itemsize == y.dtype.itemsize and v.at[1] == 0 and v.same_order(y) and buffers.count(v.at[0]) == 1:
+            return k
+    return -1
+
+
+@dataclass(frozen=True)
+class Take:
+    """ONNX's Gather. x: a tensor's name, or an array; known: the form for an index that is known once the shapes are."""
+
+    x: str | np.ndarray
+    index: str
+    y: str
+    axis: int
+    known: Move
+
+    def emit(self, c: Compiler) -> None:
+        if self.index in c.statics:
+            self.known.emit(c)
+            return
+        x = c.value(self.x) if isinstance(self.x, str) else c.constant(self.x)
+        index, y = c.value(self.index), c.result(self.y, rows=True)
+        if index.dtype not in (np.int32, np.int64):
+            raise NotNative
+        axis = self.axis % len(x.shape)
+        outer, inner = (int(np.prod(s, dtype=np.int64)) for s in (x.shape[:axis], x.shape[axis + 1 :]))
+        at, where = c.dense(x, range(len(x.shape))), c.dense(index, range(len(index.shape)))
+        c.core.take_rows(at, where, index.dtype == np.int64, y.at, outer, x.shape[axis], index.size, inner * x.dtype.itemsize)
+
+
+@dataclass(frozen=True)
+class Dequantized:
+    """A form whose inputs, as far as ``grids`` names them, it reads as the real numbers that their bytes stand for."""
+
+    grids: dict[str, Grid]
+    form: Native
+
+    def emit(self, c: Compiler) -> None:
+        bytes_ = {name: c.value(name) for name in self.grids}
+        try:
+            for name, grid in self.grids.items():
+                c.values[name] = dequantized(c, bytes_[name], grid)
+            self.form.emit(c)
+        finally:
+            c.values.update(bytes_)
+
+
+def dequantized(c: Compiler, x, grid: Grid):
+    """A float32 copy of bytes, in their memory order; C-contiguous where some are read several times."""
+    spread = any(step == 0 for n, step in zip(x.shape, x.strides, strict=True) if n > 1)
+    order = tuple(range(len(x.shape))) if spread else memory_order(x.shape, x.strides)
+    at = c.temporary(4 * x.size)
+    c.core.dequantize(c.dense(x, order), at, x.size, grid.scale, grid.zero_point)
+    return x.moved(at, order, np.dtype(np.float32))
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One side of a product of real numbers: a tensor's name, with its grid when it is held as bytes, or a constant."""
+
+    source: str | np.ndarray
+    grid: Grid | None
+
+    def value(self, c: Compiler):
+        if not isinstance(self.source, str):
+            return c.constant(self.source)
+        x = c.value(self.source)
+        return x if self.grid is None else dequantized(c, x, self.grid)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A layer on real numbers. packed: its [n, k] weight as _core.pack_floats leaves it."""
+
+    x: Operand
+    y: str
+    packed: np.ndarray
+    bias: np.ndarray | None
+    k: int
+    n: int
+    result: Result
+
+    def emit(self, c: Compiler) -> None:
+        x, y = self.x.value(c), c.result(self.y, rows=True)
+        rows = c.dense(x, range(len(x.shape)))
+        c.core.product(rows, y.at, self.packed, self.bias, x.size // self.k, self.k, self.n, *bounds(self.result))
+
+
+@dataclass(frozen=True)
+class MatMul:
+    """Two activations as real numbers."""
+
+    a: Operand
+    b: Operand
+    y: str
+    result: Result
+
+    def emit(self, c: Compiler) -> None:
+        p, q = self.a.value(c), self.b.value(c)
+        p, q = p.reshaped_front() if len(p.shape) == 1 else p, q.reshaped_back() if len(q.shape) == 1 else q
+        (m, k), n = p.shape[-2:], q.shape[-1]
+        lead = np.broadcast_shapes(p.shape[:-2], q.shape[:-2])
+        a = matrix(c, p.broadcast((*lead, *p.shape[-2:])), transposable=False)
+        b = matrix(c, q.broadcast((*lead, *q.shape[-2:])))
+        y = product_result(c, self.y, m, n)
+        c.core.matmul_floats(int(np.prod(lead, dtype=np.int64)), m, n, k, a, b, y, *bounds(self.result))

@@ -1,0 +1,150 @@
+"""Transformers from torch to one native program: what becomes of their parts, and that it computes what the network does."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+import qgemm
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+from torch import nn  # noqa: E402
+
+from decoder import Decoder, Norm  # noqa: E402
+
+
+def sqnr(got, want) -> float:
+    return float(10 * torch.log10(want.square().sum() / (got - want).square().sum()))
+
+
+def is_native(program) -> bool:
+    return bool(program._compiled) and all(c.native for c in program._compiled.values())
+
+
+def rms_norm(width):
+    return nn.RMSNorm(width, 1e-5)
+
+
+@pytest.mark.parametrize("norm", [Norm, rms_norm])
+def test_a_decoder(norm):
+    torch.manual_seed(0)
+    model = Decoder(norm=norm).eval()
+    batches = [torch.randint(0, 50, (2, 16)) for _ in range(4)]
+    with torch.no_grad():
+        want = model(batches[0])
+    floats = qgemm.from_torch(model, batches[0])
+    assert sqnr(floats(batches[0]), want) > 110 and is_native(floats)
+    program = qgemm.quantize(model, batches)
+    assert sqnr(program(batches[0]), want) > 28 and is_native(program)
+    assert torch.equal(program(batches[0][:1]), program(batches[0])[:1])
+
+    rows = qgemm.report(program)
+    count = Counter((r.op, r.kernel, r.scheme) for r in rows)
+    assert count["Linear", "linear", "W8A8"] == 15 and count["RMSNormalization", "norm", "u8"] == 5
+    assert count["MatMul", "matmul", "A8A8"] == 4 and count["Softmax", "softmax", "u8"] == 2 and count["Mul", "mul", "u8"] == 2
+    # What is left in float: the rotation by cosines and sines, which have no encoding, and the mask.
+    assert {r.op for r in rows if r.scheme == "float"} <= {"Mul", "Expand", "Trilu", "Where", "Slice", "Cos", "Sin"}
+
+
+def test_a_token_sees_no_later_one():
+    torch.manual_seed(0)
+    model = Decoder().eval()
+    program = qgemm.quantize(model, [torch.randint(0, 50, (2, 16)) for _ in range(4)])
+    a = torch.randint(0, 50, (1, 16))
+    b = a.clone()
+    b[0, 9:] = (b[0, 9:] + 1) % 50
+    assert torch.equal(program(a)[0, :9], program(b)[0, :9]) and not torch.equal(program(a)[0, 9:], program(b)[0, 9:])
+
+
+class Encoder(nn.Module):
+    """Ids and a mask of padding [B, S], both sizes open -> [B, S, width]. GELU as ``form`` writes it."""
+
+    def __init__(self, form: str = "none", width: int = 32, heads: int = 4):
+        super().__init__()
+        self.words, self.places = nn.Embedding(40, width), nn.Embedding(64, width)
+        self.heads, self.form = heads, form
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.norm_in, self.norm_out = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def forward(self, ids, keep):
+        b, n = ids.shape
+        x = self.words(ids) + self.places(torch.arange(n))
+        q, k, v = (t.view(b, n, self.heads, -1).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+        scores = q @ k.transpose(2, 3) / (q.shape[-1] ** 0.5)
+        scores = scores + (1 - keep.float())[:, None, None] * torch.finfo(torch.float32).min
+        x = self.norm_in(x + self.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, n, -1)))
+        h = self.up(x)
+        if self.form == "erf":
+            h = h * 0.5 * (1 + torch.erf(h / 2**0.5))
+        elif self.form == "tanh written out":
+            h = 0.5 * h * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (h + 0.044715 * h**3)))
+        else:
+            h = nn.functional.gelu(h, approximate=self.form)
+        return self.norm_out(x + self.down(h))
+
+
+def exported(model, *example) -> str:
+    import io
+
+    file = io.BytesIO()
+    sizes = {0: "batch", 1: "length"}
+    torch.onnx.export(
+        model, example, file, dynamo=False, opset_version=17, input_names=["ids", "keep"], output_names=["y"],
+        dynamic_axes={"ids": sizes, "keep": sizes, "y": sizes},
+    )  # fmt: skip
+    return file.getvalue()
+
+
+def test_each_shape_is_compiled_once_and_computes_what_torch_does(tmp_path):
+    """Batch and length are open: a program a combination, kept; padding changes nothing of what is kept."""
+    torch.manual_seed(0)
+    model = Encoder().eval()
+    path = tmp_path / "encoder.onnx"
+    path.write_bytes(exported(model, torch.randint(0, 40, (2, 9)), torch.ones(2, 9, dtype=torch.int64)))
+    program = qgemm.load(path)
+    shapes = [(1, 5), (2, 9), (3, 9), (1, 31), (2, 9), (1, 5)]
+    for b, n in shapes:
+        ids, keep = torch.randint(0, 40, (b, n)), torch.ones(b, n, dtype=torch.int64)
+        keep[:, n - 2 :] = 0
+        with torch.no_grad():
+            want = model(ids, keep)
+        got = program(ids, keep)
+        assert got.shape == want.shape and sqnr(got, want) > 100
+        other = ids.clone()
+        other[:, n - 2 :] = 7
+        assert torch.equal(program(other, keep)[:, : n - 2], got[:, : n - 2])
+    assert len(program._compiled) == len(set(shapes)) and is_native(program)
+
+
+@pytest.mark.parametrize("form", ["none", "tanh", "erf", "tanh written out"])
+def test_gelu_is_a_table_however_it_is_written(form):
+    torch.manual_seed(0)
+    model = Encoder(form).eval()
+    keep = torch.ones(2, 9, dtype=torch.int64)
+    keep[0, 6:] = 0
+    batches = [(torch.randint(0, 40, (2, 9)), keep) for _ in range(3)]
+    program = qgemm.quantize(model, batches)
+    with torch.no_grad():
+        want = model(*batches[0])
+    assert sqnr(program(*batches[0]), want) > 25 and is_native(program)
+    rows = qgemm.report(program)
+    assert not [r for r in rows if r.op in ("Gelu", "Erf", "Tanh", "Pow", "Div") and r.kernel != "lut"]
+    assert {r.op for r in rows if r.scheme == "float"} <= {"Sub", "Mul", "Cast", "Unsqueeze", "Gather"}
+    floats = qgemm.from_torch(model, batches[0])
+    assert sqnr(floats(*batches[0]), want) > 100 and is_native(floats)
+
+
+def test_rows_of_a_causal_mask_are_not_flattened_by_its_smallest_value():
+    """The grid of masked scores would have the mask's -3.4e38 on it, and one step for all scores: the sum stays on none."""
+    torch.manual_seed(0)
+    program = qgemm.quantize(Decoder(layers=1).eval(), [torch.randint(0, 50, (2, 16)) for _ in range(2)])
+    graph = program.graph
+    (softmax,) = [n for n in graph.nodes if n.op == "Softmax"]
+    assert len(softmax.inputs) == 2 and graph.tensors[softmax.inputs[0]].qparams.scale < 1
+    weights = program.trace(torch.randint(0, 50, (1, 16)))[softmax.outputs[0]]
+    assert (np.triu(weights[0, 0], 1) == 0).all() and len(np.unique(weights[0, 0, -1])) > 4
