@@ -206,7 +206,7 @@ QGEMM_INLINE void subtract_rows(__m512i (*acc)[NV], const int32_t* rows, const i
 }
 
 // Bytes to the second half of the panel that is prefetched.
-QGEMM_INLINE ptrdiff_t second_half(const gemm_args& g) { return static_cast<ptrdiff_t>((g.kc + 3) / 4) * g.width * 2; }
+QGEMM_INLINE ptrdiff_t second_half(const gemm_args& g) { return static_cast<ptrdiff_t>((g.kc + 3) / 4) * g.taps * g.width * 2; }
 
 // Tiles of few registers have too few chains: K is then cut in 2 or 4 parts that are summed side by side, each with accumulators
 // of its own. Consecutive steps in turn would do for the chains, but a load instruction must go on walking line by line: skipping
@@ -432,7 +432,50 @@ QGEMM_INLINE void strip(const gemm_args& g, int64_t tiles) {
     gemm_strip<MR, NV, End, false>(g, tiles);
 }
 
-// Every kernel of this family: tiles of at most MR rows of NV registers.
+// Tiles [begin, end) of a strip, one after the other, each with any end.
+template <int MR, int NV>
+static __attribute__((noinline)) void single_tiles(const gemm_args& g, const GemmCut& cut, int32_t begin, int32_t end) {
+  gemm_args one = g;
+  for (int32_t i = begin; i < end; ++i) {
+    const int32_t first = gemm_tile_begin(cut, i);
+    one.m = gemm_tile_begin(cut, i + 1) - first;
+    one.a = g.a ? g.a + static_cast<ptrdiff_t>(g.taps) * first : nullptr;
+    one.base = g.base + first * g.lda;
+    one.row = g.row + first;
+    one.c = static_cast<char*>(g.c) + first * g.ldc;
+    one.next = g.next && i < 2 ? g.next + i * second_half(g) : nullptr;
+    one_tile<MR, NV>(one);
+  }
+}
+
+// Tiles [begin, end) of a strip, all of MR rows, if there is a loop for their end.
+template <int MR, int NV>
+QGEMM_INLINE bool full_tiles(const gemm_args& g, int32_t begin, int32_t end) {
+  const Epilogue& e = *g.ep;
+  if ((g.kc & 3) != 0 || e.row_sum || g.n <= 16 * (NV - 1)) return false;
+  gemm_args rest = g;
+  rest.a = g.a ? g.a + static_cast<ptrdiff_t>(g.taps) * begin * MR : nullptr;
+  rest.base = g.base + begin * MR * g.lda;
+  rest.row = g.row + begin * MR;
+  rest.c = static_cast<char*>(g.c) + begin * MR * g.ldc;
+  const bool same_rows = !e.row_zero_point && !e.row_scale, bytes = e.out == OutType::u8 || e.out == OutType::s8;
+  if (same_rows && bytes && e.bounded)
+    strip<MR, NV, ToBytes<true>>(rest, end - begin);
+  else if (same_rows && bytes)
+    strip<MR, NV, ToBytes<false>>(rest, end - begin);
+  else if (same_rows && e.out == OutType::f32)
+    strip<MR, NV, ToFloats<false>>(rest, end - begin);
+  else if (same_rows && e.out == OutType::s32)
+    strip<MR, NV, ToDwords>(rest, end - begin);
+  else if (e.row_zero_point && e.row_scale && e.out == OutType::f32)
+    strip<MR, NV, ToFloats<true>>(rest, end - begin);
+  else
+    return false;
+  return true;
+}
+
+// Every kernel of this family: tiles of at most MR rows of NV registers. Those that prefetch, the ragged last ones and rare ends
+// are called one by one.
 template <int MR, int NV>
 QGEMM_INLINE void gemm(const gemm_args& g) {
   if (g.tile_rows == 0 || g.m <= g.tile_rows) {
@@ -441,32 +484,12 @@ QGEMM_INLINE void gemm(const gemm_args& g) {
   }
   const GemmCut cut = gemm_cut(g.m, g.tile_rows);
   int32_t done = 0;
-  if (g.tile_rows == MR && (g.kc & 3) == 0 && !g.next && !g.ep->row_sum && g.n > 16 * (NV - 1)) {
-    const Epilogue& e = *g.ep;
-    const bool same_rows = !e.row_zero_point && !e.row_scale;
-    done = cut.full;
-    if (same_rows && (e.out == OutType::u8 || e.out == OutType::s8))
-      e.bounded ? strip<MR, NV, ToBytes<true>>(g, done) : strip<MR, NV, ToBytes<false>>(g, done);
-    else if (same_rows && e.out == OutType::f32)
-      strip<MR, NV, ToFloats<false>>(g, done);
-    else if (same_rows && e.out == OutType::s32)
-      strip<MR, NV, ToDwords>(g, done);
-    else if (e.row_zero_point && e.row_scale && e.out == OutType::f32)
-      strip<MR, NV, ToFloats<true>>(g, done);
-    else
-      done = 0;
+  if (g.next) {
+    done = 2;
+    single_tiles<MR, NV>(g, cut, 0, done);
   }
-  gemm_args one = g;
-  for (; done < cut.tiles; ++done) {
-    const int32_t begin = gemm_tile_begin(cut, done);
-    one.m = gemm_tile_begin(cut, done + 1) - begin;
-    one.a = g.a ? g.a + static_cast<ptrdiff_t>(g.taps) * begin : nullptr;
-    one.base = g.base + begin * g.lda;
-    one.row = g.row + begin;
-    one.c = static_cast<char*>(g.c) + begin * g.ldc;
-    one.next = g.next && done < 2 ? g.next + done * second_half(g) : nullptr;
-    one_tile<MR, NV>(one);
-  }
+  if (g.tile_rows == MR && cut.full > done && full_tiles<MR, NV>(g, done, cut.full)) done = cut.full;
+  single_tiles<MR, NV>(g, cut, done, cut.tiles);
 }
 
 }  // namespace avx512vnni

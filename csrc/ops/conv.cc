@@ -266,6 +266,7 @@ void dense(const Job& j) {
           e.row_sum = s;
           summed = group;
         }
+        g.next = !j.post && p + 1 < panels * (cut + 1) / cuts ? panel_ahead(j.t, w, group, p, rows) : nullptr;
         panel_tiles(j, e, group, p, panel_as_s8(j.t, w, group, p, scratch), first, table, g);
       }
     }

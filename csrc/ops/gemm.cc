@@ -102,15 +102,6 @@ void panel_rows(const Job& j, int64_t p, const int8_t* b, int64_t m0, int64_t m1
   }
 }
 
-// The panel after p, where prefetching it pays: `rows` of more than one tile read it more than once, so that without help memory
-// would rest while every tile but the first is multiplied; the weight is larger than L2; and two panels are not.
-const int8_t* panel_ahead(const KernelTable& t, const PackedView& w, int64_t p, int64_t rows) {
-  if (w.bits == 4 || w.group_size > 0 || rows <= t.gemm_for(kPanel).mr || w.group_panel_bytes() < kL2Bytes ||
-      w.panel_stride > kAheadBytes)
-    return nullptr;
-  return reinterpret_cast<const int8_t*>(w.panel(0, (p + 1) % w.panels_per_group));
-}
-
 void check_linear(const PackedView& w, const OutputSpec& out, int64_t m, bool row_terms) {
   if (w.kind != PackedKind::linear) throw Error(Code::packed, "this weight was packed for a convolution; use pack_linear");
   if (w.group_size > 0 && out.type == OutType::s32)
@@ -140,6 +131,13 @@ void split16(const uint16_t* __restrict a, int64_t n, uint8_t* __restrict hi, ui
 }
 
 }  // namespace
+
+const int8_t* panel_ahead(const KernelTable& t, const PackedView& w, int64_t set, int64_t p, int64_t rows) {
+  if (w.bits == 4 || w.group_size > 0 || rows <= t.gemm_for(kPanel).mr || w.group_panel_bytes() < kL2Bytes ||
+      w.panel_stride > kAheadBytes)
+    return nullptr;
+  return reinterpret_cast<const int8_t*>(w.panel(set, (p + 1) % w.panels_per_group));
+}
 
 size_t out_size(OutType t) { return t == OutType::u8 || t == OutType::s8 ? 1 : 4; }
 
@@ -204,7 +202,7 @@ void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int6
       const int64_t first = m * b / blocks, last = m * (b + 1) / blocks;
       const int8_t* panel = panel_as_s8(t, w, 0, p, scratch);
       if (!post || !post->any()) {
-        panel_rows(job, p, panel, first, last, i + 1 < end ? panel_ahead(t, w, p, last - first) : nullptr);
+        panel_rows(job, p, panel, first, last, i + 1 < end ? panel_ahead(t, w, 0, p, last - first) : nullptr);
         continue;
       }
       const int mr = t.gemm_for(w.panel_width(p)).mr;

@@ -35,6 +35,11 @@ inline const GemmKernel& gemm_kernel(const KernelTable& t, const PackedView& w, 
   return w.taps == 1 || low.mr * (width / 16) * (w.kc / 4) >= kLowTapProducts ? low : t.gemm_for(width);
 }
 
+// The panel after p of one set, where prefetching it pays: `rows` of more than one tile read it more than once, so that without
+// help memory would rest while every tile but the first is multiplied; the weight is larger than L2; and two panels are not. Else
+// null.
+const int8_t* panel_ahead(const KernelTable& t, const PackedView& w, int64_t set, int64_t p, int64_t rows);
+
 size_t out_size(OutType t);
 // The epilogue that every driver starts from: static encodings of the packed weight, or dynamic ones.
 Epilogue make_epilogue(const PackedView& w, const OutputSpec& out, const RowParams& rows);
