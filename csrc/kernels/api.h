@@ -201,6 +201,13 @@ struct gather_args {
   ptrdiff_t rows, n, ldo;
 };
 
+// Three planes to pixels of three channels: out[3 * i + c] = planes[c * ld + i].
+struct interleave3_args {
+  const uint8_t* planes;
+  ptrdiff_t ld, n;
+  uint8_t* out;
+};
+
 // The channels of each pixel in another order: out[i][j] = x[i][index[j]].
 struct permute_args {
   const uint8_t* x;

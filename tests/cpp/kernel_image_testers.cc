@@ -28,6 +28,25 @@ void test_gather(const KernelRow& row) {
   }
 }
 
+void test_interleave3(const KernelRow& row) {
+  Rng rng(38);
+  Guarded memory(1 << 11);
+  Output got(1 << 11), want(1 << 11);
+  for (int i = 0; i < cases(10000); ++i) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    const int64_t n = rng.pick<int64_t>({0, 1, 15, 16, 17, 31, 32, 33, rng.between(0, 200)}), ld = n + rng.between(0, 40);
+    const int64_t bytes = n ? 2 * ld + n : 0;
+    uint8_t* planes = memory.place<uint8_t>(static_cast<size_t>(bytes), side);
+    fill(rng, Mood::uniform, planes, bytes);
+    now_testing("%s n=%d ld=%d", row.name, static_cast<int>(n), static_cast<int>(ld));
+    interleave3_args g{planes, static_cast<ptrdiff_t>(ld), static_cast<ptrdiff_t>(n), want.place(1, 3 * n, 3 * n, side)};
+    table_of(Isa::ref).interleave3(g);
+    g.out = got.place(1, 3 * n, 3 * n, side);
+    kernel<interleave3_args>(row)(g);
+    if (!same_output(got, want, 1, 3 * n)) return;
+  }
+}
+
 void test_permute(const KernelRow& row) {
   Rng rng(32);
   Guarded x_memory(1 << 14), indices(1 << 12);

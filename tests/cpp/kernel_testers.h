@@ -18,6 +18,7 @@ void test_add(const KernelRow& row);
 void test_mul(const KernelRow& row);
 void test_lut(const KernelRow& row);
 void test_gather(const KernelRow& row);
+void test_interleave3(const KernelRow& row);
 void test_permute(const KernelRow& row);
 void test_lerp(const KernelRow& row);
 void test_mix(const KernelRow& row);
