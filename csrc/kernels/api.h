@@ -241,7 +241,7 @@ struct mix_args {
 // Columns of a panel of float weights: [taps * kc][kSgemmPanel].
 constexpr int kSgemmPanel = 32;
 
-// A tile of a float product: m rows (at most the kernel's mr) by n columns of one panel.
+// A tile of a float convolution: m rows (at most the kernel's mr) by n columns of one panel.
 //   y = bias[j];   y = fmaf(a[t * m + r][offset + k], b[(t * kc + k) * kSgemmPanel + j], y)   for t, then k, ascending
 //   c[r * ldc + j] = y < lo ? lo : y > hi ? hi : y, so that NaN stays
 struct sgemm_args {

@@ -22,7 +22,7 @@ struct FloatPanels {
 // b: [k][n], or [n][k] (transposed), ldb floats apart.
 void pack_floats(const float* b, int64_t ldb, bool transposed, int64_t k, int64_t n, float* panels);
 
-// a: m rows of k, lda floats apart. bias: [n] or null. c: rows of n elements, ldc bytes apart; fp32, u8 or s8.
+// a: m rows of k, lda floats apart. bias: [n] or null. c: rows of n elements, ldc bytes apart; fp32 or u8.
 void product(const float* a, int64_t m, int64_t lda, const FloatPanels& b, const float* bias, void* c, ptrdiff_t ldc,
              const OutputSpec& out);
 

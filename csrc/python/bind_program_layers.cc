@@ -67,6 +67,7 @@ void add_expression(Compiled& c, const BoundExpression& b, const std::vector<Exp
     uses.push_back(from.first);
     bytes += n * element_bytes(s.type);
   }
+  if (over >= 0 && !c.whole(places[static_cast<size_t>(over)], to, n * element_bytes(sink.type))) over = -1;
   if (over >= 0) std::swap(uses[0], uses[static_cast<size_t>(over)]);
   uses.insert(uses.begin() + (over >= 0 ? 1 : 0), to.buffer);
   c.program.add(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import qgemm
-from onnx_nets import Builder
+from onnx_nets import Builder, reference
 
 SCALE, ZERO = 0.05, 128
 
@@ -161,3 +161,18 @@ def test_threads_and_calls_at_once(rng):
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(r, results[0]) for r in results)
+
+
+def test_an_expression_takes_over_no_bytes_of_another_part(rng):
+    """Two concatenations of equal size: the input of Tanh begins the one, its result ends the other, so that neither may be the
+    other's memory."""
+    b = Builder()
+    b.input("x", [3, 4096])
+    b.input("z", [1, 4096])
+    b.add("Softmax", [b.add("Concat", [b.add("Exp", ["x"], "a"), b.add("Exp", ["z"], "b")], "w1", axis=0)], "r", axis=-1)
+    b.add("Softmax", [b.add("Concat", [b.add("Sigmoid", ["z"], "c"), b.add("Tanh", ["a"], "t")], "w2", axis=0)], "s", axis=-1)
+    m = b.model("r", "s")
+    p = qgemm.load(m)
+    x, z = rng.normal(size=(3, 4096)).astype(np.float32), rng.normal(size=(1, 4096)).astype(np.float32)
+    for got, want in zip(p(x, z), reference(m, {"x": x, "z": z}), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4)

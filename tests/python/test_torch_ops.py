@@ -463,3 +463,18 @@ def test_foreign_devices_are_refused_by_name():
     for name in ("linear", "conv2d", "lut"):
         for key in ("CUDA", "MPS", "XPU"):
             assert torch._C._dispatch_has_kernel_for_dispatch_key(f"qgemm::{name}", key)
+
+
+@pytest.mark.parametrize(
+    ("call", "what"),
+    [
+        (lambda x: torch.ops.qgemm.resize_linear(x[:, :, :0], [3, 3], False, 1.0, 0, 1.0, 0), "has none to read"),
+        (lambda x: torch.ops.qgemm.resize_nearest(x[..., :0], [3, 3]), "has none to read"),
+        (lambda x: torch.ops.qgemm.adaptive_avg_pool2d(x[:, :, :0], [1, 1], 1.0, 0, torch.uint8), "has none to read"),
+        (lambda x: torch.ops.qgemm.pixel_shuffle(x, -2), "factor of -2"),
+        (lambda x: torch.ops.qgemm.channel_shuffle(x, 0), "factor of 0"),
+    ],
+)
+def test_images_without_pixels_and_factors_below_one_are_refused(call, what):
+    with pytest.raises(ShapeError, match=what):
+        call(torch.zeros(1, 4, 6, 6, dtype=torch.uint8))

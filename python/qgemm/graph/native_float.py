@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import _core
-from .compile import memory_order
+from .layout import memory_order
 from .native import Grid, Move, NotNative, bounds, matrix, product_result
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _overwritten(inputs, y) -> int:
     buffers = [v.at[0] for v in inputs]
     for k in reversed(range(len(inputs))):
         v = inputs[k]
-        if v.dtype.itemsize == y.dtype.itemsize and v.at[1] == 0 and v.same_order(y) and buffers.count(v.at[0]) == 1:
+        if v.dtype.itemsize == y.dtype.itemsize and v.at[1] == y.at[1] == 0 and v.same_order(y) and buffers.count(v.at[0]) == 1:
             return k
     return -1
 

@@ -19,9 +19,11 @@ def _u8(x, op):
         raise DTypeError(f"qgemm::{op} takes uint8, got {x.dtype}: quantize the image first")
 
 
-def _sizes(op, size):
+def _sizes(op, size, x):
     if len(size) != 2 or min(size) < 1:
         raise ShapeError(f"qgemm::{op}: size {tuple(size)} must be a height and a width of at least 1")
+    if 0 in x.shape[2:]:
+        raise ShapeError(f"qgemm::{op}: an image of {x.shape[2]} x {x.shape[3]} pixels has none to read; give it at least one a side")
     return tuple(size)
 
 
@@ -41,7 +43,7 @@ def _resize_nearest(x, size):
 
 def _resize_nearest_fake(x, size):
     _u8(x, "resize_nearest")
-    return _empty_nhwc((*x.shape[:2], *_sizes("resize_nearest", size)), x.dtype, x.device)
+    return _empty_nhwc((*x.shape[:2], *_sizes("resize_nearest", size, x)), x.dtype, x.device)
 
 
 def _resize_linear(x, size, align_corners, x_scale, x_zero_point, out_scale, out_zero_point, lo=None, hi=None):
@@ -55,7 +57,7 @@ def _resize_linear(x, size, align_corners, x_scale, x_zero_point, out_scale, out
 
 def _resize_linear_fake(x, size, *rest):
     _u8(x, "resize_linear")
-    return _empty_nhwc((*x.shape[:2], *_sizes("resize_linear", size)), x.dtype, x.device)
+    return _empty_nhwc((*x.shape[:2], *_sizes("resize_linear", size, x)), x.dtype, x.device)
 
 
 def _pad2d(x, padding, value):
@@ -76,9 +78,12 @@ def _pad2d_fake(x, padding, value):
     return _empty_nhwc((*x.shape[:2], x.shape[2] + top + bottom, x.shape[3] + left + right), x.dtype, x.device)
 
 
-def _parts(op, what, n, by):
-    """n / by, which must divide evenly."""
-    if by < 1 or (isinstance(n, int) and n % by):
+def _parts(op, what, n, by, factor=None):
+    """n / by, which must divide evenly. factor: the argument that ``by`` is made of."""
+    factor = by if factor is None else factor
+    if factor < 1:
+        raise ShapeError(f"qgemm::{op}: {what} cannot be divided by a factor of {factor}; give one of at least 1")
+    if isinstance(n, int) and n % by:
         raise ShapeError(f"qgemm::{op}: {what}, {n}, must be a multiple of {by}")
     return n // by
 
@@ -92,7 +97,7 @@ def _pixel_shuffle(x, upscale_factor):
 def _pixel_shuffle_fake(x, upscale_factor):
     _u8(x, "pixel_shuffle")
     b, c, h, w = x.shape
-    channels = _parts("pixel_shuffle", "the number of channels", c, upscale_factor * upscale_factor)
+    channels = _parts("pixel_shuffle", "the number of channels", c, upscale_factor * upscale_factor, upscale_factor)
     return _empty_nhwc((b, channels, h * upscale_factor, w * upscale_factor), x.dtype, x.device)
 
 
@@ -120,7 +125,7 @@ def _adaptive_avg_pool2d(x, output_size, x_scale, x_zero_point, dtype, out_scale
 
 def _adaptive_avg_pool2d_fake(x, output_size, x_scale, x_zero_point, dtype, *epilogue):
     _image(x, "adaptive_avg_pool2d", 2)
-    for n, m in zip(x.shape[2:], _sizes("adaptive_avg_pool2d", output_size), strict=True):
+    for n, m in zip(x.shape[2:], _sizes("adaptive_avg_pool2d", output_size, x), strict=True):
         _parts("adaptive_avg_pool2d", "a side of the image", n, m)
     return _empty_nhwc((*x.shape[:2], *output_size), dtype, x.device)
 
