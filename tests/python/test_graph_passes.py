@@ -527,6 +527,23 @@ def test_known_sizes_become_constants():
     assert g.tensors["root"].data == np.sqrt(np.float32(8)) and g.tensors["root"].data.dtype == np.float32
 
 
+def test_a_folded_number_keeps_its_encoding():
+    nodes = [("Shape", ["x"], ["s"], {}), ("Gather", ["s", "one"], ["d"], {}), ("Cast", ["d"], ["real"], {"to": 1}),
+             ("Sqrt", ["real"], ["root"], {}), ("Mul", ["x", "root"], ["y"], {})]  # fmt: skip
+    g = graph(nodes, {"x": (None, 7)}, {"one": np.int64(1)}, {"root": u8(0.5, 0)})
+    fold_shapes(g)
+    assert ops(g) == ["Shape", "Mul"]
+    assert g.tensors["root"].data == 5 and dequantize(g.tensors["root"].data, g.tensors["root"].qparams) == 2.5
+
+
+def test_vectors_that_broadcast_to_much_are_not_folded():
+    axes = {f"c{i}": np.arange(64).reshape([64 if a == i else 1 for a in range(8)]) for i in range(8)}
+    nodes = [("Shape", ["x"], ["s"], {}), ("Gather", ["s", "one"], ["d"], {}), ("Max", ["d", *axes], ["y"], {})]
+    g = graph(nodes, {"x": (None, 7)}, {"one": np.int64(1), **axes})
+    fold_shapes(g)
+    assert ops(g) == ["Shape", "Max"]
+
+
 def test_the_first_axis_counts_as_open():
     g = graph([("Shape", ["x"], ["s"], {}), ("Gather", ["s", "zero"], ["y"], {})], {"x": (4, 5)}, {"zero": np.int64(0)})
     fold_shapes(g)

@@ -50,7 +50,8 @@ def _how(graph: Graph, n: Node):
     return _evaluate if n.op in OPS and n.op not in _NEVER else None
 
 
-def _store(graph: Graph, name: str, data: np.ndarray, dtype: str, qparams: QParams | None = None) -> None:
+def store(graph: Graph, name: str, data: np.ndarray, dtype: str, qparams: QParams | None = None) -> None:
+    """``name`` becomes a constant; an encoding that the tensor has rounds it."""
     had = graph.tensors.get(name)
     if qparams is None and had is not None and had.qparams is not None and data.dtype.kind == "f":
         # An encodings file may give a folded constant a grid of its own.
@@ -65,7 +66,7 @@ def _evaluate(graph: Graph, n: Node) -> None:
     results = result if isinstance(result, tuple) else (result,)
     for name, r in zip(n.outputs, results, strict=False):
         if name:
-            _store(graph, name, np.asarray(r), np.asarray(r).dtype.name)
+            store(graph, name, np.asarray(r), np.asarray(r).dtype.name)
 
 
 def _move(graph: Graph, n: Node) -> None:
@@ -75,7 +76,7 @@ def _move(graph: Graph, n: Node) -> None:
         perm = n.attrs.get("perm") or list(range(data.ndim))[::-1]
         data = data.transpose(perm)
         qp = transposed(qp, perm)
-    _store(graph, n.outputs[0], data, t.dtype, qp)
+    store(graph, n.outputs[0], data, t.dtype, qp)
 
 
 def transposed(qp: QParams, perm) -> QParams:
@@ -113,7 +114,7 @@ def _dequantize(graph: Graph, n: Node) -> None:
         data, qp = two_level
     else:
         qp = _qparams(n, data.shape, real(scale), None if zero is None else zero.data, q.dtype)
-    _store(graph, n.outputs[0], data, "float32", qp)
+    store(graph, n.outputs[0], data, "float32", qp)
 
 
 def _qparams(n: Node, shape, scale: np.ndarray, zero: np.ndarray | None, dtype: str) -> QParams:

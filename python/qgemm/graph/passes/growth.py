@@ -30,7 +30,7 @@ class Budget:
             width = np.asarray(node.attrs.get("value", np.float32(0))).itemsize
         elif node.op == "NonZero":  # indices, whatever was read
             width = 8
-        size = width * _BOUNDS.get(node.op, _broadcast)(node.attrs, args)
+        size = width * elements(node, args)
         grown = size - read
         if grown > self.left:
             raise ModelFormatError(
@@ -38,6 +38,11 @@ class Budget:
                 f"{self.limit:,} bytes in one model: let the network compute it from an input, or export it again without such constants"
             )
         self.left -= max(0, grown)
+
+
+def elements(node: Node, args: list[np.ndarray | None]) -> int:
+    """No fewer elements than ``node`` will give, known before it computes."""
+    return _BOUNDS.get(node.op, _broadcast)(node.attrs, args)
 
 
 def _broadcast(attrs: dict[str, Any], args: list[np.ndarray | None]) -> int:

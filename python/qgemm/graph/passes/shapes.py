@@ -11,7 +11,9 @@ import numpy as np
 
 from ..floatops import OPS
 from ..guard import naming
-from ..ir import Graph, Node, Tensor
+from ..ir import Graph, Node
+from .constants import store
+from .growth import elements
 from .util import remove
 
 # They rearrange sizes and do not look at them.
@@ -35,7 +37,7 @@ def fold_shapes(graph: Graph) -> None:
         if value.dtype == object:
             sizes[n.outputs[0]] = value
         else:
-            graph.tensors[n.outputs[0]] = Tensor(n.outputs[0], value.shape, value.dtype.name, data=value)
+            store(graph, n.outputs[0], value, value.dtype.name)
             done.append(n)
     remove(graph, done)
 
@@ -56,6 +58,8 @@ def _value(graph: Graph, sizes: dict[str, np.ndarray], n: Node) -> np.ndarray | 
     if not all(a.dtype.kind in "ifO" for a in args if a is not None):
         return None
     if partly and (n.op not in _MOVES or not all(_may_be_open(sizes, n, k) for k in range(len(args)))):
+        return None
+    if elements(n, args) > _MOST**2:  # Min and Max broadcast any number of vectors
         return None
     return np.asarray(OPS[n.op](n.attrs)(*args), object if partly else None)
 
