@@ -661,3 +661,25 @@ def test_other_sums_stay_before_their_softmax(g):
     before = ops(g)
     fuse_masks(g)
     assert ops(g) == before
+
+
+def attention_of_two(mask):
+    """A softmax of masked scores, exported with a batch of 2."""
+    given = ("x", "mask") if mask is None else ("x",)
+    shapes = {"x": (2, 3, 4, 4), "sum": (2, 3, 4, 4), "y": (2, 3, 4, 4), **({"mask": (2, 1, 1, 4)} if mask is None else {})}
+    nodes = [("Add", ["x", "mask"], ["sum"], {}), ("Softmax", ["sum"], ["y"], {"axis": -1})]
+    return run_all(graph(nodes, shapes, {} if mask is None else {"mask": mask}, inputs=given))
+
+
+def test_a_fixed_batch_is_freed_with_the_mask_of_each_sample(rng):
+    g = attention_of_two(None)
+    assert ops(g) == ["Softmax"] and g.tensors["x"].shape[0] is None
+    x, mask = rng.standard_normal((3, 3, 4, 4)).astype(np.float32), rng.standard_normal((3, 1, 1, 4)).astype(np.float32)
+    e = np.exp((x + mask).astype(np.float64))
+    np.testing.assert_allclose(qgemm.Program(g)(x, mask), e / e.sum(-1, keepdims=True), rtol=1e-5)
+
+
+@pytest.mark.parametrize("samples, free", [(1, True), (2, False)])
+def test_a_constant_mask_frees_the_batch_when_all_samples_share_it(samples, free):
+    g = attention_of_two(np.ones((samples, 1, 1, 4), np.float32))
+    assert ops(g) == ["Softmax"] and (g.tensors["x"].shape[0] is None) == free

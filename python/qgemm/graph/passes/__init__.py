@@ -35,9 +35,9 @@ ORDER = (
     absorb_factors,
     fuse_relu,
     make_tables,
-    fuse_masks,
     drop_dead,
     free_batch,
+    fuse_masks,
 )
 
 
