@@ -577,11 +577,21 @@ def test_a_factor_before_a_product_goes_into_the_grid(op, factor, scale):
 
 @pytest.mark.parametrize(
     "g", [attention(factor=-1.0), attention(factor=0.0), attention(factor=np.inf), attention(factor=1e-44),
-          attention(more=[("Relu", ["t"], ["z"], {})])], ids=["negative", "zero", "infinite", "tiny", "read by another"]
+          attention(more=[("Relu", ["t"], ["z"], {})]),
+          attention(more=[("Split", ["t"], ["u", "v"], {"axis": 1}), ("MatMul", ["k", "u"], ["w"], {}), ("Relu", ["v"], ["z"], {})])],
+    ids=["negative", "zero", "infinite", "tiny", "read by another", "a part read by another"],
 )  # fmt: skip
 def test_other_factors_stay(g):
     absorb_factors(g)
     assert g.nodes[0].op == "Mul" and g.tensors["t"].qparams is None
+
+
+def test_a_factor_far_before_its_product():
+    moves = [("Transpose", [f"t{i}"], [f"t{i + 1}"], {"perm": [0, 2, 1]}) for i in range(1500)]
+    g = graph([("Mul", ["x", "c"], ["t0"], {}), *moves, ("MatMul", ["t1500", "k"], ["y"], {})],
+              {k: (None, 4, 4) for k in ("x", "k")}, {"c": np.float32(0.5)}, {"x": u8(), "k": u8()}, inputs=("x", "k"))  # fmt: skip
+    absorb_factors(g)
+    assert g.nodes[0].op == "Lut" and g.tensors["t1500"].qparams.scale == np.float32(0.05)
 
 
 def test_a_product_of_scaled_bytes_is_an_integer_product(rng):

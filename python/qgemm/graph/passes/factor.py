@@ -51,10 +51,18 @@ def _factor(graph: Graph, n: Node) -> tuple[str, float] | None:
 
 
 def _feeds_products_only(graph: Graph, readers: dict[str, list[Node]], name: str) -> bool:
-    if name in graph.outputs or not readers.get(name):
-        return False
-    return all(
-        r.op == "MatMul"
-        or (r.op in MOVES and name in data_inputs(r) and len(data_inputs(r)) == 1 and _feeds_products_only(graph, readers, r.outputs[0]))
-        for r in readers[name]
-    )
+    """Whether products alone read ``name`` and all that moves make of it."""
+    left, seen = [name], {name}
+    while left:
+        at = left.pop()
+        if at in graph.outputs:
+            return False
+        for r in readers.get(at, []):
+            if r.op == "MatMul":
+                continue
+            if r.op not in MOVES or data_inputs(r) != [at]:
+                return False
+            moved = {o for o in r.outputs if o} - seen
+            left += moved
+            seen |= moved
+    return True
