@@ -231,6 +231,15 @@ def test_integer_arithmetic_truncates_towards_zero():
     assert qgemm.load(m)(x).tolist() == [3, -3, 1, 0]
 
 
+@pytest.mark.parametrize(
+    "x, reverse, want",
+    [([1, 1e20, 2], 0, [0, 1, 1e20]), ([np.inf, 1, 2], 0, [0, np.inf, np.inf]), ([2, 1e20, 1], 1, [1e20, 1, 0])],
+)
+def test_an_exclusive_sum_adds_only_what_came_before(x, reverse, want):
+    m = model([node("CumSum", ["x", "axis"], "y", exclusive=1, reverse=reverse)], {"x": (F, [3])}, ["y"], {"axis": np.array(0, INT)})
+    assert qgemm.load(m)(np.float32(x)).tolist() == np.float32(want).tolist()
+
+
 def test_shape_arithmetic_follows_the_batch():
     nodes = [
         node("Shape", ["x"], "s"),

@@ -302,8 +302,10 @@ def _cumsum(attrs):
         axis = int(np.asarray(axis).reshape(()))
         y = np.flip(_w(x), axis) if reverse else _w(x)
         total = np.cumsum(y, axis=axis)
-        if exclusive:
-            total = total - y
+        if exclusive:  # what came before each element; the total without the element would round, and give NaN behind infinity
+            before = np.zeros_like(total)
+            np.moveaxis(before, axis, 0)[1:] = np.moveaxis(total, axis, 0)[:-1]
+            total = before
         return (np.flip(total, axis) if reverse else total).astype(x.dtype)
 
     return run
