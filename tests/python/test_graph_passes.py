@@ -610,12 +610,12 @@ def test_a_product_of_scaled_bytes_is_an_integer_product(rng):
 # ---- norms written out ----
 
 
-def written_out(square="Pow", root="Reciprocal", grids=None, axes=-1, keepdims=1, epsilon=1e-5, weight=(4,), more=()):
+def written_out(square="Pow", root="Reciprocal", grids=None, axes=-1, keepdims=1, epsilon=1e-5, weight=(4,), more=(), power=2):
     squares = ("Pow", ["x", "power"], ["s"], {}) if square == "Pow" else ("Mul", ["x", "x"], ["s"], {})
     end = [("Reciprocal", ["r"], ["i"], {}), ("Mul", ["i", "x"], ["n"], {})] if root == "Reciprocal" else [("Div", ["x", "r"], ["n"], {})]
     nodes = [squares, ("ReduceMean", ["s", "axes"], ["m"], {"keepdims": keepdims}), ("Add", ["m", "eps"], ["v"], {}),
              ("Sqrt", ["v"], ["r"], {}), *end, ("Mul", ["w", "n"], ["y"], {}), *more]  # fmt: skip
-    consts = {"power": np.float32(2), "axes": np.array([axes]), "eps": np.float32(epsilon), "w": np.ones(weight, np.float32)}
+    consts = {"power": np.float32(power), "axes": np.array([axes]), "eps": np.float32(epsilon), "w": np.ones(weight, np.float32)}
     return graph(nodes, {"x": (None, 3, 4), "s": (None, 3, 4)}, consts, grids)
 
 
@@ -637,8 +637,10 @@ def test_a_weight_that_is_none_of_the_last_axis_stays_a_product():
 
 @pytest.mark.parametrize(
     "g", [written_out(grids={"m": u8()}), written_out(grids={"s": u8()}), written_out(axes=1), written_out(keepdims=0),
-          written_out(epsilon=-1.0), written_out(more=[("Relu", ["r"], ["z"], {})])],
-    ids=["rounded mean", "rounded square", "another axis", "no axis kept", "negative", "read by another"],
+          written_out(epsilon=-1.0), written_out(more=[("Relu", ["r"], ["z"], {})]), written_out(epsilon=np.full([1] * 4, 1e-5)),
+          written_out(power=np.full([1] * 4, 2))],
+    ids=["rounded mean", "rounded square", "another axis", "no axis kept", "negative", "read by another", "more dimensions",
+         "an exponent of more dimensions"],
 )  # fmt: skip
 def test_other_norms_stay_as_they_are(g):
     before = ops(g)

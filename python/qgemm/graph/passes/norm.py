@@ -48,7 +48,7 @@ def _normalization(graph: Graph, makers, readers, n: Node):
             root = at.inputs[0] if at else ""
         at = at and back(root, "Sqrt", reader=at)
         at = at and back(at.inputs[0], "Add", reader=at)
-        epsilon = at and _number(graph, at)
+        epsilon = at and _term(graph, at, x)
         at = at and epsilon and back(epsilon[0], "ReduceMean", reader=at)
         if not at or not epsilon or not _over_the_last_axis(graph, at):
             continue
@@ -58,14 +58,21 @@ def _normalization(graph: Graph, makers, readers, n: Node):
     return None
 
 
-def _number(graph: Graph, n: Node) -> tuple[str, float] | None:
+def _term(graph: Graph, n: Node, x: str) -> tuple[str, float] | None:
     """(the other term, the number) of a sum with a number that is not negative."""
     for a, b in (n.inputs, n.inputs[::-1]):
-        t = graph.tensors[b]
-        if t.is_const and t.data.size == 1:
-            value = float(real(t).reshape(()))
+        value = _number(graph, b, x)
+        if value is not None:
             return (a, value) if value >= 0 and np.isfinite(value) else None
     return None
+
+
+def _number(graph: Graph, name: str, x: str) -> float | None:
+    """The constant of one element that ``name`` is; with more dimensions than ``x`` it would give the result more, too."""
+    t = graph.tensors[name]
+    if not t.is_const or t.data.size != 1 or t.data.ndim > (rank(graph, x) or 1):
+        return None
+    return float(real(t).reshape(()))
 
 
 def _over_the_last_axis(graph: Graph, n: Node) -> bool:
@@ -80,8 +87,7 @@ def _over_the_last_axis(graph: Graph, n: Node) -> bool:
 def _is_square(graph: Graph, n: Node, x: str) -> bool:
     if n.op == "Mul":
         return n.inputs == [x, x]
-    t = graph.tensors[n.inputs[1]]
-    return n.inputs[0] == x and t.is_const and t.data.size == 1 and float(real(t).reshape(())) == 2.0
+    return n.inputs[0] == x and _number(graph, n.inputs[1], x) == 2.0
 
 
 def _weighted(graph: Graph, readers, n: Node, x: str) -> tuple[Node, str] | None:
