@@ -395,6 +395,16 @@ def test_linear_resize_to_the_size_of_another_tensor(rng):
     assert p.steps[-1].kernel == "resize_linear" and all(c.native for c in p._compiled.values())
 
 
+def test_linear_resize_leaves_the_batch(rng):
+    b = Builder()
+    b.input("x", [None, 3, 4, 4]), b.input("sizes", [4], "int64")
+    y = b.add("Resize", [b.q("x", SX, ZX), "", "", "sizes"], "y", mode="linear")
+    p, sizes = qgemm.load(b.model(b.q(y, 0.07, ZY, out="out"))), np.array([1, 3, 8, 6])
+    assert p(data(rng, 1, 3, 4, 4), sizes).shape == (1, 3, 8, 6)
+    with pytest.raises(ShapeError, match="height and width only"):
+        p(data(rng, 2, 3, 4, 4), sizes)
+
+
 # ---- what stays float, and why ----
 
 

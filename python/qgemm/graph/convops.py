@@ -81,11 +81,11 @@ class LinearAxes:
         return find(self.sizes) if isinstance(self.sizes, str) else self.sizes
 
     def __call__(self, shape, sizes: np.ndarray | None) -> tuple[np.ndarray, ...] | None:
-        """For an image (channels, height, width): lower and upper input (int32) and the way between them (float32), of height and
-        then of width. None: scales or sizes would change the channels, or leave nothing."""
-        if sizes is not None and sizes.size != 4:
+        """For images (batch, channels, height, width): lower and upper input (int32) and the way between them (float32), of height and
+        then of width. None: scales or sizes would change the batch or the channels, or leave nothing."""
+        if sizes is not None and (sizes.size != 4 or sizes[0] != shape[0]):
             return None
-        scales, sizes = (None if v is None else v[1:] for v in (self.scales, sizes))
+        shape, scales, sizes = (None if v is None else v[1:] for v in (shape, self.scales, sizes))
         wanted, factors = resized(shape, scales, sizes)
         if wanted[0] != shape[0] or min(wanted) < 1:
             return None
@@ -103,10 +103,10 @@ def resize_linear(x: str, y: str, find: LinearAxes, grid: QParams, result: Resul
             raise ShapeError(f"layer '{label}' resizes 4 dimensions; its input '{x}' has shape {a.shape}")
         sizes = find.wanted(env.__getitem__)
         wanted = None if sizes is None else tuple(int(v) for v in sizes)
-        key = a.shape[1:], wanted
+        key = a.shape, wanted
         at = axes.get(key)
         if at is None:
-            at = find(a.shape[1:], sizes)
+            at = find(a.shape, sizes)
             if at is None:
                 raise ShapeError(f"layer '{label}' cannot make {wanted or find.scales} of its input '{x}' of shape {a.shape}: "
                                  "it resizes height and width only")  # fmt: skip

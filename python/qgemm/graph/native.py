@@ -267,7 +267,7 @@ class ResizeLinear:
         image, y = _Image(c, self.x), c.result(self.y)
         if _pixel_stride(y) != 0:
             raise NotNative
-        axes = self.axes(c.value(self.x).shape[1:], self.axes.wanted(c.static))
+        axes = self.axes(c.value(self.x).shape, self.axes.wanted(c.static))
         c.core.resize_linear(image.at, y.at, image.shape, *axes, self.grid.scale, self.grid.zero_point, *self.result.bounds)
 
 
