@@ -118,6 +118,7 @@ KernelTable build(Isa isa) {
   QGEMM_PICK(quantize);
   QGEMM_PICK(dequantize);
   QGEMM_PICK(minmax);
+  QGEMM_PICK(quantize_rows);
   QGEMM_PICK(add);
   QGEMM_PICK(mul);
   QGEMM_PICK(lut);

@@ -50,6 +50,7 @@ struct KernelTable {
   KernelFn<quantize_args> quantize;
   KernelFn<dequantize_args> dequantize;
   KernelFn<minmax_args> minmax;
+  KernelFn<quantize_rows_args> quantize_rows;
   KernelFn<add_args> add;
   KernelFn<mul_args> mul;
   KernelFn<lut_args> lut;

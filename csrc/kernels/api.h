@@ -171,6 +171,20 @@ struct minmax_args {
   bool* finite;
 };
 
+// Rows of x, each on a u8 grid of its own (encoding.h), rows ldx floats and ldq bytes apart. bad: -1, or the first row that holds a NaN
+// or an infinity; of it and the rows behind it nothing is written.
+struct quantize_rows_args {
+  const float* x;
+  ptrdiff_t ldx;
+  ptrdiff_t rows, n;
+  uint8_t* q;
+  ptrdiff_t ldq;
+  float* scale;         // [rows]
+  int32_t* zero_point;  // [rows]
+  bool symmetric;
+  ptrdiff_t* bad;
+};
+
 // Two u8 operands to a third grid, over `rows` rows of n elements. Operands and output have each their own distance between rows;
 // an operand's may be 0, and then one row serves all (a term or a factor a channel). `out` may be `a` or `b` itself.
 //   xa = fl(sa * (a - za)), xb = fl(sb * (b - zb));   q = clamp(rint(fl(fl(xa op xb) * inv_scale)) + zero_point, lo, hi)

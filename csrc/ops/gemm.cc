@@ -20,8 +20,13 @@ constexpr int kMaxRows = 16;           // most rows of any register tile
 constexpr int64_t kQuantizeMacs = 24;  // multiply-adds that take as long as quantizing one element
 constexpr int64_t kL2Bytes = 1 << 20;
 constexpr int64_t kAheadBytes = 320 * 1024;  // largest panel that is prefetched while another is in use
+// Multiply-adds in the time that reading a weight takes: with few rows a product is as slow as its weights arrive.
+constexpr int64_t kReadMacs = 3;
 // Rows a thread must get before a product is shared by rows: a few tiles of the highest kernel.
 constexpr int64_t kOwnRows = 32;
+
+// How much work a product is, in multiply-adds.
+int64_t macs(const PackedView& w, int64_t m) { return std::max(m, kReadMacs) * w.n * std::max<int64_t>(w.k, 1); }
 
 struct Job {
   const KernelTable& t;
@@ -174,7 +179,7 @@ const int8_t* panel_as_s8(const KernelTable& t, const PackedView& w, int64_t gro
 
 void linear(const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out,
             const RowParams& rows, const PostOp* post) {
-  linear_on(table(), w, a, m, lda, c, ldc, out, rows, threads_for(m * w.n * (w.k > 0 ? w.k : 1), kGrainMacs), post);
+  linear_on(table(), w, a, m, lda, c, ldc, out, rows, threads_for(macs(w, m), kGrainMacs), post);
 }
 
 void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc,
@@ -243,7 +248,7 @@ void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, vo
       throw Error(Code::quantization, "x_scale times a weight scale is not finite in float32; recalibrate x's quantizer");
     zeros[n] = 0;
   }
-  const int threads = threads_for(2 * m * w.n * (w.k > 0 ? w.k : 1), kGrainMacs);
+  const int threads = threads_for(2 * macs(w, m), kGrainMacs);
   // As in linear_dynamic: rows are taken apart by the thread that multiplies them.
   const bool by_rows = m >= kOwnRows * threads;
   parallel_shares(by_rows ? m : w.panels_per_group, threads, [&](int64_t begin, int64_t end) {
@@ -332,7 +337,7 @@ void linear_dynamic(const PackedView& w, const float* x, int64_t m, ptrdiff_t ld
   out.f_lo = lo;
   out.f_hi = hi;
   const KernelTable& t = table();
-  const int threads = threads_for(m * (w.n + kQuantizeMacs) * (w.k > 0 ? w.k : 1), kGrainMacs);
+  const int threads = threads_for(macs(w, m) + m * kQuantizeMacs * w.k, kGrainMacs);
   if (!per_row || w.n == 0) {  // one encoding for all rows: none can be multiplied before the last one was seen
     static thread_local Scratch<uint8_t> quantized;
     static thread_local Scratch<float> scales;
@@ -369,13 +374,13 @@ void linear_dynamic(const PackedView& w, const float* x, int64_t m, ptrdiff_t ld
     if (w.has_w_zero_point) e.row_sum = sums;
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t m0 = first + count * b / blocks, height = first + count * (b + 1) / blocks - m0;
-      for (int64_t i = 0; i < height; ++i)
-        if (!quantize_row(t, x + (m0 + i) * ldx, w.k, q + i * w.k, s + i, z + i, symmetric)) {
-          int64_t seen = bad.load(std::memory_order_relaxed);
-          while (m0 + i < seen && !bad.compare_exchange_weak(seen, m0 + i, std::memory_order_relaxed)) {
-          }
-          return;
+      const int64_t row = quantize_rows(t, x + m0 * ldx, height, w.k, ldx, q, s, z, symmetric);
+      if (row >= 0) {
+        int64_t seen = bad.load(std::memory_order_relaxed);
+        while (m0 + row < seen && !bad.compare_exchange_weak(seen, m0 + row, std::memory_order_relaxed)) {
         }
+        return;
+      }
       if (w.has_w_zero_point) t.row_sum({q, w.k, height, w.k, sums});
       const Job job{t, w, q, w.k, reinterpret_cast<char*>(c) + m0 * ldc, ldc, out, rows, e, 4};
       for (int64_t p = p0; p < p1; ++p) panel_rows(job, p, panel_as_s8(t, w, 0, p, scratch), 0, height);

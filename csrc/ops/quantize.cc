@@ -1,13 +1,13 @@
 #include "ops/quantize.h"
 
 #include <atomic>
-#include <cfloat>
 #include <cmath>
 #include <limits>
 #include <string>
 
 #include "cpu/dispatch.h"
 #include "cpu/error.h"
+#include "kernels/encoding.h"
 #include "ops/threads.h"
 
 namespace qgemm {
@@ -133,47 +133,17 @@ void dequantize(const void* q, float* x, IntType type, const ChannelShape& shape
   });
 }
 
-namespace {
-
-struct Encoding {
-  float scale;
-  int32_t zero_point;
-};
-
-// lo <= 0 <= hi, both finite.
-Encoding encoding_of(float lo, float hi, bool symmetric) {
-  if (lo == 0.0f && hi == 0.0f) return {1.0f, symmetric ? 128 : 0};
-  float scale;
-  if (symmetric) {
-    scale = (-lo > hi ? -lo : hi) / 127.0f;
-  } else {
-    scale = (hi - lo) / 255.0f;
-    if (!std::isfinite(scale)) scale = hi / 255.0f - lo / 255.0f;  // a range wider than fp32's largest number
-  }
-  if (scale < FLT_MIN) scale = FLT_MIN;  // so that 1/scale is finite
-  if (symmetric) return {scale, 128};
-  const float zp = std::nearbyintf(-lo / scale);
-  return {scale, static_cast<int32_t>(zp < 255.0f ? zp : 255.0f)};
-}
-
-}  // namespace
-
 void row_not_finite(int64_t row) {
   throw Error(Code::quantization, "row " + std::to_string(row) +
                                       " of x holds a NaN or an infinity, which has no place on a grid; find where it comes from");
 }
 
-bool quantize_row(const KernelTable& t, const float* x, int64_t k, uint8_t* q, float* scale, int32_t* zero_point,
-                  bool symmetric) {
-  float lo, hi;
-  bool finite = true;
-  t.minmax({x, static_cast<ptrdiff_t>(k), &lo, &hi, &finite});
-  if (!finite) return false;
-  const Encoding e = encoding_of(lo, hi, symmetric);
-  *scale = e.scale;
-  *zero_point = e.zero_point;
-  t.quantize({x, q, static_cast<ptrdiff_t>(k), 1.0f / e.scale, e.zero_point, 0, 255, 1});
-  return true;
+int64_t quantize_rows(const KernelTable& t, const float* x, int64_t m, int64_t k, ptrdiff_t ldx, uint8_t* q, float* scale,
+                      int32_t* zero_point, bool symmetric) {
+  ptrdiff_t bad = -1;
+  t.quantize_rows({x, ldx, static_cast<ptrdiff_t>(m), static_cast<ptrdiff_t>(k), q, static_cast<ptrdiff_t>(k), scale, zero_point,
+                   symmetric, &bad});
+  return bad;
 }
 
 void quantize_dynamic(const float* x, int64_t m, int64_t k, ptrdiff_t ldx, uint8_t* q, float* scale, int32_t* zero_point,
@@ -193,13 +163,13 @@ void quantize_dynamic(const float* x, int64_t m, int64_t k, ptrdiff_t ldx, uint8
     t.minmax(g);
     if (!finite) note(row);
   };
-  auto store = [&](int64_t row, const Encoding& e) {
+  auto store = [&](int64_t row, const DynamicEncoding& e) {
     t.quantize({x + row * ldx, q + row * k, static_cast<ptrdiff_t>(k), 1.0f / e.scale, e.zero_point, 0, 255, 1});
   };
   if (per_row) {
     parallel_shares(m, threads, [&](int64_t b, int64_t e) {
-      for (int64_t i = b; i < e; ++i)
-        if (!quantize_row(t, x + i * ldx, k, q + i * k, scale + i, zero_point + i, symmetric)) note(i);
+      const int64_t row = quantize_rows(t, x + b * ldx, e - b, k, ldx, q + b * k, scale + b, zero_point + b, symmetric);
+      if (row >= 0) note(b + row);
     });
     if (bad.load() < m) row_not_finite(bad.load());
     return;
@@ -219,7 +189,7 @@ void quantize_dynamic(const float* x, int64_t m, int64_t k, ptrdiff_t ldx, uint8
     }
   });
   if (bad.load() < m) row_not_finite(bad.load());
-  const Encoding enc = encoding_of(least.load(), most.load(), symmetric);
+  const DynamicEncoding enc = encoding_of(least.load(), most.load(), symmetric);
   scale[0] = enc.scale;
   zero_point[0] = enc.zero_point;
   parallel_shares(m, threads, [&](int64_t b, int64_t e) {

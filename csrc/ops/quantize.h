@@ -25,17 +25,14 @@ void quantize(const float* x, void* q, IntType type, const ChannelShape& shape, 
 // x = (q - zero_point) * scale
 void dequantize(const void* q, float* x, IntType type, const ChannelShape& shape, const float* scale, const int32_t* zero_point);
 
-// u8 with an encoding from the data: one a row of x ([m] rows of k floats, ldx floats apart), or one for all. q: [m][k]
-// contiguous; scale, zero_point: [m] or [1].
-//   asymmetric  scale = (max - min) / 255, zero_point = rint(-min / scale), 0 always representable
-//   symmetric   scale = max|x| / 127,      zero_point = 128
-// All zeros: scale 1. A scale below the smallest normal float is raised to it. Throws Error(quantization) for NaN or infinity in
-// x.
+// u8 with an encoding from the data (kernels/encoding.h): one a row of x ([m] rows of k floats, ldx floats apart), or one for all.
+// q: [m][k] contiguous; scale, zero_point: [m] or [1]. Throws Error(quantization) for NaN or infinity in x.
 void quantize_dynamic(const float* x, int64_t m, int64_t k, ptrdiff_t ldx, uint8_t* q, float* scale, int32_t* zero_point,
                       bool per_row, bool symmetric);
 
-// One row of it. False, and nothing written, when the row holds a NaN or an infinity: then say so by row_not_finite.
-bool quantize_row(const KernelTable& t, const float* x, int64_t k, uint8_t* q, float* scale, int32_t* zero_point, bool symmetric);
+// The same a row, on this thread. -1, or the first row with a NaN or an infinity: then say so by row_not_finite.
+int64_t quantize_rows(const KernelTable& t, const float* x, int64_t m, int64_t k, ptrdiff_t ldx, uint8_t* q, float* scale,
+                      int32_t* zero_point, bool symmetric);
 [[noreturn]] void row_not_finite(int64_t row);
 
 // Rows of `length` values of -8..7 or 0..15, two a byte, low nibble first; an odd row's last high nibble is 0.

@@ -125,6 +125,53 @@ void test_minmax(const KernelRow& row) {
   }
 }
 
+void test_quantize_rows(const KernelRow& row) {
+  Rng rng(29);
+  constexpr int64_t kRows = 40;
+  Guarded memory(4 * kRows * (kMaxLength + 8));
+  Output got(kRows * (kMaxLength + 8)), want(kRows * (kMaxLength + 8));
+  for (int i = 0; i < cases(4000); ++i) {
+    const int64_t rows = rng.between(0, kRows), n = any_length(rng), ldx = n + rng.pick({0, 0, 1, 7}), ldq = n + rng.pick({0, 0, 3});
+    const size_t floats = rows > 0 ? static_cast<size_t>((rows - 1) * ldx + n) : 0;
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    float* x = memory.place<float>(floats, side);
+    for (int64_t r = 0; r < rows; ++r) {
+      const int mood = static_cast<int>(rng.between(0, 9));
+      const float magnitude = rng.pick({1.0f, 1e-3f, 1e6f, 3e38f, 1e-39f});
+      for (int64_t j = 0; j < n; ++j) {
+        float v = mood == 3 ? magnitude * (rng.chance(50) ? 1.0f : -1.0f) : any_float(rng, 0.1f);
+        if (mood == 0) v = std::fabs(v);
+        if (mood == 1) v = -std::fabs(v);
+        if (mood == 2) v = 0.0f;
+        x[r * ldx + j] = v;
+      }
+    }
+    if (rows > 0 && n > 0 && rng.chance(20))
+      x[rng.between(0, rows - 1) * ldx + rng.between(0, n - 1)] =
+          rng.pick({static_cast<float>(NAN), static_cast<float>(INFINITY), -static_cast<float>(INFINITY)});
+    now_testing("%s rows=%d n=%d ldx=%d ldq=%d", row.name, static_cast<int>(rows), static_cast<int>(n), static_cast<int>(ldx),
+                static_cast<int>(ldq));
+    float scale[2][kRows];
+    int32_t zero_point[2][kRows];
+    ptrdiff_t bad[2] = {-2, -2};
+    quantize_rows_args g{x, ldx, rows, n, nullptr, ldq, scale[0], zero_point[0], rng.chance(40), &bad[0]};
+    g.q = static_cast<uint8_t*>(want.place(rows, n, ldq, side));
+    table_of(Isa::ref).quantize_rows(g);
+    g.q = static_cast<uint8_t*>(got.place(rows, n, ldq, side));
+    g.scale = scale[1];
+    g.zero_point = zero_point[1];
+    g.bad = &bad[1];
+    kernel<quantize_rows_args>(row)(g);
+    ASSERT_EQ(bad[0], bad[1]) << current_case();
+    const int64_t whole = bad[0] < 0 ? rows : bad[0];
+    if (!same_output(got, want, bad[0] < 0 ? rows : 0, n)) return;
+    for (int64_t r = 0; r < whole; ++r) {
+      ASSERT_EQ(scale[0][r], scale[1][r]) << current_case() << " row " << r;
+      ASSERT_EQ(zero_point[0][r], zero_point[1][r]) << current_case() << " row " << r;
+    }
+  }
+}
+
 namespace {
 
 // Rows of operands and output with distances of their own; `select` names the operation in a kernel table.

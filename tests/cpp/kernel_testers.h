@@ -14,6 +14,7 @@ void test_depthwise(const KernelRow& row);
 void test_quantize(const KernelRow& row);
 void test_dequantize(const KernelRow& row);
 void test_minmax(const KernelRow& row);
+void test_quantize_rows(const KernelRow& row);
 void test_add(const KernelRow& row);
 void test_mul(const KernelRow& row);
 void test_lut(const KernelRow& row);
