@@ -57,6 +57,9 @@ struct gemm_args {
   // nothing is read.
   const int8_t* next;
   int32_t tile_rows;  // 0: the strip is one tile
+  // Of a panel of 16 columns: columns 0..7 have weights other than zero only in the first half of each tap's kc, columns 8..15 only
+  // in the second (groups side by side); kc is a multiple of 8. A kernel may leave the zeros out.
+  bool halves;
 };
 
 // How the rows of a strip are cut in tiles.

@@ -17,6 +17,12 @@ QGEMM_INLINE __m512i broadcast4(const uint8_t* a) {
   return _mm512_set1_epi32(v);
 }
 
+QGEMM_INLINE __m256i broadcast4_to_8(const uint8_t* a) {
+  int32_t v;
+  memcpy(&v, a, 4);
+  return _mm256_set1_epi32(v);
+}
+
 // n bytes of a row, all of them in the common case.
 QGEMM_INLINE void store32(char* p, __m256i v, int n) {
   if (n == 32)
@@ -330,6 +336,40 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, const
       for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_add_epi32(acc[i][j], later[p][i][j]);
 }
 
+// The same for a panel of 16 columns whose halves read different channels: registers of 8 columns, each over 8 of the 16 channels.
+template <int MR>
+QGEMM_INLINE void multiply_halves(const gemm_args& g, const uint8_t* const* rows, __m512i (&acc)[MR][1]) {
+  __m256i low[MR], high[MR];
+  const int32_t* correction = g.ep->correction + g.col;
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) {
+    low[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(correction));
+    high[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(correction + 8));
+  }
+  const ptrdiff_t offset = g.offset;
+  const int8_t* b = g.b;
+#pragma GCC unroll 1
+  for (const int8_t* end = b + ptrdiff_t(g.taps) * 256; b != end; b += 256, rows += MR) {
+    __m256i w[4];
+#pragma GCC unroll 4
+    for (int x = 0; x < 4; ++x) {
+      w[x] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + 64 * x + (x < 2 ? 0 : 32)));
+      __asm__("" : "+v"(w[x]));
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+      const uint8_t* a = rows[i] + offset;
+      low[i] = _mm256_dpbusd_epi32(low[i], broadcast4_to_8(a), w[0]);
+      high[i] = _mm256_dpbusd_epi32(high[i], broadcast4_to_8(a + 8), w[2]);
+      low[i] = _mm256_dpbusd_epi32(low[i], broadcast4_to_8(a + 4), w[1]);
+      high[i] = _mm256_dpbusd_epi32(high[i], broadcast4_to_8(a + 12), w[3]);
+      __asm__("" : "+v"(low[i]), "+v"(high[i]));  // or gcc copies them on every tap
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) acc[i][0] = _mm512_inserti64x4(_mm512_castsi256_si512(low[i]), high[i], 1);
+}
+
 // One tile of g.m = MR rows with any end. rows: [taps][MR].
 template <int MR, int NV>
 static __attribute__((noinline)) void gemm_tile(const gemm_args& g, const uint8_t* const* rows) {
@@ -393,7 +433,8 @@ QGEMM_INLINE void one_tile(const gemm_args& g) {
 
 // The first `tiles` tiles of a strip, MR rows each, in one function: behind a call the core works off the end of a tile alone, in
 // a loop it does so beside the products of the next. kc is a multiple of 4.
-template <int MR, int NV, class End, bool kTable>
+enum class Rows { matrix, table, halves };  // of a table, the last
+template <int MR, int NV, class End, Rows kRows>
 static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t tiles) {
   const End end(g);
   const uint8_t* const* table = g.a;
@@ -402,7 +443,10 @@ static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t til
   int row = g.row;
   for (int64_t i = 0; i < tiles; ++i, row += MR, c += MR * g.ldc) {
     __m512i acc[MR][NV];
-    if constexpr (kTable) {
+    if constexpr (kRows == Rows::halves) {
+      multiply_halves<MR>(g, table, acc);
+      table += static_cast<ptrdiff_t>(g.taps) * MR;
+    } else if constexpr (kRows == Rows::table) {
       multiply<MR, NV, false, false>(g, table, nullptr, acc);
       table += static_cast<ptrdiff_t>(g.taps) * MR;
     } else {
@@ -426,10 +470,16 @@ static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t til
 
 template <int MR, int NV, class End>
 QGEMM_INLINE void strip(const gemm_args& g, int64_t tiles) {
+  if constexpr (NV == 1) {
+    if (g.a && g.halves && g.kc == 16) {
+      gemm_strip<MR, NV, End, Rows::halves>(g, tiles);
+      return;
+    }
+  }
   if (g.a)
-    gemm_strip<MR, NV, End, true>(g, tiles);
+    gemm_strip<MR, NV, End, Rows::table>(g, tiles);
   else
-    gemm_strip<MR, NV, End, false>(g, tiles);
+    gemm_strip<MR, NV, End, Rows::matrix>(g, tiles);
 }
 
 // Tiles [begin, end) of a strip, one after the other, each with any end.

@@ -244,6 +244,7 @@ void dense(const Job& j) {
     gemm_args g{};
     g.taps = static_cast<int32_t>(w.taps);
     g.kc = static_cast<int32_t>(readable(w));
+    g.halves = w.merged % 2 == 0 && w.cout_s == 16 && w.kc % 8 == 0;
     int64_t filled = -1, summed = -1;
     int filled_mr = 0;
     for (int64_t i = begin; i < end; ++i) {

@@ -67,6 +67,10 @@ class GemmTester {
     for (int64_t t = 0; t < taps_; ++t)  // the panel is zero where kc is rounded up
       for (int64_t k = kc_; k < 4 * k4; ++k)
         for (int64_t j = 0; j < width_; ++j) b[((t * k4 + k / 4) * width_ + j) * 4 + k % 4] = 0;
+    const bool halves = width_ == 16 && kc_ == 16 && rng.chance(50);
+    if (halves)
+      for (int64_t x = 0; x < panel; ++x)
+        if ((x / 4 % 16 < 8) != (x / 64 % k4 < k4 / 2)) b[x] = 0;
 
     const double typical = 255.0 * 128.0 * std::sqrt(double(taps_) * kc_ + 1);
     const Epilogue& e = maker_.make(rng, row_ + m_, col_ + width_, typical, true, true, side_);
@@ -76,6 +80,7 @@ class GemmTester {
     g.base = base;
     g.lda = lda_;
     g.tile_rows = tile_rows_;
+    g.halves = halves;
     g.offset = static_cast<ptrdiff_t>(offset);
     g.m = m_;
     g.taps = taps_;
@@ -87,8 +92,8 @@ class GemmTester {
     g.row = row_;
     g.col = col_;
     g.ldc = ld;
-    now_testing("%s m=%d tile_rows=%d lda=%d taps=%d kc=%d width=%d n=%d row=%d col=%d ldc=%d %s", kernel_row.name, m_,
-                tile_rows_, lda_, taps_, kc_, width_, n_, row_, col_, static_cast<int>(ld), maker_.describe().c_str());
+    now_testing("%s m=%d tile_rows=%d lda=%d taps=%d kc=%d width=%d n=%d halves=%d row=%d col=%d ldc=%d %s", kernel_row.name,
+                m_, tile_rows_, lda_, taps_, kc_, width_, n_, halves, row_, col_, static_cast<int>(ld), maker_.describe().c_str());
     uint8_t* want = want_.place(m_, row_bytes, ld, side_);
     uint8_t* got = got_.place(m_, row_bytes, ld, side_);
     if (e.out == OutType::f32_accumulate)
