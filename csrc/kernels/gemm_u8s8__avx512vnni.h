@@ -205,6 +205,17 @@ QGEMM_INLINE void subtract_rows(__m512i (*acc)[NV], const int32_t* rows, const i
   }
 }
 
+// acc[i] += rows[i].
+template <int MR, int NV>
+QGEMM_INLINE void add_rows(__m512i (*acc)[NV], const int32_t* rows) {
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) {
+    const __m512i row = _mm512_set1_epi32(rows[i]);
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_add_epi32(acc[i][j], row);
+  }
+}
+
 // Bytes to the second half of the panel that is prefetched.
 QGEMM_INLINE ptrdiff_t second_half(const gemm_args& g) { return static_cast<ptrdiff_t>((g.kc + 3) / 4) * g.taps * g.width * 2; }
 
@@ -330,11 +341,9 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, const
       for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_add_epi32(acc[i][j], later[p][i][j]);
 }
 
-// One tile of g.m = MR rows with any end. rows: [taps][MR].
+// The end of a tile of MR rows, whichever it is.
 template <int MR, int NV>
-static __attribute__((noinline)) void gemm_tile(const gemm_args& g, const uint8_t* const* rows) {
-  __m512i acc[MR][NV];
-  multiply<MR, NV, true, false>(g, rows, g.next, acc);
+QGEMM_INLINE void finish_tile(const gemm_args& g, __m512i (&acc)[MR][NV]) {
   const Epilogue& e = *g.ep;
   char* c = static_cast<char*>(g.c);
   const bool bytes = e.out == OutType::u8 || e.out == OutType::s8, narrow = g.n > 16 * (NV - 1);  // narrow: no empty register,
@@ -343,6 +352,7 @@ static __attribute__((noinline)) void gemm_tile(const gemm_args& g, const uint8_
   const bool accumulate = e.out == OutType::f32_accumulate;
   if ((accumulate || same_rows) ? (bytes || narrow) : (dynamic && narrow)) {
     if (e.row_sum) subtract_rows<MR, NV>(acc, e.row_sum + g.row, e.w_zero_point + g.col);
+    if (e.row_term) add_rows<MR, NV>(acc, e.row_term + g.row);
     if (bytes) {
       if (e.bounded)
         ToBytes<true>(g).store<MR, NV>(acc, g.row, c);
@@ -366,6 +376,14 @@ static __attribute__((noinline)) void gemm_tile(const gemm_args& g, const uint8_
       for (int j = 0; j < NV; ++j) _mm512_storeu_si512(spilled + (i * NV + j) * 16, acc[i][j]);
     store_spilled(e, spilled, MR, NV, g.row, g.col, g.n, g.c, g.ldc);
   }
+}
+
+// One tile of g.m = MR rows with any end. rows: [taps][MR].
+template <int MR, int NV>
+static __attribute__((noinline)) void gemm_tile(const gemm_args& g, const uint8_t* const* rows) {
+  __m512i acc[MR][NV];
+  multiply<MR, NV, true, false>(g, rows, g.next, acc);
+  finish_tile<MR, NV>(g, acc);
 }
 
 // The instantiation for g.m rows, 1..MR.
@@ -392,8 +410,8 @@ QGEMM_INLINE void one_tile(const gemm_args& g) {
 }
 
 // The first `tiles` tiles of a strip, MR rows each, in one function: behind a call the core works off the end of a tile alone, in
-// a loop it does so beside the products of the next. kc is a multiple of 4.
-template <int MR, int NV, class End, bool kTable>
+// a loop it does so beside the products of the next. kc is a multiple of 4. kTerm: there is a row_term.
+template <int MR, int NV, class End, bool kTable, bool kTerm>
 static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t tiles) {
   const End end(g);
   const uint8_t* const* table = g.a;
@@ -416,6 +434,7 @@ static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t til
     for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) __asm__("" : "+v"(acc[r][j]));
+    if constexpr (kTerm) add_rows<MR, NV>(acc, g.ep->row_term + row);
     // A large tile leaves no registers for the constants of its end: behind a pointer that hides what it points to, they are
     // loaded where they are used, and not kept in registers that the sums need.
     const End* terms = &end;
@@ -427,9 +446,11 @@ static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t til
 template <int MR, int NV, class End>
 QGEMM_INLINE void strip(const gemm_args& g, int64_t tiles) {
   if (g.a)
-    gemm_strip<MR, NV, End, true>(g, tiles);
+    gemm_strip<MR, NV, End, true, false>(g, tiles);
+  else if (g.ep->row_term)
+    gemm_strip<MR, NV, End, false, true>(g, tiles);
   else
-    gemm_strip<MR, NV, End, false>(g, tiles);
+    gemm_strip<MR, NV, End, false, false>(g, tiles);
 }
 
 // Tiles [begin, end) of a strip, one after the other, each with any end.
@@ -452,7 +473,7 @@ static __attribute__((noinline)) void single_tiles(const gemm_args& g, const Gem
 template <int MR, int NV>
 QGEMM_INLINE bool full_tiles(const gemm_args& g, int32_t begin, int32_t end) {
   const Epilogue& e = *g.ep;
-  if ((g.kc & 3) != 0 || e.row_sum || g.n <= 16 * (NV - 1)) return false;
+  if ((g.kc & 3) != 0 || e.row_sum || (e.row_term && g.a) || g.n <= 16 * (NV - 1)) return false;
   gemm_args rest = g;
   rest.a = g.a ? g.a + static_cast<ptrdiff_t>(g.taps) * begin * MR : nullptr;
   rest.base = g.base + begin * MR * g.lda;
