@@ -21,7 +21,8 @@ void kernels_only(const Layer& layer, const qgemm::Epilogue& e, const uint8_t* x
       qgemm::gemm_args g{};
       g.m = static_cast<int32_t>(m - r < kernel.mr ? m - r : kernel.mr);
       for (int i = 0; i < g.m; ++i) rows[i] = x + (r + i) * w.k;
-      g.a = rows;
+      const qgemm::GemmTile tile{rows, 0};
+      g.tiles = &tile;
       g.taps = 1;
       g.kc = static_cast<int32_t>(w.kc);
       g.b = reinterpret_cast<const int8_t*>(w.panel(0, p));

@@ -25,26 +25,25 @@ QGEMM_INLINE void step(__m256i (*acc)[2], int rows, const int32_t* av, const int
 }
 
 template <int MR>
-void tile(const gemm_args& g, int j0) {
+void tile(const gemm_args& g, const uint8_t* const* rows, ptrdiff_t offset, int j0) {
   __m256i acc[MR][2];
 #pragma GCC unroll 4
   for (int i = 0; i < MR; ++i) acc[i][0] = acc[i][1] = _mm256_setzero_si256();
   const ptrdiff_t stride = static_cast<ptrdiff_t>(g.width) * 4;
   const int8_t* b = g.b + j0 * 4;
-  const uint8_t* const* rows = g.a;
   const int whole = g.kc & ~3, tail = g.kc & 3;
   for (int t = 0; t < g.taps; ++t, rows += g.m) {
     int32_t av[MR];
     for (int k = 0; k < whole; k += 4, b += stride) {
 #pragma GCC unroll 4
-      for (int i = 0; i < MR; ++i) memcpy(&av[i], rows[i] + g.offset + k, 4);
+      for (int i = 0; i < MR; ++i) memcpy(&av[i], rows[i] + offset + k, 4);
       step(acc, MR, av, b);
     }
     if (tail) {
 #pragma GCC unroll 4
       for (int i = 0; i < MR; ++i) {
         uint32_t v = 0;
-        for (int q = 0; q < tail; ++q) v |= static_cast<uint32_t>(rows[i][g.offset + whole + q]) << (8 * q);
+        for (int q = 0; q < tail; ++q) v |= static_cast<uint32_t>(rows[i][offset + whole + q]) << (8 * q);
         av[i] = static_cast<int32_t>(v);
       }
       step(acc, MR, av, b);
@@ -69,25 +68,22 @@ void gemm_u8s8_3x16(const gemm_args& g) {
   const GemmCut cut = gemm_cut(g.m, g.tile_rows);
   for (int i = 0; i < cut.tiles; ++i) {
     const int begin = gemm_tile_begin(cut, i);
-    const uint8_t* rows[3];
+    const uint8_t* of_matrix[3];
     one.m = gemm_tile_begin(cut, i + 1) - begin;
     one.row = g.row + begin;
     one.c = static_cast<char*>(g.c) + begin * g.ldc;
-    if (g.a) {
-      one.a = g.a + static_cast<ptrdiff_t>(g.taps) * begin;
-    } else {
-      for (int r = 0; r < one.m; ++r) rows[r] = g.base + (begin + r) * g.lda;
-      one.a = rows;
-    }
+    for (int r = 0; !g.tiles && r < one.m; ++r) of_matrix[r] = g.base + (begin + r) * g.lda;
+    const uint8_t* const* rows = g.tiles ? g.tiles[i].rows : of_matrix;
+    const ptrdiff_t offset = g.offset + (g.tiles ? g.tiles[i].offset : 0);
     for (int j0 = 0; j0 < g.n; j0 += 16) switch (one.m) {
         case 3:
-          tile<3>(one, j0);
+          tile<3>(one, rows, offset, j0);
           break;
         case 2:
-          tile<2>(one, j0);
+          tile<2>(one, rows, offset, j0);
           break;
         case 1:
-          tile<1>(one, j0);
+          tile<1>(one, rows, offset, j0);
           break;
       }
   }

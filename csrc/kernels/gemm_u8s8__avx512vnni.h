@@ -211,6 +211,17 @@ QGEMM_INLINE void subtract_rows(__m512i (*acc)[NV], const int32_t* rows, const i
   }
 }
 
+// acc[i] += rows[i].
+template <int MR, int NV>
+QGEMM_INLINE void add_rows(__m512i (*acc)[NV], const int32_t* rows) {
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) {
+    const __m512i row = _mm512_set1_epi32(rows[i]);
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_add_epi32(acc[i][j], row);
+  }
+}
+
 // Bytes to the second half of the panel that is prefetched.
 QGEMM_INLINE ptrdiff_t second_half(const gemm_args& g) { return static_cast<ptrdiff_t>((g.kc + 3) / 4) * g.taps * g.width * 2; }
 
@@ -219,9 +230,11 @@ QGEMM_INLINE ptrdiff_t second_half(const gemm_args& g) { return static_cast<ptrd
 // lines, it defeats the hardware prefetcher, which costs a quarter of the rate over weights in L3.
 constexpr int k_parts(int chains) { return chains <= 2 ? 4 : chains <= 4 ? 2 : 1; }
 
-// A tile's sums, from the correction on. rows: [taps][MR]. kTails: kc may be no multiple of 4. kOneTap: taps is 1.
+// A tile's sums, from the correction on. rows: [taps][MR], `offset` bytes before what is read. kTails: kc may be no multiple of 4.
+// kOneTap: taps is 1.
 template <int MR, int NV, bool kTails, bool kOneTap>
-QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, const int8_t* next, __m512i (&acc)[MR][NV]) {
+QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, ptrdiff_t offset, const int8_t* next,
+                           __m512i (&acc)[MR][NV]) {
 #pragma GCC unroll 4
   for (int j = 0; j < NV; ++j) {
     acc[0][j] = _mm512_loadu_si512(g.ep->correction + g.col + 16 * j);
@@ -238,7 +251,7 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, const
       for (int j = 0; j < NV; ++j) later[p][i][j] = _mm512_setzero_si512();
 
   const int8_t* b = g.b;
-  const ptrdiff_t whole = g.kc & ~3, last_group = g.offset + whole;
+  const ptrdiff_t whole = g.kc & ~3, last_group = offset + whole;
   const int tail = g.kc & 3;
   for (int t = 0; t < (kOneTap ? 1 : g.taps); ++t, rows += MR) {
     const uint8_t* a[MR];
@@ -338,7 +351,7 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, const
 
 // The same for a panel of 16 columns whose halves read different channels: registers of 8 columns, each over 8 of the 16 channels.
 template <int MR>
-QGEMM_INLINE void multiply_halves(const gemm_args& g, const uint8_t* const* rows, __m512i (&acc)[MR][1]) {
+QGEMM_INLINE void multiply_halves(const gemm_args& g, const uint8_t* const* rows, ptrdiff_t offset, __m512i (&acc)[MR][1]) {
   __m256i low[MR], high[MR];
   const int32_t* correction = g.ep->correction + g.col;
 #pragma GCC unroll 16
@@ -346,7 +359,6 @@ QGEMM_INLINE void multiply_halves(const gemm_args& g, const uint8_t* const* rows
     low[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(correction));
     high[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(correction + 8));
   }
-  const ptrdiff_t offset = g.offset;
   const int8_t* b = g.b;
 #pragma GCC unroll 1
   for (const int8_t* end = b + ptrdiff_t(g.taps) * 256; b != end; b += 256, rows += MR) {
@@ -370,11 +382,9 @@ QGEMM_INLINE void multiply_halves(const gemm_args& g, const uint8_t* const* rows
   for (int i = 0; i < MR; ++i) acc[i][0] = _mm512_inserti64x4(_mm512_castsi256_si512(low[i]), high[i], 1);
 }
 
-// One tile of g.m = MR rows with any end. rows: [taps][MR].
+// The end of a tile of MR rows, whichever it is.
 template <int MR, int NV>
-static __attribute__((noinline)) void gemm_tile(const gemm_args& g, const uint8_t* const* rows) {
-  __m512i acc[MR][NV];
-  multiply<MR, NV, true, false>(g, rows, g.next, acc);
+QGEMM_INLINE void finish_tile(const gemm_args& g, __m512i (&acc)[MR][NV]) {
   const Epilogue& e = *g.ep;
   char* c = static_cast<char*>(g.c);
   const bool bytes = e.out == OutType::u8 || e.out == OutType::s8, narrow = g.n > 16 * (NV - 1);  // narrow: no empty register,
@@ -383,6 +393,7 @@ static __attribute__((noinline)) void gemm_tile(const gemm_args& g, const uint8_
   const bool accumulate = e.out == OutType::f32_accumulate;
   if ((accumulate || same_rows) ? (bytes || narrow) : (dynamic && narrow)) {
     if (e.row_sum) subtract_rows<MR, NV>(acc, e.row_sum + g.row, e.w_zero_point + g.col);
+    if (e.row_term) add_rows<MR, NV>(acc, e.row_term + g.row);
     if (bytes) {
       if (e.bounded)
         ToBytes<true>(g).store<MR, NV>(acc, g.row, c);
@@ -408,58 +419,65 @@ static __attribute__((noinline)) void gemm_tile(const gemm_args& g, const uint8_
   }
 }
 
+// One tile of g.m = MR rows with any end. rows: [taps][MR].
+template <int MR, int NV>
+static __attribute__((noinline)) void gemm_tile(const gemm_args& g, const uint8_t* const* rows, ptrdiff_t offset) {
+  __m512i acc[MR][NV];
+  multiply<MR, NV, true, false>(g, rows, offset, g.next, acc);
+  finish_tile<MR, NV>(g, acc);
+}
+
 // The instantiation for g.m rows, 1..MR.
 template <int MR, int NV>
-QGEMM_INLINE void choose_tile(const gemm_args& g, const uint8_t* const* rows) {
+QGEMM_INLINE void choose_tile(const gemm_args& g, const uint8_t* const* rows, ptrdiff_t offset) {
   if constexpr (MR > 0) {
     if (g.m == MR)
-      gemm_tile<MR, NV>(g, rows);
+      gemm_tile<MR, NV>(g, rows, offset);
     else
-      choose_tile<MR - 1, NV>(g, rows);
+      choose_tile<MR - 1, NV>(g, rows, offset);
   }
 }
 
 // The g.m rows, at most MR, as one tile.
 template <int MR, int NV>
 QGEMM_INLINE void one_tile(const gemm_args& g) {
-  if (g.a) {
-    choose_tile<MR, NV>(g, g.a);
+  if (g.tiles) {
+    choose_tile<MR, NV>(g, g.tiles->rows, g.offset + g.tiles->offset);
     return;
   }
   const uint8_t* rows[MR];
   for (int r = 0; r < g.m; ++r) rows[r] = g.base + r * g.lda;
-  choose_tile<MR, NV>(g, rows);
+  choose_tile<MR, NV>(g, rows, g.offset);
 }
 
 // The first `tiles` tiles of a strip, MR rows each, in one function: behind a call the core works off the end of a tile alone, in
-// a loop it does so beside the products of the next. kc is a multiple of 4.
-enum class Rows { matrix, table, halves };  // of a table, the last
+// a loop it does so beside the products of the next. kc is a multiple of 4. Rows: where the rows lie; those of `terms` are a matrix
+// and have a row_term, those of `halves` a table.
+enum class Rows { matrix, terms, table, halves };
 template <int MR, int NV, class End, Rows kRows>
 static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t tiles) {
   const End end(g);
-  const uint8_t* const* table = g.a;
   const uint8_t* line = g.base;
   char* c = static_cast<char*>(g.c);
   int row = g.row;
   for (int64_t i = 0; i < tiles; ++i, row += MR, c += MR * g.ldc) {
     __m512i acc[MR][NV];
     if constexpr (kRows == Rows::halves) {
-      multiply_halves<MR>(g, table, acc);
-      table += static_cast<ptrdiff_t>(g.taps) * MR;
+      multiply_halves<MR>(g, g.tiles[i].rows, g.offset + g.tiles[i].offset, acc);
     } else if constexpr (kRows == Rows::table) {
-      multiply<MR, NV, false, false>(g, table, nullptr, acc);
-      table += static_cast<ptrdiff_t>(g.taps) * MR;
+      multiply<MR, NV, false, false>(g, g.tiles[i].rows, g.offset + g.tiles[i].offset, nullptr, acc);
     } else {
       const uint8_t* rows[MR];
 #pragma GCC unroll 16
       for (int r = 0; r < MR; ++r, line += g.lda) rows[r] = line;
-      multiply<MR, NV, false, true>(g, rows, nullptr, acc);
+      multiply<MR, NV, false, true>(g, rows, g.offset, nullptr, acc);
     }
     // Here the compiler must have the sums in the registers where the loop left them, or it copies them on every step.
 #pragma GCC unroll 16
     for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) __asm__("" : "+v"(acc[r][j]));
+    if constexpr (kRows == Rows::terms) add_rows<MR, NV>(acc, g.ep->row_term + row);
     // A large tile leaves no registers for the constants of its end: behind a pointer that hides what it points to, they are
     // loaded where they are used, and not kept in registers that the sums need.
     const End* terms = &end;
@@ -471,13 +489,15 @@ static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t til
 template <int MR, int NV, class End>
 QGEMM_INLINE void strip(const gemm_args& g, int64_t tiles) {
   if constexpr (NV == 1) {
-    if (g.a && g.halves && g.kc == 16) {
+    if (g.tiles && g.halves && g.kc == 16) {
       gemm_strip<MR, NV, End, Rows::halves>(g, tiles);
       return;
     }
   }
-  if (g.a)
+  if (g.tiles)
     gemm_strip<MR, NV, End, Rows::table>(g, tiles);
+  else if (g.ep->row_term)
+    gemm_strip<MR, NV, End, Rows::terms>(g, tiles);
   else
     gemm_strip<MR, NV, End, Rows::matrix>(g, tiles);
 }
@@ -489,7 +509,7 @@ static __attribute__((noinline)) void single_tiles(const gemm_args& g, const Gem
   for (int32_t i = begin; i < end; ++i) {
     const int32_t first = gemm_tile_begin(cut, i);
     one.m = gemm_tile_begin(cut, i + 1) - first;
-    one.a = g.a ? g.a + static_cast<ptrdiff_t>(g.taps) * first : nullptr;
+    one.tiles = g.tiles ? g.tiles + i : nullptr;
     one.base = g.base + first * g.lda;
     one.row = g.row + first;
     one.c = static_cast<char*>(g.c) + first * g.ldc;
@@ -502,9 +522,9 @@ static __attribute__((noinline)) void single_tiles(const gemm_args& g, const Gem
 template <int MR, int NV>
 QGEMM_INLINE bool full_tiles(const gemm_args& g, int32_t begin, int32_t end) {
   const Epilogue& e = *g.ep;
-  if ((g.kc & 3) != 0 || e.row_sum || g.n <= 16 * (NV - 1)) return false;
+  if ((g.kc & 3) != 0 || e.row_sum || (e.row_term && g.tiles) || g.n <= 16 * (NV - 1)) return false;
   gemm_args rest = g;
-  rest.a = g.a ? g.a + static_cast<ptrdiff_t>(g.taps) * begin * MR : nullptr;
+  rest.tiles = g.tiles ? g.tiles + begin : nullptr;
   rest.base = g.base + begin * MR * g.lda;
   rest.row = g.row + begin * MR;
   rest.c = static_cast<char*>(g.c) + begin * MR * g.ldc;

@@ -21,7 +21,8 @@ using Job = ConvJob;
 // Output pixels [first, first + rows) of one set of groups, as the tiles' pointers.
 struct Table {
   GemmCut cut;
-  const uint8_t** pointers;  // tile after tile, each [taps][its rows]; or null, where the pixels are the rows of a matrix
+  GemmTile* tiles;           // or null, where the pixels are the rows of a matrix
+  const uint8_t** pointers;  // room for those of every tile
   int32_t tile_begin(int32_t i) const { return gemm_tile_begin(cut, i); }
 };
 
@@ -51,26 +52,37 @@ void put_pointers(const uint8_t* p, int64_t step, int64_t m, const uint8_t** out
   }
 }
 
-// A tile of m pixels side by side on output line oy, from ox on, whose taps all lie inside the image or above or below it: their
-// pointers are equally far apart. False when the tile is not so.
-bool fill_inside(const Job& j, const uint8_t* base, int64_t oy, int64_t ox, int64_t m, const uint8_t** out) {
+// m pixels side by side on output line oy, from ox on.
+struct Run {
+  const uint8_t* base;  // of the image
+  int64_t oy, ox, m;
+};
+
+// Where the taps of a run lie.
+enum class Lies { apart, between, within };  // between: inside the image or above or below it; within: inside it
+
+Lies place_of(const Job& j, const Run& run) {
   const Window& g = j.g;
-  const PackedView& w = j.w;
-  const int64_t x0 = ox * g.stride_w - g.left, last = x0 + (m - 1) * g.stride_w + (g.kw - 1) * g.dilation_w;
-  if (ox + m > j.ow || x0 < 0 || last >= g.w || (w.fold_w && g.dilation_w != 1)) return false;
-  const int64_t line = g.w * g.c, step = g.stride_w * g.c, y0 = oy * g.stride_h - g.top;
-  const int64_t lowest = std::min(g.h - 1, y0 + (g.kh - 1) * g.dilation_h);
+  const int64_t x0 = run.ox * g.stride_w - g.left, last = x0 + (run.m - 1) * g.stride_w + (g.kw - 1) * g.dilation_w;
+  if (run.ox + run.m > j.ow || x0 < 0 || last >= g.w || (j.w.fold_w && g.dilation_w != 1)) return Lies::apart;
+  const int64_t line = g.w * g.c, y0 = run.oy * g.stride_h - g.top, bottom = y0 + (g.kh - 1) * g.dilation_h;
   // The end of the last tap, rounded up, within the image.
-  if (lowest * line + last * g.c + g.c + 3 > (j.x + g.batch * g.h * line) - base) return false;
-  const int64_t columns = w.fold_w ? 1 : g.kw;
+  if (std::min(g.h - 1, bottom) * line + last * g.c + g.c + 3 > (j.x + g.batch * g.h * line) - run.base) return Lies::apart;
+  return y0 >= 0 && bottom < g.h ? Lies::within : Lies::between;
+}
+
+// The pointers of a run that does not lie apart: from pixel to pixel they are equally far apart.
+void point(const Job& j, const Run& run, const uint8_t** out) {
+  const Window& g = j.g;
+  const int64_t x0 = run.ox * g.stride_w - g.left, y0 = run.oy * g.stride_h - g.top;
+  const int64_t line = g.w * g.c, step = g.stride_w * g.c, columns = j.w.fold_w ? 1 : g.kw;
   for (int64_t ky = 0; ky < g.kh; ++ky) {
     const int64_t iy = y0 + ky * g.dilation_h;
     const bool inside = iy >= 0 && iy < g.h;
-    const uint8_t* p = inside ? base + iy * line + x0 * g.c : j.padding;
+    const uint8_t* p = inside ? run.base + iy * line + x0 * g.c : j.padding;
     const int64_t next = inside ? step : 0, next_column = inside ? g.dilation_w * g.c : 0;
-    for (int64_t kx = 0; kx < columns; ++kx, p += next_column, out += m) put_pointers(p, next, m, out);
+    for (int64_t kx = 0; kx < columns; ++kx, p += next_column, out += run.m) put_pointers(p, next, run.m, out);
   }
-  return true;
 }
 
 // From the first byte of a pixel to the last one that the kernels read for any set of groups.
@@ -83,7 +95,8 @@ bool is_product(const Job& j) {
          j.oh == g.h && j.ow == g.w && g.top == 0 && g.left == 0;
 }
 
-// Fills the table with the pointers of the first set. `patches`: room for [rows][taps] pieces of span() bytes.
+// Fills the table with the pointers of the first set. Of the tiles within the image only the first has pointers of its own: those of
+// the others are as far from them as the pixels are. `patches`: room for [rows][taps] pieces of span() bytes.
 void fill(const Job& j, int64_t first, Table& table, uint8_t* patches) {
   const Window& g = j.g;
   const PackedView& w = j.w;
@@ -114,10 +127,22 @@ void fill(const Job& j, int64_t first, Table& table, uint8_t* patches) {
   const uint8_t* base = j.x + first / pixels * image;
   int64_t oy = first % pixels / j.ow, ox = first % j.ow;
   const uint8_t** p = table.pointers;
+  const uint8_t* const* shared = nullptr;  // of a tile of full height whose first pixel's line and column are `origin`
+  const uint8_t* origin = nullptr;
   for (int32_t i = 0; i < table.cut.tiles; ++i) {
     const int64_t m = table.tile_begin(i + 1) - table.tile_begin(i);
-    if (fill_inside(j, base, oy, ox, m, p)) {
-      p += m * w.taps;
+    const Run run{base, oy, ox, m};
+    const Lies lies = place_of(j, run);
+    table.tiles[i] = {p, 0};
+    if (lies != Lies::apart) {
+      const uint8_t* at = base + oy * g.stride_h * line + ox * g.stride_w * g.c;
+      if (shared && lies == Lies::within && m == table.cut.tile_rows) {
+        table.tiles[i] = {shared, at - origin};
+      } else {
+        point(j, run, p);
+        if (lies == Lies::within && m == table.cut.tile_rows) shared = p, origin = at;
+        p += m * w.taps;
+      }
       ox += m;
       if (ox < j.ow) continue;
       ox = 0;
@@ -155,16 +180,15 @@ void fill(const Job& j, int64_t first, Table& table, uint8_t* patches) {
 
 // sum of every byte a row of each tile reads, for weights with zero points.
 void row_sums(const Job& j, const Table& table, int64_t offset, int32_t* sums) {
-  const uint8_t* const* p = table.pointers;
   for (int32_t i = 0; i < table.cut.tiles; ++i) {
+    const GemmTile& tile = table.tiles[i];
     const int64_t r0 = table.tile_begin(i), m = table.tile_begin(i + 1) - r0;
     for (int64_t r = 0; r < m; ++r) {
       int32_t sum = 0;
       for (int64_t t = 0; t < j.w.taps; ++t)
-        for (int64_t k = 0; k < j.w.kc; ++k) sum += p[t * m + r][offset + k];
+        for (int64_t k = 0; k < j.w.kc; ++k) sum += tile.rows[t * m + r][tile.offset + offset + k];
       sums[r0 + r] = sum;
     }
-    p += m * j.w.taps;
   }
 }
 
@@ -180,7 +204,7 @@ void panel_tiles(const Job& j, const Epilogue& e, int64_t group, int64_t p, cons
   g.b = b;
   g.ep = &e;
   g.ldc = row_bytes;
-  g.a = table.pointers;
+  g.tiles = table.tiles;
   g.base = j.x + first * j.g.c;
   g.lda = j.g.c;
   g.row = 0;
@@ -199,7 +223,7 @@ void panel_tiles(const Job& j, const Epilogue& e, int64_t group, int64_t p, cons
     g.row = static_cast<int32_t>(r0);
     g.c = c + r0 * row_bytes;
     kernel.fn(g);
-    if (g.a) g.a += g.m * j.w.taps;
+    if (g.tiles) ++g.tiles;
     g.base += g.m * g.lda;
     if (r1 - finished >= kPostRows || r1 == table.cut.m) {
       j.finish(first + finished, r1 - finished, column, g.n);
@@ -233,11 +257,13 @@ void dense(const Job& j) {
   const bool product = is_product(j);
   parallel_shares(blocks * w.sets * cuts, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
+    static thread_local Scratch<GemmTile> tiles;
     static thread_local Scratch<uint8_t> patch_bytes;
     static thread_local Scratch<int8_t> expanded;
     static thread_local Scratch<int32_t> sums;
     const int64_t most = (pixels + blocks - 1) / blocks;
-    Table table{{}, product ? nullptr : pointers.get(most * w.taps)};
+    Table table{{}, nullptr, nullptr};
+    if (!product) table.tiles = tiles.get(most), table.pointers = pointers.get(most * w.taps);
     uint8_t* patches = w.fold_w || w.kc % 4 ? patch_bytes.get(most * w.taps * span(w)) : nullptr;
     int8_t* scratch = w.bits == 4 ? expanded.get((w.panel_s8_bytes(kPanel) + 127) / 128 * 128) : nullptr;
     Epilogue e = j.e;

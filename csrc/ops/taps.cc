@@ -182,7 +182,8 @@ void dense(const TapCall& c, const TapProduct& t, int64_t group, int64_t p0, int
     char* out = c.out + (group * w.cout_s + p * kPanel) * size;
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t r0 = rows * i / tiles, r1 = rows * (i + 1) / tiles;
-      a.a = pointers + r0 * w.taps;
+      const GemmTile tile_rows{pointers + r0 * w.taps, 0};
+      a.tiles = &tile_rows;
       a.m = static_cast<int32_t>(r1 - r0);
       a.row = static_cast<int32_t>(r0);
       if (even || at.o[2] + a.m <= g.out[2]) {

@@ -13,8 +13,8 @@ void gemm_u8s8_4x16(const gemm_args& g) {
         int64_t acc = 0;
         for (int t = 0; t < g.taps; ++t) {
           const uint8_t* a =
-              g.a ? g.a[static_cast<ptrdiff_t>(g.taps) * begin + static_cast<ptrdiff_t>(t) * (end - begin) + i - begin]
-                  : g.base + i * g.lda;
+              g.tiles ? g.tiles[tile].rows[static_cast<ptrdiff_t>(t) * (end - begin) + i - begin] + g.tiles[tile].offset
+                      : g.base + i * g.lda;
           for (int k = 0; k < g.kc; ++k)
             acc += static_cast<int64_t>(a[g.offset + k]) * g.b[((t * groups + k / 4) * g.width + n) * 4 + k % 4];
         }
