@@ -114,12 +114,15 @@ void fill(const Job& j, int64_t first, Table& table, uint8_t* patches) {
   auto filter_row = [&](const uint8_t* row, int64_t x0) {
     if (g.dilation_w == 1 && x0 >= 0 && x0 + g.kw <= g.w) return whole(row + x0 * g.c);
     const uint8_t* patch = patches;
-    for (int64_t kx = 0; kx < g.kw; ++kx) {
-      const int64_t ix = x0 + kx * g.dilation_w;
-      if (ix >= 0 && ix < g.w)
-        std::memcpy(patches + kx * g.c, row + ix * g.c, static_cast<size_t>(g.c));
-      else
-        std::memset(patches + kx * g.c, j.zero_point, static_cast<size_t>(g.c));
+    std::memset(patches, j.zero_point, static_cast<size_t>(g.kw * g.c));
+    if (g.dilation_w == 1) {
+      const int64_t begin = std::max<int64_t>(0, -x0), cut = std::min(g.kw, g.w - x0);
+      if (begin < cut) std::memcpy(patches + begin * g.c, row + (x0 + begin) * g.c, static_cast<size_t>((cut - begin) * g.c));
+    } else {
+      for (int64_t kx = 0; kx < g.kw; ++kx) {
+        const int64_t ix = x0 + kx * g.dilation_w;
+        if (ix >= 0 && ix < g.w) std::memcpy(patches + kx * g.c, row + ix * g.c, static_cast<size_t>(g.c));
+      }
     }
     patches += bytes;
     return patch;
