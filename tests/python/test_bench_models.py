@@ -37,6 +37,12 @@ def test_own_networks_have_their_shapes():
         assert small(zoo.inputs("minilm_l6", 2)).shape == (2, 64)
 
 
+def test_the_audio_network_over_images_is_the_same():
+    net, x = zoo.build("audio"), zoo.inputs("audio", 2)
+    with torch.inference_mode():
+        torch.testing.assert_close(audio.AsImages(net)(x), net(x), atol=1e-4, rtol=1e-4)
+
+
 def test_a_network_is_the_same_each_time_and_keeps_its_spread():
     a, b = zoo.build("audio"), zoo.build("audio")
     x = zoo.inputs("audio", 2)
