@@ -8,6 +8,7 @@ import importlib.util
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ def parse(bench: Benchmark, argv: list[str] | None) -> argparse.Namespace:
     p.add_argument("--list", action="store_true", help="list contenders and shape lists, and stop")
     p.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     p.add_argument("--only", help=argparse.SUPPRESS)
+    p.add_argument("--ended", default="{}", help=argparse.SUPPRESS)
     bench.add_options(p)
     args = p.parse_args(argv)
     present_cores = len(machine.cores())
@@ -102,13 +104,54 @@ def work(bench: Benchmark, args: argparse.Namespace) -> None:
         partial = {"threads": threads, "cpus": cpus, "machine": machine.describe(), "contenders": described, "rows": []}
         names = summary.Names(described)
         progress = present.Progress(len(todo), f"{threads} thr.")
+        ended = json.loads(args.ended)
+
+        def note(label: str, contender: str | None) -> None:
+            at_work(args.worker).write_text(json.dumps([label, contender]))
+            progress.note(f"{label}: {contender}" if contender else label)
+
         for shape in todo:
-            row = measure.measure_row(shape, kept, threads, settings, limit, progress.note)
+            row = measure.measure_row(shape, kept, threads, settings, limit, note, ended.get(shape.label))
             partial["rows"].append(row)
             partial["peak_not_measured"] = limit.reason
             args.worker.write_text(json.dumps(partial))
             progress.row(present.line(bench.cells(row, names, args.statistic), bench.columns))
         progress.close()
+
+
+def at_work(piece: Path) -> Path:
+    """Where the process that writes ``piece`` says which shape and contender it is at, in case it does not live to say more."""
+    return piece.with_suffix(".at")
+
+
+def measure_part(folder: Path, number: int, threads: int, labels: list[str], forwarded: list[str]) -> tuple[list[dict[str, Any]], bool]:
+    """What processes on ``threads`` threads measured of ``labels``, and whether the user stopped them. A contender that ends the process
+    with a signal is named in its row, and what is left is measured by another process, without it."""
+    pieces: list[dict[str, Any]] = []
+    ended: dict[str, dict[str, str]] = {}
+    while labels:
+        piece = folder / f"{number}_{len(pieces)}_{sum(map(len, ended.values()))}_{len(labels)}.json"
+        own = ["--threads", str(threads), "--worker", str(piece), "--only", json.dumps(labels), "--ended", json.dumps(ended)]
+        interrupted = False
+        try:
+            code = subprocess.run([sys.executable, sys.argv[0], *forwarded, *own], env=machine.environment(threads)).returncode
+        except KeyboardInterrupt:
+            code, interrupted = 0, True
+        if piece.is_file():
+            pieces.append(json.loads(piece.read_text()))
+            measured = {row["shape"] for row in pieces[-1]["rows"]}
+            labels = [label for label in labels if label not in measured]
+        if code:
+            print(f"the process for {threads} threads ended with {code}", file=sys.stderr)
+        if code >= 0 or not at_work(piece).is_file():
+            return pieces, interrupted
+        label, contender = json.loads(at_work(piece).read_text())
+        if contender is None:  # all were at work: none can be named
+            print(f"no row for {label}: the process ended while contenders took turns", file=sys.stderr)
+            labels = [other for other in labels if other != label]
+        else:
+            ended.setdefault(label, {})[contender] = f"ended the process with {signal.Signals(-code).name}"
+    return pieces, False
 
 
 def run(bench: Benchmark, args: argparse.Namespace, forwarded: list[str]) -> dict[str, Any]:
@@ -119,17 +162,8 @@ def run(bench: Benchmark, args: argparse.Namespace, forwarded: list[str]) -> dic
     todo = [(threads, part) for part in bench.parts(bench.shapes(args)) for threads in args.counts]
     with tempfile.TemporaryDirectory() as folder:
         for i, (threads, labels) in enumerate(todo):
-            piece = Path(folder) / f"{i}.json"
-            own = ["--threads", str(threads), "--worker", str(piece), "--only", json.dumps(labels)]
-            interrupted = False
-            try:
-                code = subprocess.run([sys.executable, sys.argv[0], *forwarded, *own], env=machine.environment(threads)).returncode
-            except KeyboardInterrupt:
-                code, interrupted = 0, True
-            if piece.is_file():
-                pieces.append(json.loads(piece.read_text()))
-            if code:
-                print(f"the process for {threads} threads ended with {code}", file=sys.stderr)
+            measured, interrupted = measure_part(Path(folder), i, threads, labels, forwarded)
+            pieces += measured
             if interrupted:
                 print("interrupted: the report has the rows measured so far", file=sys.stderr)
                 break

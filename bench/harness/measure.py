@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,26 +67,41 @@ def _prepare(contender: Contender, problem: Any, threads: int, at_least: float) 
 
 
 def measure_row(
-    shape: AnyShape, contenders: Sequence[Contender], threads: int, settings: Settings, peak: Peak, note: Callable[[str], None]
+    shape: AnyShape,
+    contenders: Sequence[Contender],
+    threads: int,
+    settings: Settings,
+    peak: Peak,
+    note: Callable[[str, str | None], None],
+    ended: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """One row of the JSON file. ``note`` is told what is being done."""
+    """One row of the JSON file. ``note`` is told the shape and the contender that is being prepared, None while they take turns.
+    ``ended``: contenders that ended an earlier process in this row, and how; they take no part."""
     problem = shape.problem()
     ready: dict[str, Variant] = {}
-    failed: dict[str, str] = {}
-    for c in (c for c in contenders if c.takes(shape)):
-        note(f"{shape.label}: {c.name}")
+    failed = dict(ended or {})
+    for c in (c for c in contenders if c.takes(shape) and c.name not in failed):
+        note(shape.label, c.name)
         variant, reason = _prepare(c, problem, threads, settings.min_sample)
         if variant is None:
             failed[c.name] = reason or "no variant"
         else:
             ready[c.name] = variant
-    note(shape.label)
+    note(shape.label, None)
     gops = peak.gops()
     calls = {name: v.call for name, v in ready.items()}
     uncounted = {name: v.uncounted for name, v in ready.items() if v.uncounted}
     budget = (settings.repeats, settings.seconds_per_row, settings.min_sample, settings.min_rounds)
     series = timing.interleave(calls, *budget, uncounted=uncounted)
     describe = getattr(problem, "describe", lambda result: {})
+    by_name = {c.name: c for c in contenders}
+    last = {name: ready[name].result() for name in series}
+    for name, result in last.items():
+        c = by_name[name]
+        wrong = problem.check(result, c.output, c.adds_bias, c.subtracts_zero_point)
+        if wrong is not None:
+            failed[name] = f"right at first, but not after its turns: {wrong}"
+            del series[name]
     results = [
         {
             "contender": name,
@@ -94,13 +109,13 @@ def measure_row(
             "seconds": {"min": s.minimum, "median": s.median, "iqr": s.iqr},
             "samples": len(s.samples),
             "inner": s.inner,
-            **describe(ready[name].result()),
+            **describe(last[name]),
             "gops": shape.ops / s.median * 1e-9,
             "noisy": s.noisy,
         }
         for name, s in series.items()
     ]
-    del problem, ready, calls, uncounted
+    del problem, ready, calls, uncounted, last
     gc.collect()
     return {
         "shape": shape.label,

@@ -5,6 +5,8 @@ Strided full convolutions (kernels 31, 7, 5, 3) between residual blocks of a lon
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 
@@ -53,3 +55,33 @@ class AudioNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.pool(self.features(x)).flatten(1))
+
+
+class AsImages(nn.Module):
+    """The same network over images of one row: the same arithmetic, for libraries whose convolutions of one dimension fail."""
+
+    def __init__(self, net: AudioNet):
+        super().__init__()
+        self.features = copy.deepcopy(net.features)
+        for module in list(self.features.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, (nn.Conv1d, nn.BatchNorm1d)):
+                    setattr(module, name, _with_rows(child))
+        self.pool, self.classifier = nn.AdaptiveAvgPool2d(1), copy.deepcopy(net.classifier)
+        self.train(net.training)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.pool(self.features(x[:, :, None])).flatten(1))
+
+
+def _with_rows(layer: nn.Conv1d | nn.BatchNorm1d) -> nn.Module:
+    """The layer of two dimensions with the values of one of one dimension."""
+    values = layer.state_dict()
+    if isinstance(layer, nn.BatchNorm1d):
+        new: nn.Module = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum)
+    else:
+        sizes = [(1, layer.kernel_size[0]), (1, layer.stride[0]), (0, layer.padding[0]), (1, layer.dilation[0])]
+        new = nn.Conv2d(layer.in_channels, layer.out_channels, *sizes, layer.groups, layer.bias is not None)
+        values["weight"] = values["weight"][:, :, None]
+    new.load_state_dict(values)
+    return new

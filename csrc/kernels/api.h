@@ -372,7 +372,7 @@ struct softmax_args {
   const float* mask;  // null, or rows of n
   ptrdiff_t ldmask;   // floats; 0: one row for all
   ptrdiff_t rows, n;
-  float* scratch;      // n rounded up to 64, 64-byte aligned
+  float* scratch;      // two times n rounded up to 64, 64-byte aligned
   const Epilogue* ep;  // u8, s8 or f32: inv_scale, zero_point, lo, hi alone apply; NaN becomes zero_point
   void* out;
   ptrdiff_t ldo;  // bytes

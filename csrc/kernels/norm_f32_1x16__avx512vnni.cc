@@ -77,7 +77,7 @@ QGEMM_INLINE void finish(const norm_args& g, const Scale& k, const void* x, void
   }
 }
 
-void bytes_row(const norm_args& g, const uint8_t* x, void* out) {
+Scale scale_of(const norm_args& g, const uint8_t* x) {
   const double n = static_cast<double>(g.n), s = g.x_scale;
   int64_t sum, squares;
   byte_sums(x, g.n, &sum, &squares);
@@ -94,10 +94,10 @@ void bytes_row(const norm_args& g, const uint8_t* x, void* out) {
     m = 1.0f;
     c = static_cast<float>(-g.x_zero_point);
   }
-  finish<true>(g, {_mm512_set1_ps(m), _mm512_set1_ps(c), _mm512_set1_ps(a), _mm512_setzero_ps()}, x, out);
+  return {_mm512_set1_ps(m), _mm512_set1_ps(c), _mm512_set1_ps(a), _mm512_setzero_ps()};
 }
 
-void floats_row(const norm_args& g, const float* x, void* out) {
+Scale scale_of(const norm_args& g, const float* x) {
   const double n = static_cast<double>(g.n);
   double mean = 0;
   if (g.center) {
@@ -123,22 +123,31 @@ void floats_row(const norm_args& g, const float* x, void* out) {
   double v = sum_lanes(squares) / n - rest * rest;
   v = v < 0 ? 0 : v;
   const double a = 1.0 / __builtin_sqrt(v + g.epsilon);
-  finish<false>(
-      g, {middle, _mm512_setzero_ps(), _mm512_set1_ps(static_cast<float>(a)), _mm512_set1_ps(static_cast<float>(-rest * a))}, x,
-      out);
+  return {middle, _mm512_setzero_ps(), _mm512_set1_ps(static_cast<float>(a)), _mm512_set1_ps(static_cast<float>(-rest * a))};
+}
+
+// A row is stored when the next one's sums are under way: the root and the division of each take their time.
+template <class T>
+void rows(const norm_args& g) {
+  const char* x = static_cast<const char*>(g.x);
+  if (g.rows == 0) return;
+  Scale next = scale_of(g, reinterpret_cast<const T*>(x));
+  for (ptrdiff_t row = 0; row < g.rows; ++row) {
+    const Scale k = next;
+    const char* after = x + g.ldx;
+    if (row + 1 < g.rows) next = scale_of(g, reinterpret_cast<const T*>(after));
+    finish<sizeof(T) == 1>(g, k, x, static_cast<char*>(g.out) + row * g.ldo);
+    x = after;
+  }
 }
 
 }  // namespace
 
 void norm_f32_1x16(const norm_args& g) {
-  for (ptrdiff_t row = 0; row < g.rows; ++row) {
-    const char* x = static_cast<const char*>(g.x) + row * g.ldx;
-    void* out = static_cast<char*>(g.out) + row * g.ldo;
-    if (g.is_u8)
-      bytes_row(g, reinterpret_cast<const uint8_t*>(x), out);
-    else
-      floats_row(g, reinterpret_cast<const float*>(x), out);
-  }
+  if (g.is_u8)
+    rows<uint8_t>(g);
+  else
+    rows<float>(g);
 }
 
 }  // namespace avx512vnni

@@ -48,7 +48,7 @@ void softmax(const RowInput& x, int64_t rows, int64_t n, const Mask& mask, void*
     g.n = static_cast<ptrdiff_t>(n);
     g.ldx = static_cast<ptrdiff_t>(in_bytes);
     g.ldo = static_cast<ptrdiff_t>(out_bytes);
-    g.scratch = scratch.get((n + 63) / 64 * 64);
+    g.scratch = scratch.get(2 * ((n + 63) / 64 * 64));
     g.ep = &e;
     while (begin < end) {
       int64_t run = end - begin;

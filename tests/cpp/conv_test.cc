@@ -1,8 +1,11 @@
-// The convolution driver against the specification computed from canonical integers: geometry, groups, depthwise, every path, 1
-// and 2 threads.
+// The convolution drivers against the specification computed from canonical integers: geometry, groups, depthwise, floats, every
+// path, 1 and 2 threads, outputs that are slices of wider images.
 #include "ops/conv.h"
 
+#include <algorithm>
+
 #include "driver_case.h"
+#include "ops/conv_f32.h"
 
 namespace qgemm {
 namespace test {
@@ -48,12 +51,13 @@ class ConvCase {
     const double w_size = (bits_ == 4 ? 8.0 : 128.0) * (layer.scale.empty() ? 1.0f : layer.scale[0]);
     const OutputSpec out = any_output(rng, w_size * 255.0 * input.scale * std::sqrt(double(k) + 1), true);
     const int64_t size = static_cast<int64_t>(out_size(out.type)), rows = g_.batch * oh * ow;
+    const int64_t stride = rng.chance(75) ? 0 : (n + rng.pick<int64_t>({0, 1, 16, 64})) * size;  // of output pixels
     now_testing(
         "conv x=%dx%dx%dx%d groups=%d cin=%d cout=%d kernel=%dx%d stride=%d,%d dilation=%d,%d padding=%d,%d,%d,%d bits=%d wzp=%d "
-        "dynamic=%d out=%d",
+        "dynamic=%d out=%d stride=%d",
         int(g_.batch), int(g_.h), int(g_.w), int(g_.c), int(groups_), int(cin_), int(cout_), int(g_.kh), int(g_.kw),
         int(g_.stride_h), int(g_.stride_w), int(g_.dilation_h), int(g_.dilation_w), int(g_.top), int(g_.left), int(g_.bottom),
-        int(g_.right), bits_, zero_points_, dynamic_, int(out.type));
+        int(g_.right), bits_, zero_points_, dynamic_, int(out.type), int(stride));
     const int64_t x_bytes = g_.batch * g_.h * g_.w * g_.c;
     uint8_t* x = x_.place<uint8_t>(static_cast<size_t>(x_bytes), side);
     fill(rng, any_mood(rng), x, x_bytes);
@@ -72,8 +76,8 @@ class ConvCase {
             store_exact(out, accumulate(layer, x, input.zero_point, b, oy, ox, o), input.scale * w_scale,
                         spec.bias ? spec.bias[o] : 0.0f, c);
           }
-    return same_everywhere(got_, want, rows, n * size, n * size, side,
-                           [&](void* p) { conv2d(view, g_, x, p, out, dynamic_ ? &input : nullptr); });
+    return same_everywhere(got_, want, rows, n * size, stride ? stride : n * size, side,
+                           [&](void* p) { conv2d(view, g_, x, p, out, dynamic_ ? &input : nullptr, nullptr, stride); });
   }
 
  private:
@@ -96,18 +100,18 @@ class ConvCase {
   int64_t groups_ = 1, cin_ = 1, cout_ = 1;
   int bits_ = 8;
   bool zero_points_ = false, dynamic_ = false;
-  Guarded x_{1 << 20}, packed_{1 << 20};
-  Output got_{1 << 20};
+  Guarded x_{1 << 20}, packed_{1 << 23};
+  Output got_{1 << 22};
 };
 
 void any_geometry(ConvCase& c, Rng& rng, int64_t most) {
   c.batch(rng.pick<int64_t>({0, 1, 1, 2, 3}));
   c.image(rng.between(1, most), rng.between(1, most));
-  const int64_t k = rng.pick<int64_t>({1, 2, 3, 3, 5});
+  const int64_t k = rng.pick<int64_t>({1, 1, 2, 2, 3, 3, 3, 3, 5, 7});
   c.kernel(rng.chance(80) ? k : 1, k)
       .stride(rng.between(1, 3), rng.between(1, 3))
       .dilation(rng.chance(75) ? 1 : 2, rng.chance(75) ? 1 : 2);
-  c.padding(rng.between(0, 2), rng.between(0, 2), rng.between(0, 2), rng.between(0, 2));
+  c.padding(rng.between(0, 3), rng.between(0, 3), rng.between(0, 3), rng.between(0, 3));
 }
 
 TEST(Conv, EveryPathGivesTheDefinedBytes) {
@@ -134,6 +138,101 @@ TEST(Conv, DepthwiseGivesTheDefinedBytes) {
     c.channels(rng.pick<int64_t>({2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97, 128, 130}), 1, 1);
     c.bits(rng.chance(80) ? 8 : 4).zero_points(rng.chance(20)).dynamic(rng.chance(30));
     if (!c.run(rng)) return;
+  }
+}
+
+// Convolutions of one dimension: long kernels, long strides, far apart.
+TEST(Conv, LinesGiveTheDefinedBytes) {
+  Rng rng(204);
+  ConvCase c;
+  for (int i = 0; i < cases(10000);) {
+    const bool is_depthwise = rng.chance(50);
+    c.batch(rng.pick<int64_t>({0, 1, 1, 2}))
+        .image(1, rng.between(1, 90))
+        .kernel(1, rng.pick<int64_t>({1, 2, 3, 5, 7, 9, 15, 31}))
+        .stride(1, rng.between(1, 5))
+        .dilation(1, rng.chance(70) ? 1 : rng.between(2, 5))
+        .padding(0, rng.between(0, 30), 0, rng.between(0, 30));
+    if (is_depthwise)
+      c.channels(rng.pick<int64_t>({2, 15, 16, 31, 64, 65, 130}), 1, 1);
+    else
+      c.channels(rng.pick<int64_t>({1, 1, 1, 2, 4}), rng.pick<int64_t>({1, 2, 3, 4, 8, 16, 17}),
+                 rng.pick<int64_t>({1, 3, 16, 17, 33, 65}));
+    c.bits(rng.chance(80) ? 8 : 4).zero_points(rng.chance(20)).dynamic(rng.chance(30));
+    if (c.macs() > 100000) continue;
+    ++i;
+    if (!c.run(rng)) return;
+  }
+}
+
+TEST(ConvOfFloats, EveryPathGivesTheDefinedBytes) {
+  Rng rng(205);
+  Guarded x_memory(1 << 20), panels(1 << 20), biases(1 << 14);
+  Output got(1 << 20);
+  for (int i = 0; i < cases(10000);) {
+    Window g;
+    g.batch = rng.pick<int64_t>({0, 1, 1, 2});
+    g.h = rng.between(1, 7);
+    g.w = rng.between(1, 9);
+    g.kh = rng.between(1, 4);
+    g.kw = rng.between(1, 5);
+    g.stride_h = rng.between(1, 3);
+    g.stride_w = rng.between(1, 3);
+    g.dilation_h = rng.chance(75) ? 1 : 2;
+    g.dilation_w = rng.chance(75) ? 1 : 2;
+    g.top = rng.between(0, 2);
+    g.left = rng.between(0, 3);
+    g.bottom = rng.between(0, 2);
+    g.right = rng.between(0, 3);
+    FloatWeight w;
+    w.groups = rng.pick<int64_t>({1, 1, 1, 2, 3, 33});
+    const int64_t cin = rng.pick<int64_t>({1, 2, 3, 4, 7, 16}), cout = rng.pick<int64_t>({1, 2, 15, 16, 17, 31, 32, 33, 65});
+    const int64_t oh = g.out_h(), ow = g.out_w(), taps = g.kh * g.kw, rows = g.batch * oh * ow;
+    g.c = w.groups * cin;
+    w.n = w.groups * cout;
+    const int64_t panel_count = (cout + kSgemmPanel - 1) / kSgemmPanel,
+                  packed = w.groups * panel_count * taps * cin * kSgemmPanel;
+    if (rows * w.n * taps * cin > 100000 || packed > 1 << 18) continue;
+    ++i;
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    const int64_t x_count = g.batch * g.h * g.w * g.c;
+    float *x = x_memory.place<float>(static_cast<size_t>(x_count), side), *bias = biases.place<float>(size_t(w.n), Side::end),
+          *panel = panels.place<float>(static_cast<size_t>(packed), Side::end);
+    for (int64_t j = 0; j < x_count; ++j) x[j] = rng.uniform(-2, 2);
+    for (int64_t j = 0; j < w.n; ++j) bias[j] = rng.uniform(-2, 2);
+    std::fill(panel, panel + packed, 0.0f);
+    const auto weight = [&](int64_t o, int64_t tap, int64_t ci) -> float& {
+      const int64_t p = o / cout * panel_count + o % cout / kSgemmPanel;
+      return panel[((p * taps + tap) * cin + ci) * kSgemmPanel + o % cout % kSgemmPanel];
+    };
+    for (int64_t o = 0; o < w.n; ++o)
+      for (int64_t tap = 0; tap < taps; ++tap)
+        for (int64_t ci = 0; ci < cin; ++ci) weight(o, tap, ci) = rng.uniform(-1, 1);
+    w.panels = panel;
+    w.bias = bias;
+    const float lo = rng.chance(50) ? -INFINITY : 0.0f, hi = rng.chance(50) ? INFINITY : 1.5f;
+    now_testing("conv2d_f32 x=%dx%dx%dx%d groups=%d cin=%d cout=%d kernel=%dx%d stride=%d,%d dilation=%d,%d padding=%d,%d,%d,%d",
+                int(g.batch), int(g.h), int(g.w), int(g.c), int(w.groups), int(cin), int(cout), int(g.kh), int(g.kw),
+                int(g.stride_h), int(g.stride_w), int(g.dilation_h), int(g.dilation_w), int(g.top), int(g.left), int(g.bottom),
+                int(g.right));
+    std::vector<uint8_t> want(static_cast<size_t>(rows * w.n * 4));
+    uint8_t* c = want.data();
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t o = 0; o < w.n; ++o, c += 4) {
+        float y = bias[o];
+        for (int64_t tap = 0; tap < taps; ++tap) {
+          const int64_t iy = r / ow % oh * g.stride_h - g.top + tap / g.kw * g.dilation_h;
+          const int64_t ix = r % ow * g.stride_w - g.left + tap % g.kw * g.dilation_w;
+          const bool inside = iy >= 0 && iy < g.h && ix >= 0 && ix < g.w;
+          const float* pixel = inside ? x + ((r / (oh * ow) * g.h + iy) * g.w + ix) * g.c + o / cout * cin : nullptr;
+          for (int64_t ci = 0; ci < cin; ++ci) y = std::fmaf(pixel ? pixel[ci] : 0.0f, weight(o, tap, ci), y);
+        }
+        y = std::min(std::max(y, lo), hi);
+        std::memcpy(c, &y, 4);
+      }
+    if (!same_everywhere(got, want, rows, w.n * 4, w.n * 4, side,
+                         [&](void* p) { conv2d_f32(w, g, x, static_cast<float*>(p), lo, hi); }))
+      return;
   }
 }
 

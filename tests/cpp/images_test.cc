@@ -11,7 +11,7 @@ namespace {
 
 TEST(Images, GiveTheDefinedBytes) {
   Rng rng(601);
-  Guarded x_memory(1 << 18), ints(1 << 12);
+  Guarded x_memory(1 << 18), rows(4096), rows_hi(4096), columns(4096), columns_hi(4096), row_t(4096), column_t(4096);
   Output got(1 << 20);
   for (int i = 0; i < cases(12000); ++i) {
     ImageShape s{rng.between(0, 2), rng.between(1, 6), rng.between(1, 7), rng.pick<int64_t>({1, 3, 16, 31, 64, 65, 130})};
@@ -50,7 +50,8 @@ TEST(Images, GiveTheDefinedBytes) {
       each([&](int64_t b, int64_t y, int64_t w, int64_t c) {
         return at(b, ys[static_cast<size_t>(y)], xs[static_cast<size_t>(w)], c);
       });
-      call = [&](void* o) { resize_nearest(x, s, oh, ow, ys.data(), xs.data(), static_cast<uint8_t*>(o)); };
+      const int32_t *at_y = rows.place(ys, Side::end), *at_x = columns.place(xs, Side::end);
+      call = [=](void* o) { resize_nearest(x, s, oh, ow, at_y, at_x, static_cast<uint8_t*>(o)); };
     } else if (what == 1) {
       for (int32_t y : ys) ys_hi.push_back(std::min(y + 1, static_cast<int32_t>(s.h - 1))), ty.push_back(rng.uniform(0, 1));
       for (int32_t w : xs) xs_hi.push_back(std::min(w + 1, static_cast<int32_t>(s.w - 1))), tx.push_back(rng.uniform(0, 1));
@@ -67,10 +68,9 @@ TEST(Images, GiveTheDefinedBytes) {
         store_float(spec, between(left, right, tx[ix]), &q);
         return q;
       });
-      call = [&](void* o) {
-        resize_linear(x, s, e, {oh, ys.data(), ys_hi.data(), ty.data()}, {ow, xs.data(), xs_hi.data(), tx.data()},
-                      static_cast<uint8_t*>(o), spec);
-      };
+      const LinearAxis y{oh, rows.place(ys, Side::end), rows_hi.place(ys_hi, Side::end), row_t.place(ty, Side::end)},
+          w{ow, columns.place(xs, Side::end), columns_hi.place(xs_hi, Side::end), column_t.place(tx, Side::end)};
+      call = [=](void* o) { resize_linear(x, s, e, y, w, static_cast<uint8_t*>(o), spec); };
     } else if (what == 2) {
       oh = pad[0] + s.h + pad[2];
       ow = pad[1] + s.w + pad[3];
@@ -93,7 +93,8 @@ TEST(Images, GiveTheDefinedBytes) {
       ow = s.w;
       for (int64_t c = 0; c < s.c; ++c) xs.push_back(static_cast<int32_t>(rng.between(0, s.c - 1)));
       each([&](int64_t b, int64_t y, int64_t w, int64_t c) { return at(b, y, w, xs[static_cast<size_t>(c)]); });
-      call = [&](void* o) { permute_channels(x, s.batch * s.h * s.w, s.c, xs.data(), static_cast<uint8_t*>(o)); };
+      const int32_t* index = columns.place(xs, Side::end);
+      call = [=](void* o) { permute_channels(x, s.batch * s.h * s.w, s.c, index, static_cast<uint8_t*>(o)); };
     }
     if (!same_everywhere(got, want, s.batch * oh * ow, oc, oc, Side::end, call)) return;
   }

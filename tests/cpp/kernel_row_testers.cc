@@ -60,7 +60,7 @@ struct Rows {
 void test_softmax(const KernelRow& row) {
   Rng rng(41);
   Rows x;
-  Guarded mask_memory(4 * kMaxLength * kMaxRows), scratch_memory(4096);
+  Guarded mask_memory(4 * kMaxLength * kMaxRows), scratch_memory(8192);
   Output got(8192), want(8192);
   for (int i = 0; i < cases(8000); ++i) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
@@ -84,7 +84,7 @@ void test_softmax(const KernelRow& row) {
     }
     const Epilogue e = any_epilogue(rng, 1);
     g.ep = &e;
-    g.scratch = scratch_memory.place<float>(static_cast<size_t>((x.n + 63) / 64 * 64), Side::end);
+    g.scratch = scratch_memory.place<float>(static_cast<size_t>((x.n + 63) / 64 * 128), Side::end);
     const int64_t bytes = x.n * element_size(e.out), ldo = bytes + 4 * rng.between(0, 2);
     g.ldo = ldo;
     now_testing("%s rows=%d n=%d u8=%d mask=%d scale=%g zp=%d out=%d inv=%g zp=%d [%d,%d]", row.name, static_cast<int>(g.rows),

@@ -211,6 +211,7 @@ Window any_window(Rng& rng) {
   w.left = rng.between(0, w.kw / 2);
   w.bottom = rng.between(0, w.kh / 2);
   w.right = rng.between(0, w.kw / 2);
+  if (rng.chance(25)) w.x_stride = w.c + rng.pick<int64_t>({1, 16, 64});
   return w;
 }
 
@@ -226,34 +227,39 @@ void each_window(const Window& w, const uint8_t* x, F&& f) {
           for (int64_t ky = 0; ky < w.kh; ++ky)
             for (int64_t kx = 0; kx < w.kw; ++kx) {
               const int64_t iy = oy * w.stride_h - w.top + ky * w.dilation_h, ix = ox * w.stride_w - w.left + kx * w.dilation_w;
-              if (iy >= 0 && iy < w.h && ix >= 0 && ix < w.w) values.push_back(x[((b * w.h + iy) * w.w + ix) * w.c + c]);
+              if (iy >= 0 && iy < w.h && ix >= 0 && ix < w.w) values.push_back(x[((b * w.h + iy) * w.w + ix) * w.pixel() + c]);
             }
           f(values);
         }
 }
 
-TEST(Ops, Pooling) {
+TEST(Pool, EveryPathGivesTheDefinedBytes) {
   Rng rng(404);
   Guarded x_memory(1 << 16);
   Output got(1 << 18);
-  for (int i = 0; i < cases(3000); ++i) {
+  for (int i = 0; i < cases(12000); ++i) {
     Window w = any_window(rng);
-    const int64_t bytes = w.batch * w.h * w.w * w.c, rows = w.batch * w.out_h() * w.out_w();
-    uint8_t* x = x_memory.place<uint8_t>(static_cast<size_t>(bytes), rng.chance(50) ? Side::start : Side::end);
-    fill(rng, any_mood(rng), x, bytes);
-    now_testing("pool x=%dx%dx%dx%d kernel=%dx%d stride=%d,%d padding=%d,%d,%d,%d", int(w.batch), int(w.h), int(w.w), int(w.c),
-                int(w.kh), int(w.kw), int(w.stride_h), int(w.stride_w), int(w.top), int(w.left), int(w.bottom), int(w.right));
     if (i % 2) {
       w.dilation_h = rng.between(1, 2);
       w.dilation_w = rng.between(1, 2);
-      const int64_t n = w.batch * w.out_h() * w.out_w();
+    }
+    const int64_t pixels = w.batch * w.h * w.w, bytes = pixels ? (pixels - 1) * w.pixel() + w.c : 0;
+    const int64_t rows = w.batch * w.out_h() * w.out_w(), apart = rng.chance(75) ? 0 : rng.pick<int64_t>({0, 1, 16, 64});
+    uint8_t* x = x_memory.place<uint8_t>(static_cast<size_t>(bytes), rng.chance(50) ? Side::start : Side::end);
+    fill(rng, any_mood(rng), x, bytes);
+    now_testing("pool x=%dx%dx%dx%d kernel=%dx%d stride=%d,%d padding=%d,%d,%d,%d x_stride=%d apart=%d", int(w.batch), int(w.h),
+                int(w.w), int(w.c), int(w.kh), int(w.kw), int(w.stride_h), int(w.stride_w), int(w.top), int(w.left),
+                int(w.bottom), int(w.right), int(w.x_stride), int(apart));
+    if (i % 2) {
+      const int64_t stride = w.c + apart;
       std::vector<uint8_t> want;
       each_window(w, x, [&](const std::vector<uint8_t>& v) {
         uint8_t most = 0;
         for (uint8_t q : v) most = q > most ? q : most;
         want.push_back(most);
       });
-      if (!same_everywhere(got, want, n, w.c, w.c, Side::end, [&](void* c) { max_pool2d(w, x, static_cast<uint8_t*>(c)); }))
+      if (!same_everywhere(got, want, rows, w.c, stride, Side::end,
+                           [&](void* c) { max_pool2d(w, x, static_cast<uint8_t*>(c), apart ? stride : 0); }))
         return;
       continue;
     }
@@ -270,8 +276,9 @@ TEST(Ops, Pooling) {
       store_float(out, count ? static_cast<float>(sum) * (e.scale / static_cast<float>(count)) : 0.0f, c);
       c += size;
     });
-    if (!same_everywhere(got, want, rows, w.c * size, w.c * size, Side::end,
-                         [&](void* p) { avg_pool2d(w, x, e, include_pad, p, out); }))
+    const int64_t stride = (w.c + apart) * size;
+    if (!same_everywhere(got, want, rows, w.c * size, stride, Side::end,
+                         [&](void* p) { avg_pool2d(w, x, e, include_pad, p, out, apart ? stride : 0); }))
       return;
   }
 }

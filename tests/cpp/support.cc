@@ -99,6 +99,14 @@ int cases(int count) {
   return static_cast<int>(n < least ? least : n);
 }
 
+uint64_t run_seed() {
+  static const uint64_t seed = [] {
+    const char* text = std::getenv("QGEMM_TEST_SEED");
+    return text ? std::strtoull(text, nullptr, 10) : 0;
+  }();
+  return seed;
+}
+
 Mood any_mood(Rng& rng) {
   const int roll = static_cast<int>(rng.between(0, 9));
   return roll < 6 ? Mood::uniform : roll < 7 ? Mood::low : roll < 8 ? Mood::high : Mood::extremes;

@@ -14,10 +14,13 @@
 namespace qgemm {
 namespace test {
 
+// QGEMM_TEST_SEED, 0 where it is not set: every value gives other random cases, so that a long run can be cut into pieces.
+uint64_t run_seed();
+
 // splitmix64: a few instructions a number, and any seed is a good one.
 class Rng {
  public:
-  explicit Rng(uint64_t seed) : state_(seed) {}
+  explicit Rng(uint64_t seed) : state_(seed + (run_seed() << 32)) {}
   uint64_t next() {
     uint64_t z = (state_ += 0x9e3779b97f4a7c15ull);
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;

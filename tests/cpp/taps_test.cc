@@ -95,14 +95,16 @@ class TransposedCase {
                 }
               }
             }
-    const int64_t row = d.n * static_cast<int64_t>(out_size(draws.out.type));
-    return same_everywhere(got_, sums.bytes(layer.spec, draws), g.batch * oh * ow, row, row, draws.side,
-                           [&](void* p) { conv_transpose2d(view, g, x, p, draws.out, draws.dynamic ? &draws.input : nullptr); });
+    const int64_t size = static_cast<int64_t>(out_size(draws.out.type)), row = d.n * size;
+    const int64_t stride = rng.chance(75) ? 0 : row + rng.pick<int64_t>({0, 1, 16, 64}) * size;  // of output pixels
+    return same_everywhere(
+        got_, sums.bytes(layer.spec, draws), g.batch * oh * ow, row, stride ? stride : row, draws.side,
+        [&](void* p) { conv_transpose2d(view, g, x, p, draws.out, draws.dynamic ? &draws.input : nullptr, stride); });
   }
 
  private:
   Guarded x_{1 << 18}, packed_{1 << 21};
-  Output got_{1 << 20};
+  Output got_{1 << 22};
 };
 
 TEST(ConvTranspose, EveryPathGivesTheDefinedBytes) {

@@ -16,7 +16,7 @@ if not BENCH.is_dir():
     pytest.skip("a source distribution has no bench folder", allow_module_level=True)
 sys.path.insert(0, str(BENCH))
 
-from harness import contenders, measure, peak, present, shapes, summary, timing  # noqa: E402
+from harness import command, contenders, measure, peak, present, shapes, summary, timing  # noqa: E402
 from harness import gemm as gemm_benchmark  # noqa: E402
 from harness.contenders.base import Contender, Variant  # noqa: E402
 from harness.problem import Problem  # noqa: E402
@@ -116,7 +116,7 @@ def test_every_contender_that_is_installed_is_right():
     chosen = [c for c in contenders.all_contenders() if c.library != "torchao"]  # compiles for seconds
     kept, dropped = measure.usable(chosen, 1, TRIAL)
     assert all("installed" in reason or "built without" in reason or "import" in reason for reason in dropped.values()), dropped
-    row = measure.measure_row(shape, kept, 1, settings, peak.Peak([]), lambda text: None)
+    row = measure.measure_row(shape, kept, 1, settings, peak.Peak([]), lambda label, contender: None)
     assert row["failed"] == {} and {r["contender"] for r in row["results"]} == {c.name for c in kept}
 
 
@@ -132,6 +132,57 @@ class Wrong(Contender):
         if isinstance(self.value, Exception):
             raise self.value
         return [Variant(lambda: None, lambda: np.full((problem.m, problem.n), self.value))]
+
+
+WORKER = """
+import argparse, json, os, pathlib, signal
+p = argparse.ArgumentParser()
+p.add_argument("--threads"); p.add_argument("--worker"); p.add_argument("--only"); p.add_argument("--ended")
+args = p.parse_args()
+path, ended, rows = pathlib.Path(args.worker), json.loads(args.ended), []
+for label in json.loads(args.only):
+    for name in ("fine", "crashes"):
+        if label != "a" and name not in ended.get(label, {}):
+            path.with_suffix(".at").write_text(json.dumps([label, name if label == "b" else None]))
+            if name == "crashes":
+                os.kill(os.getpid(), signal.SIGTERM)
+    rows.append({"shape": label, "failed": ended.get(label, {})})
+    path.write_text(json.dumps({"rows": rows}))
+"""
+
+
+def test_a_contender_that_ends_its_process_is_named_and_the_rest_measured(tmp_path, monkeypatch, capfd):
+    """In row b one does while it is prepared; in row c something does while contenders take turns."""
+    (tmp_path / "worker.py").write_text(WORKER)
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "worker.py")])
+    pieces, interrupted = command.measure_part(tmp_path, 0, 1, ["a", "b", "c"], [])
+    rows = {row["shape"]: row["failed"] for piece in pieces for row in piece["rows"]}
+    assert not interrupted and rows == {"a": {}, "b": {"crashes": "ended the process with SIGTERM"}}
+    assert "no row for c: the process ended while contenders took turns" in capfd.readouterr().err
+
+
+def test_a_result_that_is_wrong_after_its_turns_is_dropped():
+    class Decays(Contender):
+        name, library, output = "decays", "none", "u8"
+
+        def prepare(self, problem, threads):
+            calls = []
+            return [Variant(lambda: calls.append(1), lambda: np.full(1, max(0, len(calls) - 1)))]
+
+    class Judge:
+        label, ops, uses = "x", 0, ()
+
+        def problem(self):
+            return self
+
+        def fields(self):
+            return {}
+
+        def check(self, result, output, bias, zero_point):
+            return "wrong result" if np.any(result) else None
+
+    row = measure.measure_row(Judge(), [Decays()], 1, SETTINGS, peak.Peak([]), lambda label, contender: None)
+    assert row["results"] == [] and row["failed"] == {"decays": "right at first, but not after its turns: wrong result"}
 
 
 @pytest.mark.parametrize("output", contenders.OUTPUTS)

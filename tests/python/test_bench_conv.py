@@ -80,7 +80,7 @@ def test_a_result_that_is_wrong_outside_the_sample_is_refused():
 def test_every_contender_that_is_installed_is_right_or_known_to_be_wrong(name):
     kept, dropped = measure.usable(contenders.all_contenders(), 1, BENCHMARK.trials())
     assert all("installed" in reason or "built without" in reason or "import" in reason for reason in dropped.values()), dropped
-    row = measure.measure_row(shape(name), kept, 1, SETTINGS, peak.Peak([]), lambda text: None)
+    row = measure.measure_row(shape(name), kept, 1, SETTINGS, peak.Peak([]), lambda label, contender: None)
     taking = {c.name for c in kept if c.takes(shape(name))}
     # Peers of which some version computes transposed convolutions wrongly, or has none with groups.
     allowed = {c.name for c in kept if not c.ours} if shape(name).transposed else set()

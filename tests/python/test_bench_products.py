@@ -43,7 +43,7 @@ def kept():
 
 @pytest.mark.parametrize("shape", SAMPLES, ids=lambda s: s.label)
 def test_every_contender_that_is_installed_is_right(shape, kept):
-    row = measure.measure_row(shape, kept, 1, SETTINGS, peak.Peak([]), lambda text: None)
+    row = measure.measure_row(shape, kept, 1, SETTINGS, peak.Peak([]), lambda label, contender: None)
     assert row["failed"] == {} and row["kind"] == shape.kind
     assert {r["contender"] for r in row["results"]} == {c.name for c in kept if c.takes(shape)}
     described = [{"name": c.name, "output": c.output, "ours": c.ours} for c in kept]

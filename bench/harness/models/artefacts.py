@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from networks import zoo
+from networks import audio, zoo
 
 from .problem import Problem
 
@@ -197,7 +197,8 @@ def compiled_pt2e(p: Problem) -> Path:
         from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
         with torch.inference_mode(False), torch.no_grad():
-            model = copy.deepcopy(p.model)
+            # Inductor's quantized convolutions of one dimension do not compile ("Attempting to broadcast a dimension").
+            model = audio.AsImages(p.model) if isinstance(p.model, audio.AudioNet) else copy.deepcopy(p.model)
             for module in model.modules():
                 if getattr(module, "inplace", False):  # the quantizer finds no patterns that write into their input
                     module.inplace = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ COLUMNS = (
     ("x sim.", 6),
 )
 SIMULATION = "AIMET simulation"
+# A result so much further from float32 than its class is doubtful (grids of 7 bits, which torch FX prefers, cost 6 dB), unless it is as
+# near as SURE_DB, where the order of summation decides.
+DOUBTFUL_DB, SURE_DB = 10.0, 60.0
 
 
 def milliseconds(row: Row, name: str | None) -> str:
@@ -37,6 +41,24 @@ def milliseconds(row: Row, name: str | None) -> str:
         if r["contender"] == name:
             return f"{1e3 * r['seconds']['median']:.2f}{'~' if r['noisy'] else ''}"
     return ""
+
+
+def doubtful(report: Mapping[str, Any]) -> list[str]:
+    """Contenders much further from float32 than others of their class on the same row: right enough to be timed, but suspect."""
+    output = {c["name"]: c["output"] for c in report["contenders"]}
+    lines = []
+    for row in report["rows"]:
+        for kind in dict.fromkeys(output.values()):
+            reached = {r["contender"]: r["sqnr_db"] for r in row["results"] if output[r["contender"]] == kind}
+            if len(reached) < 3:
+                continue
+            usual = statistics.median(reached.values())
+            lines += [
+                f"doubtful: {name} on {row['shape']}, {row['threads']} thr.: {db:.1f} dB to float32, usual for {kind} {usual:.1f}"
+                for name, db in reached.items()
+                if db < usual - DOUBTFUL_DB and db < SURE_DB
+            ]
+    return lines
 
 
 class Models(Benchmark):
@@ -128,7 +150,8 @@ class Models(Benchmark):
         return {"statistic": statistic, "comparisons": comparisons}
 
     def summary_lines(self, report: Mapping[str, Any]) -> list[str]:
-        return [line for line in present.comparison_lines(report) if not line.startswith("peak not measured")]
+        lines = [line for line in present.comparison_lines(report) if not line.startswith("peak not measured")]
+        return lines + doubtful(report)
 
     def figure(self, row: Row, contender: str) -> str:
         return milliseconds(row, contender)
