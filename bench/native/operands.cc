@@ -1,6 +1,7 @@
 // What other operands cost, against the packed u8 x s8 product of the same shape, taking turns with it:
 //   matmul   activation by activation: u8 x u8 and s8 x s8, either order of the right one, which is packed during the call
 //   weights  per-channel weight zero points
+//   nibbles  4-bit weights
 //   wide     16-bit activations with 8-bit and 4-bit weights
 #include "layer.h"
 #include "ops/matmul.h"
@@ -78,6 +79,21 @@ void weights(benchmark::State& state) {
   state.counters["percent"] = 100 * turns.best(plain) / turns.best(own);
 }
 
+void nibbles(benchmark::State& state) {
+  const int64_t m = state.range(0), n = state.range(1), k = state.range(2);
+  omp_set_num_threads(static_cast<int>(state.range(3)));
+  Layer layer(n, k, false, 1, 4), plain_layer(n, k);
+  const std::vector<uint8_t> x = random_bytes(m * k);
+  std::vector<uint8_t> y(static_cast<size_t>(m * n));
+  const qgemm::OutputSpec out = output(qgemm::OutType::u8);
+  Turns turns;
+  const size_t own = turns.add([&] { qgemm::linear(layer.view(), x.data(), m, k, y.data(), n, out); });
+  const size_t plain = turns.add([&] { qgemm::linear(plain_layer.view(), x.data(), m, k, y.data(), n, out); });
+  turns.run(state);
+  state.counters["GOPS"] = operations(1, m, n, k) / turns.best(own) * 1e-9;
+  state.counters["percent"] = 100 * turns.best(plain) / turns.best(own);
+}
+
 void wide(benchmark::State& state) {
   const int64_t m = state.range(0), n = state.range(1), k = state.range(2);
   omp_set_num_threads(static_cast<int>(state.range(3)));
@@ -120,6 +136,7 @@ void wide_layers(benchmark::internal::Benchmark* b) {
     }
 }
 BENCHMARK(weights)->Apply(layers);
+BENCHMARK(nibbles)->Apply(layers);
 BENCHMARK(wide)->Apply(wide_layers);
 
 }  // namespace

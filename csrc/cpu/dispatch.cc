@@ -111,6 +111,7 @@ KernelTable build(Isa isa) {
     }
   }
 #define QGEMM_PICK(op) t.op = pick<op##_args>(#op, isa)
+  QGEMM_PICK(gemm4);
   QGEMM_PICK(product);
   QGEMM_PICK(group_finish);
   QGEMM_PICK(unpack4);

@@ -43,6 +43,7 @@ struct GemmKernel {
 struct KernelTable {
   Isa isa;
   GemmKernel gemm[4], low_gemm[4];  // high tiles, and low ones (the same where a path has but one)
+  KernelFn<gemm4_args> gemm4;
   KernelFn<product_args> product;
   KernelFn<group_finish_args> group_finish;
   KernelFn<unpack4_args> unpack4;

@@ -14,7 +14,8 @@ enum class OutType : int32_t { u8 = 0, s8 = 1, s32 = 2, f32 = 3, f32_accumulate 
 // What happens to an exact int32 accumulator before it is stored. Arrays indexed by output column are in panel order and padded
 // to whole panels (multiples of 16 columns), so full-vector loads are safe; for the depthwise layout panel order is the
 // permutation given in docs/packing.md.
-//   acc   = sum(xq * wq)  + correction[n]  - row_zero_point[m] * colsum[n]  - row_sum[m] * w_zero_point[n]      (int32, wraps)
+//   acc   = sum(xq * wq)  + correction[n]  - row_zero_point[m] * colsum[n]  - row_sum[m] * w_zero_point[n]  + row_term[m]
+//                                                                                                               (int32, wraps)
 //   y     = fmaf((float)acc, scale[n] * row_scale[m], bias[n])                                                  (fp32)
 //   u8,s8 = clamp(rint(y * inv_scale) + zero_point, lo, hi)
 //   s32   = acc            f32 = clamp(y, f_lo, f_hi)           f32_accumulate: c = fmaf((float)acc, scale[n], c)
@@ -28,6 +29,7 @@ struct Epilogue {
   const int32_t* row_zero_point;  // [m]
   const float* row_scale;         // [m]
   const int32_t* row_sum;         // [m]  sum_k xq of the row, padding included
+  const int32_t* row_term;        // [m]  -row_sum * zero point, where that is one for all columns
   float inv_scale;                // 1.0f / out_scale
   int32_t zero_point, lo, hi;     // on the u8 grid
   float f_lo, f_hi;
@@ -61,6 +63,14 @@ struct gemm_args {
   // in the second (groups side by side); kc is a multiple of 8. A kernel may leave the zeros out.
   bool halves;
 };
+
+// The same over a panel of a 4-bit weight as it is stored: `b` points to nibbles (docs/packing.md), so that few rows read half
+// the bytes and nothing is expanded in memory. For linear layers: a and next are null, taps is 1, and the kernel cuts the rows
+// itself. width: 32 or 64, with which pieces of nibbles end where a group of 4 k does. kc: at most kMaxNibbleProducts, up to
+// which 16 times a sum fits int32: a nibble in the upper half of a byte is 16 times its value, and to put it there takes fewer
+// instructions than to extend its sign.
+constexpr int32_t kMaxNibbleProducts = 65536;
+struct gemm4_args : gemm_args {};
 
 // How the rows of a strip are cut in tiles.
 struct GemmCut {
@@ -121,7 +131,7 @@ struct unpack4_args {
 // rows the same, shift from tap to tap). Channels come in blocks of 64, whose weights lie `block` bytes apart. Their order in b
 // and in the epilogue's arrays is permuted as docs/packing.md shows, so that two in-lane unpacks bring four taps of one channel
 // into a dword and two in-lane packs bring the results back in natural order. Row arrays of the epilogue (row_zero_point,
-// row_scale, row_sum) do not apply.
+// row_scale, row_sum, row_term) do not apply.
 struct depthwise_args {
   const uint8_t* const* rows;  // [(outputs - 1) * advance + 4 * bundles] pointers to channel 0 of column 0
   ptrdiff_t advance;
@@ -337,7 +347,7 @@ struct row_sum_args {
 // 16-bit activations as two u8 products: acc = 256 * hi + lo + correction[n], exact (below 2^53); y = fmaf((float)acc, scale[n],
 // bias[n]), clamped to [f_lo, f_hi]. correction, scale, bias: readable for n rounded up to 16.
 struct combine16_args {
-  const int32_t *hi, *lo;  // [m][width]
+  const int32_t* sums;  // [m][2][width]: those of a row's high bytes, then those of its low bytes
   int32_t m, n, width;
   const double* correction;
   const float *scale, *bias;

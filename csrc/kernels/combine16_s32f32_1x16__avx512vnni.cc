@@ -16,7 +16,7 @@ QGEMM_INLINE __m256 combine8(const int32_t* hi, const int32_t* lo, const double*
 
 void combine16_s32f32_1x16(const combine16_args& g) {
   for (int i = 0; i < g.m; ++i) {
-    const int32_t *hi = g.hi + static_cast<ptrdiff_t>(i) * g.width, *lo = g.lo + static_cast<ptrdiff_t>(i) * g.width;
+    const int32_t *hi = g.sums + static_cast<ptrdiff_t>(i) * 2 * g.width, *lo = hi + g.width;
     float* c = reinterpret_cast<float*>(reinterpret_cast<char*>(g.c) + i * g.ldc);
     for (int j = 0; j < g.n; j += 16) {
       const __m512 acc = _mm512_insertf32x8(_mm512_castps256_ps512(combine8(hi + j, lo + j, g.correction + j)),

@@ -18,6 +18,7 @@ QGEMM_INLINE __m256i correct(const Epilogue& e, __m256i acc, int row, int col) {
   if (e.row_zero_point)
     acc = _mm256_sub_epi32(acc, _mm256_mullo_epi32(_mm256_set1_epi32(e.row_zero_point[row]), load8(e.colsum + col)));
   if (e.row_sum) acc = _mm256_sub_epi32(acc, _mm256_mullo_epi32(_mm256_set1_epi32(e.row_sum[row]), load8(e.w_zero_point + col)));
+  if (e.row_term) acc = _mm256_add_epi32(acc, _mm256_set1_epi32(e.row_term[row]));
   return acc;
 }
 

@@ -31,6 +31,7 @@ QGEMM_INLINE __m512i correct(const Epilogue& e, __m512i acc, int row, int col) {
     acc = _mm512_sub_epi32(acc, _mm512_mullo_epi32(_mm512_set1_epi32(e.row_zero_point[row]), _mm512_loadu_si512(e.colsum + col)));
   if (e.row_sum)
     acc = _mm512_sub_epi32(acc, _mm512_mullo_epi32(_mm512_set1_epi32(e.row_sum[row]), _mm512_loadu_si512(e.w_zero_point + col)));
+  if (e.row_term) acc = _mm512_add_epi32(acc, _mm512_set1_epi32(e.row_term[row]));
   return acc;
 }
 

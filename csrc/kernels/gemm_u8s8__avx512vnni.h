@@ -211,6 +211,17 @@ QGEMM_INLINE void subtract_rows(__m512i (*acc)[NV], const int32_t* rows, const i
   }
 }
 
+// acc[i] += rows[i].
+template <int MR, int NV>
+QGEMM_INLINE void add_rows(__m512i (*acc)[NV], const int32_t* rows) {
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) {
+    const __m512i row = _mm512_set1_epi32(rows[i]);
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_add_epi32(acc[i][j], row);
+  }
+}
+
 // Bytes to the second half of the panel that is prefetched.
 QGEMM_INLINE ptrdiff_t second_half(const gemm_args& g) { return static_cast<ptrdiff_t>((g.kc + 3) / 4) * g.taps * g.width * 2; }
 
@@ -336,7 +347,8 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, const
       for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_add_epi32(acc[i][j], later[p][i][j]);
 }
 
-// The same for a panel of 16 columns whose halves read different channels: registers of 8 columns, each over 8 of the 16 channels.
+// The same for a panel of 16 columns whose halves read different channels: registers of 8 columns, each over 8 of the 16
+// channels.
 template <int MR>
 QGEMM_INLINE void multiply_halves(const gemm_args& g, const uint8_t* const* rows, __m512i (&acc)[MR][1]) {
   __m256i low[MR], high[MR];
@@ -370,11 +382,9 @@ QGEMM_INLINE void multiply_halves(const gemm_args& g, const uint8_t* const* rows
   for (int i = 0; i < MR; ++i) acc[i][0] = _mm512_inserti64x4(_mm512_castsi256_si512(low[i]), high[i], 1);
 }
 
-// One tile of g.m = MR rows with any end. rows: [taps][MR].
+// The end of a tile of MR rows, whichever it is.
 template <int MR, int NV>
-static __attribute__((noinline)) void gemm_tile(const gemm_args& g, const uint8_t* const* rows) {
-  __m512i acc[MR][NV];
-  multiply<MR, NV, true, false>(g, rows, g.next, acc);
+QGEMM_INLINE void finish_tile(const gemm_args& g, __m512i (&acc)[MR][NV]) {
   const Epilogue& e = *g.ep;
   char* c = static_cast<char*>(g.c);
   const bool bytes = e.out == OutType::u8 || e.out == OutType::s8, narrow = g.n > 16 * (NV - 1);  // narrow: no empty register,
@@ -383,6 +393,7 @@ static __attribute__((noinline)) void gemm_tile(const gemm_args& g, const uint8_
   const bool accumulate = e.out == OutType::f32_accumulate;
   if ((accumulate || same_rows) ? (bytes || narrow) : (dynamic && narrow)) {
     if (e.row_sum) subtract_rows<MR, NV>(acc, e.row_sum + g.row, e.w_zero_point + g.col);
+    if (e.row_term) add_rows<MR, NV>(acc, e.row_term + g.row);
     if (bytes) {
       if (e.bounded)
         ToBytes<true>(g).store<MR, NV>(acc, g.row, c);
@@ -406,6 +417,14 @@ static __attribute__((noinline)) void gemm_tile(const gemm_args& g, const uint8_
       for (int j = 0; j < NV; ++j) _mm512_storeu_si512(spilled + (i * NV + j) * 16, acc[i][j]);
     store_spilled(e, spilled, MR, NV, g.row, g.col, g.n, g.c, g.ldc);
   }
+}
+
+// One tile of g.m = MR rows with any end. rows: [taps][MR].
+template <int MR, int NV>
+static __attribute__((noinline)) void gemm_tile(const gemm_args& g, const uint8_t* const* rows) {
+  __m512i acc[MR][NV];
+  multiply<MR, NV, true, false>(g, rows, g.next, acc);
+  finish_tile<MR, NV>(g, acc);
 }
 
 // The instantiation for g.m rows, 1..MR.
@@ -432,9 +451,9 @@ QGEMM_INLINE void one_tile(const gemm_args& g) {
 }
 
 // The first `tiles` tiles of a strip, MR rows each, in one function: behind a call the core works off the end of a tile alone, in
-// a loop it does so beside the products of the next. kc is a multiple of 4.
+// a loop it does so beside the products of the next. kc is a multiple of 4. kTerm: there is a row_term.
 enum class Rows { matrix, table, halves };  // of a table, the last
-template <int MR, int NV, class End, Rows kRows>
+template <int MR, int NV, class End, Rows kRows, bool kTerm = false>
 static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t tiles) {
   const End end(g);
   const uint8_t* const* table = g.a;
@@ -460,6 +479,7 @@ static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t til
     for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) __asm__("" : "+v"(acc[r][j]));
+    if constexpr (kTerm) add_rows<MR, NV>(acc, g.ep->row_term + row);
     // A large tile leaves no registers for the constants of its end: behind a pointer that hides what it points to, they are
     // loaded where they are used, and not kept in registers that the sums need.
     const End* terms = &end;
@@ -478,6 +498,8 @@ QGEMM_INLINE void strip(const gemm_args& g, int64_t tiles) {
   }
   if (g.a)
     gemm_strip<MR, NV, End, Rows::table>(g, tiles);
+  else if (g.ep->row_term)
+    gemm_strip<MR, NV, End, Rows::matrix, true>(g, tiles);
   else
     gemm_strip<MR, NV, End, Rows::matrix>(g, tiles);
 }
@@ -502,7 +524,7 @@ static __attribute__((noinline)) void single_tiles(const gemm_args& g, const Gem
 template <int MR, int NV>
 QGEMM_INLINE bool full_tiles(const gemm_args& g, int32_t begin, int32_t end) {
   const Epilogue& e = *g.ep;
-  if ((g.kc & 3) != 0 || e.row_sum || g.n <= 16 * (NV - 1)) return false;
+  if ((g.kc & 3) != 0 || e.row_sum || (e.row_term && g.a) || g.n <= 16 * (NV - 1)) return false;
   gemm_args rest = g;
   rest.a = g.a ? g.a + static_cast<ptrdiff_t>(g.taps) * begin * MR : nullptr;
   rest.base = g.base + begin * MR * g.lda;

@@ -17,6 +17,7 @@ namespace {
 // A rows that stay in L2 while every panel passes over them.
 constexpr int64_t kBlockBytes = 256 * 1024;
 constexpr int kMaxRows = 16;           // most rows of any register tile
+constexpr int64_t kNibbleRows = 64;    // most rows that read a 4-bit panel as it is stored
 constexpr int64_t kQuantizeMacs = 24;  // multiply-adds that take as long as quantizing one element
 constexpr int64_t kL2Bytes = 1 << 20;
 constexpr int64_t kAheadBytes = 320 * 1024;  // largest panel that is prefetched while another is in use
@@ -41,8 +42,30 @@ struct Job {
   int64_t size;
 };
 
+// A panel as a kernel reads it: bytes for gemm, or nibbles as they are stored for gemm4.
+struct Panel {
+  const int8_t* b;
+  bool nibbles;
+
+  void run(const KernelTable& t, const GemmKernel& kernel, const gemm_args& g) const {
+    if (nibbles)
+      t.gemm4(gemm4_args{g});
+    else
+      kernel.fn(g);
+  }
+};
+
+// Panel p for `rows` rows. Nibbles are worked on as they are stored where rows are few: expanded they would be written and read
+// once more, which many rows share.
+Panel panel_for(const KernelTable& t, const PackedView& w, int64_t p, int64_t rows, int8_t* scratch) {
+  const int64_t kc = w.group_size > 0 ? w.group_size : w.kc;
+  if (w.bits == 4 && rows <= kNibbleRows && w.panel_width(p) % 32 == 0 && kc <= kMaxNibbleProducts)
+    return {reinterpret_cast<const int8_t*>(w.panel(0, p)), true};
+  return {panel_as_s8(t, w, 0, p, scratch), false};
+}
+
 // Rows [m0, m1) of one panel. next: the panel that comes after it, to be prefetched meanwhile, or null.
-void panel_rows(const Job& j, int64_t p, const int8_t* b, int64_t m0, int64_t m1, const int8_t* next = nullptr) {
+void panel_rows(const Job& j, int64_t p, const Panel& b, int64_t m0, int64_t m1, const int8_t* next = nullptr) {
   const int width = j.w.panel_width(p);
   const int64_t rows = m1 - m0;
   const bool grouped = j.w.group_size > 0;
@@ -59,12 +82,12 @@ void panel_rows(const Job& j, int64_t p, const int8_t* b, int64_t m0, int64_t m1
     g.tile_rows = kernel.mr;
     g.row = static_cast<int32_t>(m0);
     g.kc = static_cast<int32_t>(j.w.kc);
-    g.b = b;
+    g.b = b.b;
     g.ep = &j.e;
     g.c = j.c + m0 * j.ldc + p * kPanel * j.size;
     g.ldc = j.ldc;
     g.next = next;
-    kernel.fn(g);
+    b.run(j.t, kernel, g);
     return;
   }
   alignas(64) float acc[kMaxRows * kPanel];
@@ -89,8 +112,8 @@ void panel_rows(const Job& j, int64_t p, const int8_t* b, int64_t m0, int64_t m1
       e.correction = j.rows.zero_point ? (q == 0 ? j.w.bias_int32 : j.w.zeros) : j.w.group_correction + q * j.w.n_padded;
       g.base = j.a + r0 * j.lda + k0;
       g.kc = static_cast<int32_t>(k1 - k0);
-      g.b = b + k0 * width;
-      kernel.fn(g);
+      g.b = b.b + k0 * width / (b.nibbles ? 2 : 1);
+      b.run(j.t, kernel, g);
     }
     group_finish_args f{};
     f.f = acc;
@@ -155,6 +178,7 @@ Epilogue make_epilogue(const PackedView& w, const OutputSpec& out, const RowPara
   e.w_zero_point = w.w_zero_point;
   e.row_zero_point = rows.zero_point;
   e.row_scale = rows.scale;
+  e.row_term = rows.term;
   e.inv_scale = 1.0f / out.scale;
   e.zero_point = out.zero_point;
   e.lo = out.lo;
@@ -184,7 +208,7 @@ void linear(const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, voi
 
 void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int64_t m, ptrdiff_t lda, void* c, ptrdiff_t ldc,
                const OutputSpec& out, const RowParams& rows, int threads, const PostOp* post) {
-  check_linear(w, out, m, rows.scale || rows.zero_point);
+  check_linear(w, out, m, rows.scale || rows.zero_point || rows.term);
   if (post) post->check("linear", out);
   if (m == 0 || w.n == 0) return;
   Epilogue e = make_epilogue(w, out, rows);
@@ -205,7 +229,7 @@ void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int6
     for (int64_t i = begin; i < end; ++i) {
       const int64_t p = i % panels, b = i / panels;
       const int64_t first = m * b / blocks, last = m * (b + 1) / blocks;
-      const int8_t* panel = panel_as_s8(t, w, 0, p, scratch);
+      const Panel panel = panel_for(t, w, p, last - first, scratch);
       if (!post || !post->any()) {
         panel_rows(job, p, panel, first, last, i + 1 < end ? panel_ahead(t, w, 0, p, last - first) : nullptr);
         continue;
@@ -241,14 +265,16 @@ void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, vo
   double* correction = columns.get(w.n_padded);
   float* scale = scales.get(w.n_padded);
   int32_t* zeros = zero.get(w.n_padded);
+  bool finite = true;
   for (int64_t n = 0; n < w.n_padded; ++n) {
     correction[n] = double(w.bias_int32[n]) - double(x.zero_point) * double(w.colsum[n]);
     scale[n] = static_cast<float>(double(x.scale) * double(w.w_scale[n]));
-    if (!std::isfinite(scale[n]))
-      throw Error(Code::quantization, "x_scale times a weight scale is not finite in float32; recalibrate x's quantizer");
+    finite = finite && scale[n] <= std::numeric_limits<float>::max();
     zeros[n] = 0;
   }
-  const int threads = threads_for(2 * macs(w, m), kGrainMacs);
+  if (!finite)
+    throw Error(Code::quantization, "x_scale times a weight scale is not finite in float32; recalibrate x's quantizer");
+  const int threads = threads_for(macs(w, 2 * m), kGrainMacs);
   // As in linear_dynamic: rows are taken apart by the thread that multiplies them.
   const bool by_rows = m >= kOwnRows * threads;
   parallel_shares(by_rows ? m : w.panels_per_group, threads, [&](int64_t begin, int64_t end) {
@@ -259,47 +285,41 @@ void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, vo
     const int64_t first = by_rows ? begin : 0, count = by_rows ? end - begin : m;
     const int64_t p0 = by_rows ? 0 : begin, p1 = by_rows ? w.panels_per_group : end;
     const int64_t blocks = row_blocks(t, w, count, 2 * w.k, 1), most = (count + blocks - 1) / blocks;
-    uint8_t *hi = halves.get(2 * most * w.k), *lo = hi + most * w.k;
+    uint8_t* bytes = halves.get(2 * most * w.k);  // a row of high bytes, a row of low ones, and so on: one product for both
     int8_t* scratch = w.bits == 4 ? expanded.get((w.panel_s8_bytes(kPanel) + 127) / 128 * 128) : nullptr;
     int32_t* sum = w.has_w_zero_point ? sums.get(2 * most) : nullptr;
     double* row_correction = w.has_w_zero_point ? shifted.get(kPanel) : nullptr;
-    alignas(64) int32_t acc[2][kMaxRows * kPanel];
+    alignas(64) int32_t acc[2 * kMaxRows * kPanel];
     alignas(64) float y[kMaxRows * kPanel];
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t m0 = first + count * b / blocks, rows = first + count * (b + 1) / blocks - m0;
-      for (int64_t i = 0; i < rows; ++i) split16(a + (m0 + i) * lda, w.k, hi + i * w.k, lo + i * w.k);
-      if (sum) {
-        t.row_sum({hi, w.k, rows, w.k, sum});
-        t.row_sum({lo, w.k, rows, w.k, sum + rows});
-      }
+      for (int64_t i = 0; i < rows; ++i) split16(a + (m0 + i) * lda, w.k, bytes + 2 * i * w.k, bytes + (2 * i + 1) * w.k);
+      if (sum) t.row_sum({bytes, w.k, 2 * rows, w.k, sum});
       for (int64_t p = p0; p < p1; ++p) {
         const int width = w.panel_width(p), columns_p = w.panel_columns(p);
         const GemmKernel& kernel = t.gemm_for(width);
-        const int8_t* panel = panel_as_s8(t, w, 0, p, scratch);
+        const Panel panel = panel_for(t, w, p, 2 * rows, scratch);
         Epilogue raw{};
         raw.correction = zeros;
         raw.out = OutType::s32;
-        const int64_t tiles = (rows + kernel.mr - 1) / kernel.mr;
-        for (int64_t i = 0; i < tiles; ++i) {
-          const int64_t r0 = rows * i / tiles, r1 = rows * (i + 1) / tiles;
+        const int64_t height = 2 * kMaxRows / kernel.mr * kernel.mr / 2;  // rows whose two halves fill tiles
+        for (int64_t r0 = 0; r0 < rows; r0 += height) {
           gemm_args g{};
+          g.base = bytes + 2 * r0 * w.k;
           g.lda = w.k;
-          g.m = static_cast<int32_t>(r1 - r0);
+          g.m = static_cast<int32_t>(2 * std::min(height, rows - r0));
+          g.tile_rows = kernel.mr;
           g.taps = 1;
           g.kc = static_cast<int32_t>(w.kc);
-          g.b = panel;
+          g.b = panel.b;
           g.width = width;
           g.n = columns_p;
           g.ep = &raw;
+          g.c = acc;
           g.ldc = static_cast<ptrdiff_t>(width) * 4;
-          for (int half = 0; half < 2; ++half) {
-            g.base = (half ? lo : hi) + r0 * w.k;
-            g.c = acc[half];
-            kernel.fn(g);
-          }
-          combine16_args q{
-              acc[0],   acc[1],   g.m,     columns_p, width, correction + p * kPanel, scale + p * kPanel, w.bias + p * kPanel,
-              out.f_lo, out.f_hi, nullptr, 0};
+          panel.run(t, kernel, g);
+          combine16_args q{acc,      g.m / 2,  columns_p, width, correction + p * kPanel, scale + p * kPanel, w.bias + p * kPanel,
+                           out.f_lo, out.f_hi, nullptr,   0};
           char* to = static_cast<char*>(c) + (m0 + r0) * ldc;
           const bool floats = out.type == OutType::f32;
           q.c = floats ? reinterpret_cast<float*>(to) + p * kPanel : y;
@@ -307,13 +327,13 @@ void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, vo
           if (!sum) {
             t.combine16(q);
           } else {
-            for (int r = 0; r < g.m; ++r) {
-              const double row = 256.0 * sum[r0 + r] + sum[rows + r0 + r];
+            for (int r = 0; r < q.m; ++r) {
+              const int32_t* both = sum + 2 * (r0 + r);
+              const double row = 256.0 * both[0] + both[1];
               for (int j = 0; j < width; ++j)
                 row_correction[j] = correction[p * kPanel + j] - row * double(w.w_zero_point[p * kPanel + j]);
               combine16_args one = q;
-              one.hi += r * width;
-              one.lo += r * width;
+              one.sums += 2 * r * width;
               one.m = 1;
               one.correction = row_correction;
               one.c = reinterpret_cast<float*>(reinterpret_cast<char*>(q.c) + r * q.ldc);
@@ -321,7 +341,7 @@ void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, vo
             }
           }
           if (!floats)
-            for (int r = 0; r < g.m; ++r)
+            for (int r = 0; r < q.m; ++r)
               t.quantize({y + r * width, to + r * ldc + p * kPanel * (out16 ? 2 : 1), columns_p, 1.0f / out.scale, out.zero_point,
                           out.lo, out.hi, out16 ? 2 : 1});
         }
@@ -383,7 +403,7 @@ void linear_dynamic(const PackedView& w, const float* x, int64_t m, ptrdiff_t ld
       }
       if (w.has_w_zero_point) t.row_sum({q, w.k, height, w.k, sums});
       const Job job{t, w, q, w.k, reinterpret_cast<char*>(c) + m0 * ldc, ldc, out, rows, e, 4};
-      for (int64_t p = p0; p < p1; ++p) panel_rows(job, p, panel_as_s8(t, w, 0, p, scratch), 0, height);
+      for (int64_t p = p0; p < p1; ++p) panel_rows(job, p, panel_for(t, w, p, height, scratch), 0, height);
     }
   });
   if (bad.load() < m) row_not_finite(bad.load());

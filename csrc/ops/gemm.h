@@ -21,6 +21,7 @@ struct OutputSpec {
 struct RowParams {
   const int32_t* zero_point = nullptr;
   const float* scale = nullptr;
+  const int32_t* term = nullptr;  // to be added to each row's accumulators, or null
 };
 
 struct PostOp;  // ops/postop.h: a residual sum and a table, applied to the output's bytes while they are in L1

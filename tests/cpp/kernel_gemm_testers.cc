@@ -41,6 +41,7 @@ class GemmTester {
   GemmTester& col(int v) { return col_ = v, *this; }
   GemmTester& side(Side v) { return side_ = v, *this; }
   GemmTester& gap(int v) { return gap_ = v, *this; }
+  GemmTester& nibbles() { return nibbles_ = true, *this; }  // a panel of a 4-bit weight, for gemm4
 
   // False when the kernel and the reference differ.
   bool run(const KernelRow& kernel_row, Rng& rng) {
@@ -61,13 +62,19 @@ class GemmTester {
       fill(rng, a_mood, p, kc_);
       pointers[i] = p - offset;
     }
-    const int64_t panel = taps_ * k4 * width_ * 4;
-    int8_t* b = b_.place<int8_t>(static_cast<size_t>(panel), side_);
-    fill(rng, b_mood, b, panel);
+    const int64_t panel = taps_ * k4 * width_ * 4, stored = nibbles_ ? panel / 2 : panel;
+    int8_t* b = b_.place<int8_t>(static_cast<size_t>(stored), side_);
+    fill(rng, b_mood, b, stored);
     for (int64_t t = 0; t < taps_; ++t)  // the panel is zero where kc is rounded up
       for (int64_t k = kc_; k < 4 * k4; ++k)
-        for (int64_t j = 0; j < width_; ++j) b[((t * k4 + k / 4) * width_ + j) * 4 + k % 4] = 0;
-    const bool halves = width_ == 16 && kc_ == 16 && rng.chance(50);
+        for (int64_t j = 0; j < width_; ++j) {
+          const int64_t at = ((t * k4 + k / 4) * width_ + j) * 4 + k % 4;
+          if (nibbles_)
+            b[at / 128 * 64 + at % 64] &= static_cast<int8_t>(at % 128 < 64 ? 0xf0 : 0x0f);
+          else
+            b[at] = 0;
+        }
+    const bool halves = !nibbles_ && width_ == 16 && kc_ == 16 && rng.chance(50);
     if (halves)
       for (int64_t x = 0; x < panel; ++x)
         if ((x / 4 % 16 < 8) != (x / 64 % k4 < k4 / 2)) b[x] = 0;
@@ -92,8 +99,8 @@ class GemmTester {
     g.row = row_;
     g.col = col_;
     g.ldc = ld;
-    now_testing("%s m=%d tile_rows=%d lda=%d taps=%d kc=%d width=%d n=%d halves=%d row=%d col=%d ldc=%d %s", kernel_row.name,
-                m_, tile_rows_, lda_, taps_, kc_, width_, n_, halves, row_, col_, static_cast<int>(ld), maker_.describe().c_str());
+    now_testing("%s m=%d tile_rows=%d lda=%d taps=%d kc=%d width=%d n=%d halves=%d row=%d col=%d ldc=%d %s", kernel_row.name, m_,
+                tile_rows_, lda_, taps_, kc_, width_, n_, halves, row_, col_, static_cast<int>(ld), maker_.describe().c_str());
     uint8_t* want = want_.place(m_, row_bytes, ld, side_);
     uint8_t* got = got_.place(m_, row_bytes, ld, side_);
     if (e.out == OutType::f32_accumulate)
@@ -104,9 +111,15 @@ class GemmTester {
           std::memcpy(got + r * ld + 4 * j, &f, 4);
         }
     g.c = want;
-    table_of(Isa::ref).gemm_for(width_).fn(g);
+    if (nibbles_)
+      table_of(Isa::ref).gemm4(gemm4_args{g});
+    else
+      table_of(Isa::ref).gemm_for(width_).fn(g);
     g.c = got;
-    kernel<gemm_args>(kernel_row)(g);
+    if (nibbles_)
+      kernel<gemm4_args>(kernel_row)(gemm4_args{g});
+    else
+      kernel<gemm_args>(kernel_row)(g);
     return same_output(got_, want_, m_, row_bytes);
   }
 
@@ -117,6 +130,7 @@ class GemmTester {
   }
 
   int m_ = 1, tile_rows_ = 0, lda_ = 0, taps_ = 1, kc_ = 1, width_ = 16, n_ = 1, row_ = 0, col_ = 0, gap_ = 0;
+  bool nibbles_ = false;
   Side side_ = Side::end;
   std::vector<std::unique_ptr<Guarded>> rows_;
   Guarded b_{64 * 4 * 9 * 64}, pointers_{8 * 16 * 64}, matrix_{1 << 13};
@@ -135,7 +149,8 @@ EpilogueMaker::EpilogueMaker()
       w_zero_point_(4 * kMaxColumns),
       row_zero_point_(4 * kMaxRows),
       row_scale_(4 * kMaxRows),
-      row_sum_(4 * kMaxRows) {}
+      row_sum_(4 * kMaxRows),
+      row_term_(4 * kMaxRows) {}
 
 const Epilogue& EpilogueMaker::make(Rng& rng, int64_t rows, int64_t columns, double typical, bool accumulate, bool row_arrays,
                                     Side side) {
@@ -163,6 +178,7 @@ const Epilogue& EpilogueMaker::make(Rng& rng, int64_t rows, int64_t columns, dou
     e_.row_sum = ints(row_sum_, rows, 0, spread / 128);
     e_.w_zero_point = ints(w_zero_point_, columns, -128, 127);
   }
+  if (row_arrays && rng.chance(30)) e_.row_term = ints(row_term_, rows, -spread, spread);
   // Three kinds of scale: outputs all over the grid; a power of two, which makes ties; and one that overflows it.
   const int kind = static_cast<int>(rng.between(0, 9));
   const float unit = kind == 0 ? 0.5f : kind == 1 ? 1e30f : static_cast<float>(300.0 / typical);
@@ -185,9 +201,9 @@ const Epilogue& EpilogueMaker::make(Rng& rng, int64_t rows, int64_t columns, dou
 
 std::string EpilogueMaker::describe() const {
   char text[160];
-  std::snprintf(text, sizeof(text), "%s%s rows:%c%c%c zp=%d [%d,%d] [%g,%g] inv=%g", out_name(e_.out),
+  std::snprintf(text, sizeof(text), "%s%s rows:%c%c%c%c zp=%d [%d,%d] [%g,%g] inv=%g", out_name(e_.out),
                 e_.bounded ? " bounded" : "", e_.row_zero_point ? 'z' : '-', e_.row_scale ? 's' : '-', e_.row_sum ? 'w' : '-',
-                e_.zero_point, e_.lo, e_.hi, e_.f_lo, e_.f_hi, e_.inv_scale);
+                e_.row_term ? 't' : '-', e_.zero_point, e_.lo, e_.hi, e_.f_lo, e_.f_hi, e_.inv_scale);
   return text;
 }
 
@@ -237,6 +253,29 @@ void test_gemm(const KernelRow& row) {
     if (matrix) t.taps(1);
     t.matrix(matrix ? kc + static_cast<int>(rng.between(kc > 0 ? 0 : 1, 20)) : 0);
     t.kc(kc).n(static_cast<int>(rng.between(1, width)));
+    t.row(static_cast<int>(rng.between(0, 9)))
+        .col(64 * static_cast<int>(rng.between(0, 1)))
+        .gap(static_cast<int>(rng.between(0, 9)));
+    if (!t.side(rng.chance(50) ? Side::start : Side::end).run(row, rng)) return;
+  }
+}
+
+void test_gemm4(const KernelRow& row) {
+  Rng rng(6);
+  GemmTester t;
+  t.nibbles().taps(1);
+  for (int width : {32, 64})
+    for (int m = 1; m <= row.mr; ++m)
+      for (int n : {1, width - 15, width - 1, width})
+        for (int kc : {0, 1, 2, 3, 4, 5, 7, 8, 31, 64})
+          for (Side side : {Side::start, Side::end})
+            if (!t.m(m).matrix(kc + 1).kc(kc).width(width).n(n).row(0).col(0).gap(0).side(side).run(row, rng)) return;
+  for (int i = 0; i < cases(20000); ++i) {
+    const int width = 32 * static_cast<int>(rng.between(1, 2));
+    const int kc =
+        static_cast<int>(rng.pick<int64_t>({0, rng.between(1, 9), rng.between(1, 70), 37, 61, 4 * rng.between(1, 40)}));
+    t.m(static_cast<int>(rng.between(1, 2 * row.mr + 1))).kc(kc).width(width).n(static_cast<int>(rng.between(1, width)));
+    t.matrix(kc + static_cast<int>(rng.between(kc > 0 ? 0 : 1, 20)));
     t.row(static_cast<int>(rng.between(0, 9)))
         .col(64 * static_cast<int>(rng.between(0, 1)))
         .gap(static_cast<int>(rng.between(0, 9)));

@@ -113,20 +113,18 @@ void test_row_sum(const KernelRow& row) {
 
 void test_combine16(const KernelRow& row) {
   Rng rng(33);
-  Guarded hi_memory(1 << 13), lo_memory(1 << 13), correction_memory(4096), scale_memory(4096), bias_memory(4096);
+  Guarded sum_memory(1 << 14), correction_memory(4096), scale_memory(4096), bias_memory(4096);
   Output got(1 << 14), want(1 << 14);
   for (int i = 0; i < cases(6000); ++i) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
     const int m = static_cast<int>(rng.between(1, 12)), width = 16 * static_cast<int>(rng.between(1, 4)),
               n = static_cast<int>(rng.between(1, width));
-    const size_t elements = static_cast<size_t>(m) * static_cast<size_t>(width),
+    const size_t elements = 2 * static_cast<size_t>(m) * static_cast<size_t>(width),
                  columns = static_cast<size_t>((n + 15) / 16 * 16);
-    int32_t *hi = hi_memory.place<int32_t>(elements, side), *lo = lo_memory.place<int32_t>(elements, side);
+    int32_t* sums = sum_memory.place<int32_t>(elements, side);
     const bool wide = rng.chance(30);  // accumulators beyond 2^24, where the conversion to fp32 rounds
-    for (size_t j = 0; j < elements; ++j) {
-      hi[j] = static_cast<int32_t>(wide ? rng.between(INT32_MIN, INT32_MAX) : rng.between(-60000, 60000));
-      lo[j] = static_cast<int32_t>(wide ? rng.between(INT32_MIN, INT32_MAX) : rng.between(-60000, 60000));
-    }
+    for (size_t j = 0; j < elements; ++j)
+      sums[j] = static_cast<int32_t>(wide ? rng.between(INT32_MIN, INT32_MAX) : rng.between(-60000, 60000));
     double* correction = correction_memory.place<double>(columns, side);
     float *scale = scale_memory.place<float>(columns, side), *bias = bias_memory.place<float>(columns, side);
     for (size_t j = 0; j < columns; ++j) {
@@ -137,8 +135,7 @@ void test_combine16(const KernelRow& row) {
     }
     const int64_t ld = (n + rng.between(0, 5)) * 4;
     combine16_args g{};
-    g.hi = hi;
-    g.lo = lo;
+    g.sums = sums;
     g.m = m;
     g.n = n;
     g.width = width;

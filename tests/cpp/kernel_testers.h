@@ -7,6 +7,7 @@ namespace qgemm {
 namespace test {
 
 void test_gemm(const KernelRow& row);
+void test_gemm4(const KernelRow& row);
 void test_product(const KernelRow& row);
 void test_group_finish(const KernelRow& row);
 void test_unpack4(const KernelRow& row);
@@ -49,7 +50,7 @@ class EpilogueMaker {
 
  private:
   Epilogue e_;
-  Guarded correction_, scale_, bias_, colsum_, w_zero_point_, row_zero_point_, row_scale_, row_sum_;
+  Guarded correction_, scale_, bias_, colsum_, w_zero_point_, row_zero_point_, row_scale_, row_sum_, row_term_;
 };
 
 inline int64_t element_size(OutType t) { return t == OutType::u8 || t == OutType::s8 ? 1 : 4; }

@@ -21,6 +21,7 @@ inline int32_t correct(const Epilogue& e, int64_t acc, int row, int col) {
   acc += e.correction[col];
   if (e.row_zero_point) acc -= static_cast<int64_t>(e.row_zero_point[row]) * e.colsum[col];
   if (e.row_sum) acc -= static_cast<int64_t>(e.row_sum[row]) * e.w_zero_point[col];
+  if (e.row_term) acc += e.row_term[row];
   return wrap(acc);
 }
 
