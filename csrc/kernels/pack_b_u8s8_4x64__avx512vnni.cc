@@ -1,6 +1,6 @@
 // An activation as the right operand: packed into a panel on the fly, with the sums of its columns. Two layouts of B, one panel
 // order.
-//   [k][n]: four rows are interleaved by two in-lane unpacks; a 4x4 transposition of lanes brings the columns into natural order.
+//   [k][n]: the dwords of each row are permuted so that two in-lane unpacks of four rows leave the columns in natural order.
 //   [n][k]: a 16x16 transposition of dwords; four consecutive k of a column are a dword already.
 #include "kernels/transpose__avx512vnni.h"
 
@@ -17,17 +17,19 @@ void pack_rows(const pack_b_args& g) {
   const __m512i flip = _mm512_set1_epi8(static_cast<char>(g.flip)), ones = _mm512_set1_epi8(1);
   const __mmask64 columns = lanes64(g.n);
   const int vectors = g.width / 16;
+  // Lane l, dword j takes lane j, dword l: what unpacking by lanes leaves in register j are then columns 16 * j to 16 * j + 15.
+  const __m512i lanes = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   __m512i sum[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
   int8_t* out = g.panel;
   for (int k = 0; k < g.k; k += 4, out += g.width * 4) {
     __m512i r[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) r[i] = load_flipped(g.b + (k + i) * g.ldb, k + i < g.k ? columns : 0, flip);
+    for (int i = 0; i < 4; ++i)
+      r[i] = _mm512_permutexvar_epi32(lanes, load_flipped(g.b + (k + i) * g.ldb, k + i < g.k ? columns : 0, flip));
     const __m512i lo01 = _mm512_unpacklo_epi8(r[0], r[1]), hi01 = _mm512_unpackhi_epi8(r[0], r[1]);
     const __m512i lo23 = _mm512_unpacklo_epi8(r[2], r[3]), hi23 = _mm512_unpackhi_epi8(r[2], r[3]);
     __m512i v[4] = {_mm512_unpacklo_epi16(lo01, lo23), _mm512_unpackhi_epi16(lo01, lo23), _mm512_unpacklo_epi16(hi01, hi23),
                     _mm512_unpackhi_epi16(hi01, hi23)};
-    transpose_lanes(v);
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) sum[j] = _mm512_dpbusd_epi32(sum[j], ones, v[j]);
     _mm512_storeu_si512(out, v[0]);

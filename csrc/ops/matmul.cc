@@ -11,6 +11,9 @@
 namespace qgemm {
 namespace {
 
+// The right operand's zero point on the grid of the s8 panel.
+int32_t zero_point_s8(const MatmulOperand& b) { return b.is_signed ? b.zero_point : b.zero_point - 128; }
+
 // The right operand in the form the linear driver takes: panels and arrays in scratch, no packed buffer behind them.
 struct Packed {
   Scratch<int8_t> panels;
@@ -29,20 +32,16 @@ struct Packed {
     v.panels_per_group = (n + kPanel - 1) / kPanel;
     v.panel_stride = v.panel_s8_bytes(kPanel);
     v.panels = reinterpret_cast<const uint8_t*>(panels.get(v.group_panel_bytes() + 64));
-    int32_t* p = arrays.get(5 * v.n_padded);
+    int32_t* p = arrays.get(4 * v.n_padded);
     v.correction = p;
-    v.w_zero_point = p + v.n_padded;
-    v.colsum = p + 2 * v.n_padded;
-    float *scale = reinterpret_cast<float*>(p + 3 * v.n_padded), *bias = reinterpret_cast<float*>(p + 4 * v.n_padded);
+    v.colsum = p + v.n_padded;
+    float *scale = reinterpret_cast<float*>(p + 2 * v.n_padded), *bias = reinterpret_cast<float*>(p + 3 * v.n_padded);
     v.scale = v.w_scale = scale;
     v.bias = bias;
-    const int32_t zb = b.is_signed ? b.zero_point : b.zero_point - 128;
-    v.has_w_zero_point = zb != 0;
     const float s = static_cast<float>(double(a.scale) * double(b.scale));
     for (int64_t i = 0; i < v.n_padded; ++i) {
       scale[i] = s;
       bias[i] = 0.0f;
-      p[v.n_padded + i] = zb;
     }
     v.y_bound = static_cast<float>(double(k) * 255.0 * 255.0 * s * 1.0001);
   }
@@ -50,7 +49,7 @@ struct Packed {
   // Panels [p0, p1) of one matrix.
   void fill(const KernelTable& t, const uint8_t* data, const MatmulOperand& a, const MatmulOperand& b, int64_t p0, int64_t p1) {
     PackedView& v = view;
-    const int32_t za = a.is_signed ? a.zero_point + 128 : a.zero_point, zb = b.is_signed ? b.zero_point : b.zero_point - 128;
+    const int32_t za = a.is_signed ? a.zero_point + 128 : a.zero_point, zb = zero_point_s8(b);
     int32_t *colsum = const_cast<int32_t*>(v.colsum), *correction = const_cast<int32_t*>(v.correction);
     for (int64_t p = p0; p < p1; ++p) {
       pack_b_args g{};
@@ -92,6 +91,14 @@ void copy_left(const MatmulOperand& a, const uint8_t* data, int64_t m0, int64_t 
         for (int64_t j = j0; j < k && j < j0 + kBlock; ++j) out[i * k + j] = data[j * a.ld + i] ^ bits;
 }
 
+// What rows [m0, m1) of A, u8, add to their accumulators on account of B's zero point.
+void fill_terms(const KernelTable& t, const uint8_t* rows, int64_t lda, int64_t k, const MatmulOperand& b, int64_t m0, int64_t m1,
+                int32_t* terms) {
+  const int32_t zb = zero_point_s8(b);
+  t.row_sum({rows + m0 * lda, lda, m1 - m0, k, terms + m0});
+  for (int64_t i = m0; i < m1; ++i) terms[i] *= -zb;
+}
+
 void check(const MatmulOperand& x, const char* name) {
   if (!(std::isfinite(x.scale) && x.scale > 0))
     throw Error(Code::quantization,
@@ -121,11 +128,14 @@ void matmul(int64_t batch, int64_t m, int64_t n, int64_t k, const MatmulOperand&
   const KernelTable& t = table();
   char* first = static_cast<char*>(c);
   const int threads = threads_for(batch * m * n * (k > 0 ? k : 1), kGrainMacs);
+  const bool has_terms = zero_point_s8(b) != 0;
   if (batch >= threads && batch > 1) {
     parallel_shares(batch, threads, [&](int64_t begin, int64_t end) {
       static thread_local Packed packed;
       static thread_local Scratch<uint8_t> copy;
+      static thread_local Scratch<int32_t> row_terms;
       packed.shape(n, k, a, b);
+      RowParams terms;
       for (int64_t i = begin; i < end; ++i) {
         packed.fill(t, b.data + b.batches[i], a, b, 0, packed.view.panels_per_group);
         const uint8_t* rows = a.data + a.batches[i];
@@ -134,25 +144,38 @@ void matmul(int64_t batch, int64_t m, int64_t n, int64_t k, const MatmulOperand&
           copy_left(a, rows, 0, m, k, own);
           rows = own;
         }
-        linear_on(t, packed.view, rows, m, in_place(a) ? a.ld : k, first + c_batches[i], ldc, out, {}, 1);
+        const int64_t lda = in_place(a) ? a.ld : k;
+        if (has_terms) {
+          int32_t* own = row_terms.get(m);
+          fill_terms(t, rows, lda, k, b, 0, m, own);
+          terms.term = own;
+        }
+        linear_on(t, packed.view, rows, m, lda, first + c_batches[i], ldc, out, terms, 1);
       }
     });
     return;
   }
   static thread_local Packed own;
   static thread_local Scratch<uint8_t> copy;
+  static thread_local Scratch<int32_t> row_terms;
   Packed& packed = own;
   packed.shape(n, k, a, b);
+  int32_t* const own_terms = has_terms ? row_terms.get(m) : nullptr;
+  RowParams terms;
+  terms.term = own_terms;
   for (int64_t i = 0; i < batch; ++i) {
     const uint8_t* data = b.data + b.batches[i];
     const uint8_t* rows = a.data + a.batches[i];
     uint8_t* const own_rows = in_place(a) ? nullptr : copy.get(m * k);
-    const int64_t panels = packed.view.panels_per_group;
+    const uint8_t* const left = own_rows ? own_rows : rows;
+    const int64_t panels = packed.view.panels_per_group, lda = own_rows ? k : a.ld;
     parallel_shares(threads, threads, [&](int64_t begin, int64_t end) {  // each a part of both operands
       packed.fill(t, data, a, b, panels * begin / threads, panels * end / threads);
-      if (own_rows) copy_left(a, rows, m * begin / threads, m * end / threads, k, own_rows);
+      const int64_t m0 = m * begin / threads, m1 = m * end / threads;
+      if (own_rows) copy_left(a, rows, m0, m1, k, own_rows);
+      if (own_terms) fill_terms(t, left, lda, k, b, m0, m1, own_terms);
     });
-    linear_on(t, packed.view, own_rows ? own_rows : rows, m, own_rows ? k : a.ld, first + c_batches[i], ldc, out, {}, threads);
+    linear_on(t, packed.view, left, m, lda, first + c_batches[i], ldc, out, terms, threads);
   }
 }
 
