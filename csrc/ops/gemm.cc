@@ -25,6 +25,7 @@ constexpr int64_t kAheadBytes = 320 * 1024;  // largest panel that is prefetched
 constexpr int64_t kReadMacs = 3;
 // Rows a thread must get before a product is shared by rows: a few tiles of the highest kernel.
 constexpr int64_t kOwnRows = 32;
+constexpr int64_t kPartProducts = 4096;  // least K of a thread's part where K is cut
 
 // How much work a product is, in multiply-adds.
 int64_t macs(const PackedView& w, int64_t m) { return std::max(m, kReadMacs) * w.n * std::max<int64_t>(w.k, 1); }
@@ -152,6 +153,65 @@ int64_t row_blocks(const KernelTable& t, const PackedView& w, int64_t m, int64_t
   return want > most ? most : want > blocks ? want : blocks;
 }
 
+// Fewer panels and blocks of rows than threads, and a long K: the threads take parts of K, whose exact sums are added in int32 by
+// the caller, which then stores the outputs. 0 or 1: K stays whole.
+int64_t k_shares(const PackedView& w, int64_t m, int64_t shares, int threads) {
+  const bool pieces =
+      w.bits == 4 && w.panel_width(w.panels_per_group - 1) % 32 != 0;  // a part must begin between pieces of nibbles
+  if (shares >= threads || w.group_size > 0 || pieces || m > kMaxRows) return 1;
+  const int64_t parts = threads / shares, most = w.kc / kPartProducts;
+  return parts < most ? parts : most;
+}
+
+void linear_parts(const Job& j, int64_t m, int64_t parts, int threads) {
+  const PackedView& w = j.w;
+  const int64_t panels = w.panels_per_group, columns = w.n_padded, part_size = m * columns;
+  static thread_local Scratch<int32_t> memory;
+  int32_t* const sums = memory.get(parts * part_size + columns);
+  int32_t* const zeros = sums + parts * part_size;
+  for (int64_t n = 0; n < columns; ++n) zeros[n] = 0;
+  Epilogue first = j.e;  // the first part's sums take all integer terms with them
+  first.out = OutType::s32;
+  Epilogue other{};
+  other.correction = zeros;
+  other.out = OutType::s32;
+  parallel_shares(panels * parts, threads, [&](int64_t begin, int64_t end) {
+    static thread_local Scratch<int8_t> expanded;
+    int8_t* scratch = w.bits == 4 ? expanded.get((w.panel_s8_bytes(kPanel) + 127) / 128 * 128) : nullptr;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t p = i % panels, part = i / panels, k4 = w.k4();
+      const int64_t k0 = k4 * part / parts * 4, k1 = std::min(w.kc, k4 * (part + 1) / parts * 4);
+      const int width = w.panel_width(p);
+      const Panel panel = panel_for(j.t, w, p, m, scratch);
+      const GemmKernel& kernel = j.t.gemm_for(width);
+      gemm_args g{};
+      g.base = j.a + k0;
+      g.lda = j.lda;
+      g.m = static_cast<int32_t>(m);
+      g.tile_rows = kernel.mr;
+      g.taps = 1;
+      g.kc = static_cast<int32_t>(k1 - k0);
+      g.b = panel.b + k0 * width / (panel.nibbles ? 2 : 1);
+      g.width = g.n = width;
+      g.ep = part == 0 ? &first : &other;
+      g.col = static_cast<int32_t>(p * kPanel);
+      g.c = sums + part * part_size + p * kPanel;
+      g.ldc = columns * 4;
+      panel.run(j.t, kernel, g);
+    }
+  });
+  for (int64_t part = 1; part < parts; ++part)
+    for (int64_t i = 0; i < part_size; ++i)
+      sums[i] = static_cast<int32_t>(static_cast<uint32_t>(sums[i]) + static_cast<uint32_t>(sums[part * part_size + i]));
+  Epilogue last = j.e;
+  last.correction = zeros;
+  last.row_zero_point = last.row_sum = last.row_term = nullptr;
+  for (int64_t r = 0; r < m; ++r) {
+    last.row_scale = j.e.row_scale ? j.e.row_scale + r : nullptr;
+    j.t.requantize({sums + r * columns, static_cast<int32_t>(w.n), &last, j.c + r * j.ldc});
+  }
+}
+
 // High and low bytes of n values.
 void split16(const uint16_t* __restrict a, int64_t n, uint8_t* __restrict hi, uint8_t* __restrict lo) {
   for (int64_t i = 0; i < n; ++i) hi[i] = static_cast<uint8_t>(a[i] >> 8);
@@ -223,6 +283,10 @@ void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int6
   const Job job{t, w, a, lda, static_cast<char*>(c), ldc, out, rows, e, static_cast<int64_t>(out_size(out.type))};
   const int64_t panels = w.panels_per_group;
   const int64_t blocks = row_blocks(t, w, m, w.k, threads);
+  if (!post || !post->any()) {
+    const int64_t parts = k_shares(w, m, blocks * panels, threads);
+    if (parts > 1) return linear_parts(job, m, parts, threads);
+  }
   parallel_shares(blocks * panels, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<int8_t> expanded;
     int8_t* scratch = w.bits == 4 ? expanded.get((w.panel_s8_bytes(kPanel) + 127) / 128 * 128) : nullptr;

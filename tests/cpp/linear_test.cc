@@ -135,6 +135,18 @@ TEST(Linear, ThreadsShareTheWork) {
   }
 }
 
+// Fewer panels and tiles than threads: each has a part of K.
+TEST(Linear, ThreadsShareALongK) {
+  Rng rng(104);
+  LinearCase c;
+  for (int i = 0; i < cases(60); ++i) {
+    c.m(rng.pick<int64_t>({1, 2, 3, 6}))
+        .n(rng.pick<int64_t>({1, 16, 31, 48, 64}))
+        .k(rng.pick<int64_t>({8192, 8195, 8999, 12301}));
+    if (!c.bits(rng.chance(60) ? 8 : 4).per_row(rng.chance(40)).group_size(0).zero_points(rng.chance(40)).run(rng)) return;
+  }
+}
+
 TEST(Linear, NoProductLeavesTheBias) {
   Rng rng(102);
   LinearCase c;
