@@ -406,3 +406,27 @@ def test_memory_and_times_of_the_compiled_program(rng):
     times = next(p._timed_calls((x,)))
     assert len(times) == len(p.steps) and all(t >= 0 for t in times) and times[1] > 0
     assert times[[s.op for s in p.steps].index("Flatten")] == 0
+
+
+def test_results_on_sixteen_bit_grids_are_rounded_in_the_program(rng):
+    """Behind a layer of bytes, a layer of 16 bits, a convolution (channels last), a softmax, a norm and a product of activations."""
+    b = Builder()
+    b.input("x", ["n", 4, 6, 6])
+    wide = b.q(conv(b, rng, b.q("x", 0.02, 128), 8, 4, 3), 0.05, 128)
+    w = b.weight("w", rng.integers(-128, 128, (8, 8, 1, 1)).astype(np.int8), np.full(8, 0.002))
+    image = b.q(b.add("Conv", [wide, w], "c"), 1e-3, 30000, np.uint16)
+    rows = b.q(b.add("Reshape", [image, b.const("shape", np.array([-1, 8, 16]))], "rows"), 1e-3, 30000, np.uint16)
+    soft = b.q(b.add("Softmax", [rows], "soft", axis=-1), 1 / 65535, 0, np.uint16)
+    gamma, beta = b.const("gamma", np.ones(16, np.float32)), b.const("beta", np.zeros(16, np.float32))
+    norm = b.q(b.add("LayerNormalization", [soft, gamma, beta], "norm", axis=-1), 2e-4, 32768, np.uint16)
+    v = b.weight("v", rng.integers(-128, 128, (20, 16)).astype(np.int8), np.full(20, 0.002))
+    layer = b.q(b.add("MatMul", [norm, b.add("Transpose", [v], "vt")], "m"), 1e-4, 32768, np.uint16)
+    both = b.q(b.add("MatMul", [layer, b.q(b.add("Transpose", [layer], "lt", perm=[0, 2, 1]), 1e-4, 32768, np.uint16)], "mm"), 1e-4, 20000,
+               np.uint16)  # fmt: skip
+    p = qgemm.load(b.model(both))
+    x = floats(rng, 2, 4, 6, 6)
+    assert np.array_equal(p(x), p._stepwise([x])[0]) and np.array_equal(p(x), p(x))
+    assert compiled(p).native and kernels(p) == [
+        "quantize", "conv2d", "conv2d", "expression", "copy", "copy", "softmax", "expression", "norm", "expression", "quantize", "linear16",
+        "expression", "copy", "matmul floats", "expression",
+    ]  # fmt: skip

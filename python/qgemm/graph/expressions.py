@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +16,12 @@ from .. import _core
 from . import native_float as nat
 from .grids import real
 from .ir import Graph, Node, QParams, Tensor
+from .native import Rounded
 from .values import raw_values
+
+if TYPE_CHECKING:
+    from .executors import Result
+    from .step import Native
 
 _UNARY = ["Copy", "Neg", "Abs", "Sqrt", "Reciprocal", "Floor", "Ceil", "Round", "Sign", "Relu", "Exp", "Sigmoid", "Tanh", "Erf", "Gelu",
           "Silu", "HardSigmoid", "HardSwish", "Not", "IsNaN", "RoundToGrid"]  # fmt: skip
@@ -201,6 +207,23 @@ def _pow(graph: Graph, n: Node, b: Builder, args: list):
     if exponent == -1.0:
         return b.unary("Reciprocal", x)
     return b.rare("Pow", *args)
+
+
+def rounding(qp: QParams) -> _core.Expression | None:
+    """float32 rounded to a grid that is not held as bytes; None beyond 16 bits, where float32 rounds on the way."""
+    if not qp.per_tensor or qp.bits > 16:
+        return None
+    b = Builder(1)
+    y = b.round_to(("in", 0), qp)
+    return _core.Expression([(1.0, 0)], b.numbered(), b.parameters, [b.number_of(y)], [(1.0, 0, 0, 255)])
+
+
+def rounded(result: Result, form: Native) -> Native | None:
+    """``form``, followed by the rounding of its result where that is on a grid not held as bytes; None where no native form rounds so."""
+    if result.after is None:
+        return form
+    grid = rounding(result.after)
+    return None if grid is None else Rounded(form, form.y, grid)
 
 
 class Chain:

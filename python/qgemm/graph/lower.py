@@ -97,7 +97,10 @@ class Lowering(ConvLowering, RowLowering):
     def _input_rounding(self, name: str, qp: QParams) -> Step:
         store = writer(self.graph, name)
         why = f"{qp.bits}-bit grid, kept as float32 values"
-        return Step(name, "Quantize", "numpy", "float", lambda env: store(env, env[name]), (name,), (name,), why)
+        grid = expressions.rounding(qp)
+        form = None if grid is None else fl.Expression(grid, (name,), name)
+        return Step(name, "Quantize", "numpy" if form is None else "expression", "float", lambda env: store(env, env[name]), (name,),
+                    (name,), why, native=form)  # fmt: skip
 
     def _index_tensors(self) -> set[str]:
         """Values that hold shapes, indices and conditions rather than activations."""
@@ -238,7 +241,7 @@ class Lowering(ConvLowering, RowLowering):
         n_out, k = w.data.shape
         result = self._result(n)
         run = ex.linear(n.inputs[0], n.outputs[0], packed, n_out, k, result, n.module or n.name)
-        form = nat.unless_wide(result, nat.Linear(n.inputs[0], n.outputs[0], packed, k, result))
+        form = expressions.rounded(result, nat.Linear(n.inputs[0], n.outputs[0], packed, k, result))
         return self._step(n, "linear", self._scheme(n), run, weight_bytes=packed.nbytes, native=form)
 
     def _linear_floats(self, n: Node, reason: str) -> Step:
@@ -250,7 +253,7 @@ class Lowering(ConvLowering, RowLowering):
         packed, result = _core.pack_floats(weight, True), self._result(n)
         added = None if bias is None else np.ascontiguousarray(np.broadcast_to(real(bias).reshape(-1), (n_out,)), np.float32)
         run = ex.product(reader(self.graph, x.name), n.outputs[0], packed, added, n_out, k, result, n.module or n.name)
-        form = nat.unless_wide(result, fl.Product(self._real_operand(x), n.outputs[0], packed, added, k, n_out, result))
+        form = expressions.rounded(result, fl.Product(self._real_operand(x), n.outputs[0], packed, added, k, n_out, result))
         return self._step(n, "product", "float", run, reason, packed.nbytes, form)
 
     def _floats(self, t: Tensor) -> bool:
@@ -273,7 +276,7 @@ class Lowering(ConvLowering, RowLowering):
         n_out, k = w.data.shape
         result = self._result(n)
         run = ex.linear16(n.inputs[0], n.outputs[0], packed, n_out, k, grid, result, n.module or n.name)
-        form = nat.unless_wide(result, nat.Linear16(n.inputs[0], n.outputs[0], packed, k, nat.Grid.of(grid), result))
+        form = expressions.rounded(result, nat.Linear16(n.inputs[0], n.outputs[0], packed, k, nat.Grid.of(grid), result))
         return self._step(n, "linear16", self._scheme(n), run, weight_bytes=packed.nbytes, native=form)
 
     def _pack_conv(self, n: Node) -> Step:
@@ -285,7 +288,7 @@ class Lowering(ConvLowering, RowLowering):
         channels = w.data.shape[1] * groups
         result = self._result(n)
         run = ex.conv(n.inputs[0], n.outputs[0], packed, win, channels, w.data.shape[0], result, n.module or n.name)
-        form = nat.unless_wide(result, nat.Conv(n.inputs[0], n.outputs[0], packed, win, result))
+        form = expressions.rounded(result, nat.Conv(n.inputs[0], n.outputs[0], packed, win, result))
         depthwise = groups > 1 and w.data.shape[1] == 1 and w.data.shape[0] == groups
         kernel = "conv2d depthwise" if depthwise else "conv2d"
         return self._step(n, kernel, self._scheme(n), run, weight_bytes=packed.nbytes, native=form)
@@ -353,7 +356,7 @@ class Lowering(ConvLowering, RowLowering):
             return None
         result = self._result(n)
         run = ex.avg_pool(n.inputs[0], n.outputs[0], win, with_pad, qp, result, n.name)
-        form = nat.unless_wide(result, nat.AvgPool(n.inputs[0], n.outputs[0], win, with_pad, nat.Grid.of(qp), result))
+        form = expressions.rounded(result, nat.AvgPool(n.inputs[0], n.outputs[0], win, with_pad, nat.Grid.of(qp), result))
         return self._step(n, "avg_pool2d", f"u{qp.bits}", run, native=form)
 
     def _globalaveragepool(self, n: Node) -> Step | None:
@@ -362,7 +365,7 @@ class Lowering(ConvLowering, RowLowering):
             return None
         result = self._result(n)
         run = ex.global_avg_pool(n.inputs[0], n.outputs[0], qp, result, n.name)
-        form = nat.unless_wide(result, nat.AvgPool(n.inputs[0], n.outputs[0], None, False, nat.Grid.of(qp), result))
+        form = expressions.rounded(result, nat.AvgPool(n.inputs[0], n.outputs[0], None, False, nat.Grid.of(qp), result))
         return self._step(n, "avg_pool2d", f"u{qp.bits}", run, native=form)
 
     def _matmul(self, n: Node) -> Step | None:
@@ -375,7 +378,7 @@ class Lowering(ConvLowering, RowLowering):
         reads = [raw_reader(self.graph, i, g) for i, g in zip(n.inputs, grids, strict=True)]
         result = self._result(n)
         run = ex.matmul(n.outputs[0], *reads, *grids, result, writer(self.graph, n.outputs[0]), n.module or n.name, self._heads(n))
-        form = nat.unless_wide(result, nat.MatMul(*self._operands(n, grids), n.outputs[0], result, ex.MATMUL_K))
+        form = expressions.rounded(result, nat.MatMul(*self._operands(n, grids), n.outputs[0], result, ex.MATMUL_K))
         return self._step(n, "matmul", f"A{grids[0].bits}A{grids[1].bits}", run, native=form)
 
     def _heads(self, n: Node) -> bool:
@@ -392,7 +395,7 @@ class Lowering(ConvLowering, RowLowering):
             return None
         result = self._result(n)
         run = ex.matmul_floats(n.outputs[0], *(reader(self.graph, i) for i in n.inputs), result, n.module or n.name, self._heads(n))
-        form = nat.unless_wide(result, fl.MatMul(*map(self._real_operand, sides), n.outputs[0], result))
+        form = expressions.rounded(result, fl.MatMul(*map(self._real_operand, sides), n.outputs[0], result))
         return self._step(n, "matmul floats", "float", run, self._why(n), native=form)
 
     # ---- moves and float ----
@@ -448,8 +451,10 @@ class Lowering(ConvLowering, RowLowering):
         if n.op not in MOVES or n.op == "Resize" or "lo" in n.attrs or "hi" in n.attrs:
             return None
         data = {i: self.graph.tensors[i] for i in data_inputs(n)}
-        grids = [t.qparams for t in data.values() if not t.is_const and t.qparams is not None and not t.qparams.u8]
-        if grids or any(self.graph.tensors[o].qparams is not None for o in n.outputs if o):
+        wide = [t.qparams for t in data.values() if not t.is_const and t.qparams is not None and not t.qparams.u8]
+        to = [self.graph.tensors[o].qparams for o in n.outputs if o]
+        # Onto the grid that all of them are on already, rounding changes nothing.
+        if any(qp is not None for qp in to) and not (len(wide) == len(data) and all(wide[0].same(qp) for qp in (*wide, *to))):
             return None
         if len({real(t).dtype if t.is_const else held_dtype(t) for t in data.values()}) != 1:
             return None

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from .. import _core
-from . import convops, floatconv
+from . import convops, expressions, floatconv
 from . import executors as ex
 from . import native as nat
 from .floatnn import Window
@@ -75,7 +75,7 @@ class ConvLowering:
         )  # fmt: skip
         result, win = self._result(n), Window({}, (1,) * (len(rank) - 2))
         run = ex.conv(n.inputs[0], n.outputs[0], packed, win, len(sign), len(sign), result, n.module or n.name)
-        form = nat.unless_wide(result, nat.Conv(n.inputs[0], n.outputs[0], packed, win, result))
+        form = expressions.rounded(result, nat.Conv(n.inputs[0], n.outputs[0], packed, win, result))
         return self._step(n, "conv2d depthwise", f"u{x.bits}", run, weight_bytes=packed.nbytes, native=form)
 
     def _resize(self, n: Node) -> Step | None:
@@ -132,7 +132,7 @@ class ConvLowering:
         extra = n.attrs.get("output_padding") or [0] * len(win.kernel)
         result, label = self._result(n), n.module or n.name
         run = convops.conv_transpose(n.inputs[0], n.outputs[0], packed, win, extra, w.data.shape[0], n_out, result, label)
-        form = nat.unless_wide(result, nat.ConvTranspose(n.inputs[0], n.outputs[0], packed, win, tuple(extra), result))
+        form = expressions.rounded(result, nat.ConvTranspose(n.inputs[0], n.outputs[0], packed, win, tuple(extra), result))
         return self._step(n, "conv_transpose2d", self._scheme(n), run, weight_bytes=packed.nbytes, native=form)
 
     def _pack_conv3d(self, n: Node) -> Step:
@@ -141,7 +141,7 @@ class ConvLowering:
         win, channels = Window(n.attrs, w.data.shape[2:]), w.data.shape[1] * groups
         result, label = self._result(n), n.module or n.name
         run = convops.conv3d(n.inputs[0], n.outputs[0], packed, win, channels, w.data.shape[0], result, label)
-        form = nat.unless_wide(result, nat.Conv3d(n.inputs[0], n.outputs[0], packed, win, result))
+        form = expressions.rounded(result, nat.Conv3d(n.inputs[0], n.outputs[0], packed, win, result))
         return self._step(n, "conv3d", self._scheme(n), run, weight_bytes=packed.nbytes, native=form)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import expressions, rowops
 from . import native as nat
-from . import rowops
 from .grids import real
 from .ir import Node
 from .step import Step
@@ -26,7 +26,7 @@ class RowLowering:
         run = rowops.softmax(read, n.outputs[0], axis, grid, result, n.module or n.name, added)
         if mask is not None and self.graph.tensors[mask].is_const:
             mask = np.ascontiguousarray(real(self.graph.tensors[mask])).reshape(self.graph.tensors[mask].data.shape)
-        form = nat.Softmax(n.inputs[0], n.outputs[0], axis, grid, result, mask) if result.after is None else None
+        form = expressions.rounded(result, nat.Softmax(n.inputs[0], n.outputs[0], axis, grid, result, mask))
         return self._step(n, "softmax", scheme, run, self._why(n) if scheme == "float" else "", native=form)
 
     def _layernormalization(self, n: Node) -> Step | None:
@@ -45,9 +45,9 @@ class RowLowering:
         result, form = self._result(n), None
         run = rowops.norm(read, n.outputs[0], gamma, beta, axis, epsilon, center, grid, result, n.module or n.name)
         given = [self.graph.tensors[i] if i else None for i in (*n.inputs[1:3], "", "")[:2]]
-        if result.after is None and all(t is None or t.is_const for t in given):
+        if all(t is None or t.is_const for t in given):
             constants = (None if t is None else real(t) for t in given)
-            form = nat.Norm(n.inputs[0], n.outputs[0], *constants, axis, epsilon, center, grid, result)
+            form = expressions.rounded(result, nat.Norm(n.inputs[0], n.outputs[0], *constants, axis, epsilon, center, grid, result))
         return self._step(n, "norm", scheme, run, self._why(n) if scheme == "float" else "", native=form)
 
     def _parameter(self, n: Node, k: int):

@@ -51,9 +51,20 @@ def bounds(result: Result) -> tuple:
     return (result.dtype is np.float32, *result.bounds)
 
 
-def unless_wide(result: Result, form: Native) -> Native | None:
-    """No native form where the result is rounded to a grid that is not held as bytes."""
-    return form if result.after is None else None
+@dataclass(frozen=True)
+class Rounded:
+    """A form whose float32 result is rounded where it lies, to a grid that is not held as bytes. grid: the rounding."""
+
+    form: Native
+    y: str
+    grid: _core.Expression
+
+    def emit(self, c: Compiler) -> None:
+        self.form.emit(c)
+        y = c.pending[self.y]
+        order = y.dense()
+        steps = [y.strides[i] // y.dtype.itemsize for i in order]
+        c.core.expression(self.grid, [(y.at, y.dtype, steps)], y.at, y.dtype, [y.shape[i] for i in order], 0)
 
 
 @dataclass(frozen=True)
