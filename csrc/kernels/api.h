@@ -63,8 +63,8 @@ struct gemm_args {
   // nothing is read.
   const int8_t* next;
   int32_t tile_rows;  // 0: the strip is one tile
-  // Of a panel of 16 columns: columns 0..7 have weights other than zero only in the first half of each tap's kc, columns 8..15 only
-  // in the second (groups side by side); kc is a multiple of 8. A kernel may leave the zeros out.
+  // Of a panel of 16 columns: columns 0..7 have weights other than zero only in the first half of each tap's kc, columns 8..15
+  // only in the second (groups side by side); kc is a multiple of 8. A kernel may leave the zeros out.
   bool halves;
 };
 
@@ -188,8 +188,8 @@ struct minmax_args {
   bool* finite;
 };
 
-// Rows of x, each on a u8 grid of its own (encoding.h), rows ldx floats and ldq bytes apart. bad: -1, or the first row that holds a NaN
-// or an infinity; of it and the rows behind it nothing is written.
+// Rows of x, each on a u8 grid of its own (encoding.h), rows ldx floats and ldq bytes apart. bad: -1, or the first row that holds
+// a NaN or an infinity; of it and the rows behind it nothing is written.
 struct quantize_rows_args {
   const float* x;
   ptrdiff_t ldx;

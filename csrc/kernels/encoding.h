@@ -1,5 +1,5 @@
-// The u8 encoding of a row, from its least and greatest value: what dynamic quantization is made of. Internal linkage: each file that
-// includes this is compiled for an ISA of its own.
+// The u8 encoding of a row, from its least and greatest value: what dynamic quantization is made of. Internal linkage: each file
+// that includes this is compiled for an ISA of its own.
 #pragma once
 #include <cfloat>
 #include <cmath>

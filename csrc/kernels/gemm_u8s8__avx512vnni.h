@@ -230,8 +230,8 @@ QGEMM_INLINE ptrdiff_t second_half(const gemm_args& g) { return static_cast<ptrd
 // lines, it defeats the hardware prefetcher, which costs a quarter of the rate over weights in L3.
 constexpr int k_parts(int chains) { return chains <= 2 ? 4 : chains <= 4 ? 2 : 1; }
 
-// A tile's sums, from the correction on. rows: [taps][MR], `offset` bytes before what is read. kTails: kc may be no multiple of 4.
-// kOneTap: taps is 1.
+// A tile's sums, from the correction on. rows: [taps][MR], `offset` bytes before what is read. kTails: kc may be no multiple
+// of 4. kOneTap: taps is 1.
 template <int MR, int NV, bool kTails, bool kOneTap>
 QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, ptrdiff_t offset, const int8_t* next,
                            __m512i (&acc)[MR][NV]) {
@@ -349,7 +349,8 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, ptrdi
       for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_add_epi32(acc[i][j], later[p][i][j]);
 }
 
-// The same for a panel of 16 columns whose halves read different channels: registers of 8 columns, each over 8 of the 16 channels.
+// The same for a panel of 16 columns whose halves read different channels: registers of 8 columns, each over 8 of the 16
+// channels.
 template <int MR>
 QGEMM_INLINE void multiply_halves(const gemm_args& g, const uint8_t* const* rows, ptrdiff_t offset, __m512i (&acc)[MR][1]) {
   __m256i low[MR], high[MR];
@@ -451,8 +452,8 @@ QGEMM_INLINE void one_tile(const gemm_args& g) {
 }
 
 // The first `tiles` tiles of a strip, MR rows each, in one function: behind a call the core works off the end of a tile alone, in
-// a loop it does so beside the products of the next. kc is a multiple of 4. Rows: where the rows lie; those of `terms` are a matrix
-// and have a row_term, those of `halves` a table.
+// a loop it does so beside the products of the next. kc is a multiple of 4. Rows: where the rows lie; those of `terms` are a
+// matrix and have a row_term, those of `halves` a table.
 enum class Rows { matrix, terms, table, halves };
 template <int MR, int NV, class End, Rows kRows>
 static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t tiles) {

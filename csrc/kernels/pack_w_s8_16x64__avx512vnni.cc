@@ -119,6 +119,22 @@ void pack(const pack_w_args& g) {
         }
         continue;
       }
+      if (k4 == 16 && g.group == 32 && end == k + 32) {  // a common size: two groups, each half a square
+        Sums half[2] = {s[j], {_mm512_setzero_si512(), _mm512_setzero_si512()}};
+#pragma GCC unroll 16
+        for (int x = 0; x < 16; ++x) {
+          half[x / 8] = add_sums<kZeroPoint>(half[x / 8], r[x], zero_point[j]);
+          if (kNibbles) range = _mm512_or_si512(range, _mm512_add_epi8(r[x], _mm512_set1_epi8(8)));
+          _mm512_storeu_si512(to + x * line, r[x]);
+        }
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; ++h) {
+          add64(g.sum + (q + h) * g.width + 16 * j, half[h].sum);
+          add64(g.absolute + (q + h) * g.width + 16 * j, half[h].absolute);
+        }
+        s[j].sum = s[j].absolute = _mm512_setzero_si512();
+        continue;
+      }
       // A group ends inside the square, or the weight does: the rows of each group in turn, by masks.
 #pragma GCC unroll 16
       for (int x = 0; x < 16; ++x)

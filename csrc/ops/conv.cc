@@ -95,8 +95,8 @@ bool is_product(const Job& j) {
          j.oh == g.h && j.ow == g.w && g.top == 0 && g.left == 0;
 }
 
-// Fills the table with the pointers of the first set. Of the tiles within the image only the first has pointers of its own: those of
-// the others are as far from them as the pixels are. `patches`: room for [rows][taps] pieces of span() bytes.
+// Fills the table with the pointers of the first set. Of the tiles within the image only the first has pointers of its own: those
+// of the others are as far from them as the pixels are. `patches`: room for [rows][taps] pieces of span() bytes.
 void fill(const Job& j, int64_t first, Table& table, uint8_t* patches) {
   const Window& g = j.g;
   const PackedView& w = j.w;

@@ -338,7 +338,7 @@ void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, vo
   }
   if (!finite)
     throw Error(Code::quantization, "x_scale times a weight scale is not finite in float32; recalibrate x's quantizer");
-  const int threads = threads_for(2 * macs(w, m), kGrainMacs);
+  const int threads = threads_for(macs(w, 2 * m), kGrainMacs);
   // As in linear_dynamic: rows are taken apart by the thread that multiplies them.
   const bool by_rows = m >= kOwnRows * threads;
   parallel_shares(by_rows ? m : w.panels_per_group, threads, [&](int64_t begin, int64_t end) {

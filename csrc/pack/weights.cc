@@ -270,6 +270,10 @@ T* writable(const T* array) {
   return const_cast<T*>(array);
 }
 
+// Scales of 64 channels are read 16 groups at a time: those of a channel lie side by side, in one line of cache.
+constexpr int64_t kScaleBlock = 16;
+constexpr int64_t kAheadGroups = 4;
+
 // The entries of `count` (1..64) output channels from n on in every array, at indices from `col` on. sum, absolute: of w and of
 // |w - zero point|, those of group g and channel n + c at [g * step + c].
 void fill_channels(const PackSpec& s, const PackedView& v, int64_t n, int64_t col, int count, const int64_t* sum,
@@ -282,28 +286,51 @@ void fill_channels(const PackSpec& s, const PackedView& v, int64_t n, int64_t co
   const bool grouped = v.group_size > 0, one_scale = s.scale_count == 1;
   // |sum (xq - zx) * w| is largest where every product has the same sign. P and Q, the sums of positive and of |negative| centred
   // weights, meet inputs that are at most `up` above their zero point and `down` below; a dynamic zero point may be 0 or 255.
-  const int64_t up = s.dynamic ? 255 : 255 - x_zero_point, down = s.dynamic ? 0 : x_zero_point;
-  int64_t colsum[kPanel] = {};
+  // With size = P + Q and centred = P - Q, the larger of P * up + Q * down and P * down + Q * up is (size * (up + down) +
+  // |centred * (up - down)|) / 2.
+  const int64_t up = s.dynamic ? 255 : 255 - x_zero_point, down = s.dynamic ? 0 : x_zero_point, skew = up - down;
+  int64_t colsum[kPanel] = {}, bias[kPanel] = {}, shift[kPanel] = {};
   double y_most[kPanel] = {};
-  for (int64_t g = 0; g < group_count; ++g) {
-    const int64_t k0 = g * v.group_size, k1 = grouped && k0 + v.group_size < v.k ? k0 + v.group_size : v.k;
-    float* scale_g = grouped ? writable(v.group_scale) + g * v.n_padded + col : nullptr;
-    int32_t* colsum_g = grouped ? writable(v.group_colsum) + g * v.n_padded + col : nullptr;
-    int32_t* correction_g = grouped ? writable(v.group_correction) + g * v.n_padded + col : nullptr;
-    for (int c = 0; c < count; ++c) {
-      const int64_t b32 = bias_int32 ? bias_int32[n + c] : 0;
-      const int64_t centred = sum[g * step + c] - (zero_point ? (k1 - k0) * zero_point[n + c] : 0), size = absolute[g * step + c];
-      const int64_t p = (size + centred) / 2, q = (size - centred) / 2;
-      const int64_t most = std::max(p * up + q * down, p * down + q * up) + (b32 < 0 ? -b32 : b32);
-      const float scale = scales[one_scale ? 0 : (n + c) * group_count + g];
-      colsum[c] += centred;
-      if (most > std::numeric_limits<int32_t>::max() && (found.overflow_channel < 0 || n + c < found.overflow_channel))
-        found.overflow_channel = n + c, found.overflow = most;
-      y_most[c] += double(most) * x_scale * double(scale);
-      if (grouped) {
-        scale_g[c] = scale;
-        colsum_g[c] = static_cast<int32_t>(centred);
-        correction_g[c] = static_cast<int32_t>((g == 0 ? b32 : 0) - x_zero_point * centred);
+  float scale[kScaleBlock][kPanel];
+  for (int c = 0; c < count; ++c) {
+    if (bias_int32) bias[c] = bias_int32[n + c];
+    if (zero_point) shift[c] = zero_point[n + c];
+  }
+  for (int64_t g0 = 0; g0 < group_count; g0 += kScaleBlock) {
+    const int64_t block = std::min(kScaleBlock, group_count - g0);
+    for (int c = 0; c < count; ++c)
+      for (int64_t g = 0; g < block; ++g) scale[g][c] = scales[one_scale ? 0 : (n + c) * group_count + g0 + g];
+    for (int64_t g = g0; g < g0 + block; ++g) {
+      const int64_t k0 = g * v.group_size, k1 = grouped && k0 + v.group_size < v.k ? k0 + v.group_size : v.k, width = k1 - k0;
+      const int64_t *sum_g = sum + g * step, *absolute_g = absolute + g * step;
+      const float* scale_of = scale[g - g0];
+      float* scale_g = grouped ? writable(v.group_scale) + g * v.n_padded + col : nullptr;
+      int32_t* colsum_g = grouped ? writable(v.group_colsum) + g * v.n_padded + col : nullptr;
+      int32_t* correction_g = grouped ? writable(v.group_correction) + g * v.n_padded + col : nullptr;
+      // The rows of these arrays lie far apart, where no hardware prefetches: their lines are asked for some rows ahead.
+      if (grouped && g + kAheadGroups < group_count)
+        for (const void* row :
+             {static_cast<const void*>(scale_g), static_cast<const void*>(colsum_g), static_cast<const void*>(correction_g)})
+          for (int64_t c = 0; c < 4 * count; c += 64)
+            __builtin_prefetch(static_cast<const char*>(row) + kAheadGroups * v.n_padded * 4 + c, 1);
+      int64_t most[kPanel], largest = 0;
+      for (int c = 0; c < count; ++c) {
+        const int64_t centred = sum_g[c] - width * shift[c], skewed = centred * skew;
+        most[c] = (absolute_g[c] * (up + down) + (skewed < 0 ? -skewed : skewed)) / 2 + (bias[c] < 0 ? -bias[c] : bias[c]);
+        largest = std::max(largest, most[c]);
+        y_most[c] += double(most[c]) * x_scale * double(scale_of[c]);
+        colsum[c] += centred;
+      }
+      for (int c = 0; largest > std::numeric_limits<int32_t>::max() && c < count; ++c)
+        if (most[c] > std::numeric_limits<int32_t>::max() && (found.overflow_channel < 0 || n + c < found.overflow_channel))
+          found.overflow_channel = n + c, found.overflow = most[c];
+      if (!grouped) continue;
+      for (int c = 0; c < count; ++c) {
+        const int32_t centred = static_cast<int32_t>(sum_g[c]);  // groups have no zero points
+        scale_g[c] = scale_of[c];
+        colsum_g[c] = centred;
+        correction_g[c] = static_cast<int32_t>(bias[c] - x_zero_point * centred);
+        bias[c] = 0;
       }
     }
   }
@@ -433,7 +460,14 @@ void pack(const PackSpec& s, uint8_t* dst) {
   lay_out(v, dst);
   // Panels are written whole; the padding of arrays, and what rounds the buffer up to 64 bytes, is not.
   const int64_t panel_bytes = v.kind == PackedKind::depthwise ? v.group_panel_bytes() : v.sets * v.group_panel_bytes();
-  std::memset(dst, 0, static_cast<size_t>(v.panels - dst));
+  const uint8_t* const per_channel = reinterpret_cast<const uint8_t*>(v.group_size > 0 ? v.group_scale : nullptr);
+  std::memset(dst, 0, static_cast<size_t>((per_channel ? per_channel : v.panels) - dst));
+  if (v.group_size > 0) {
+    std::memset(writable(v.zeros), 0, static_cast<size_t>(v.n_padded * 4));
+    for (int64_t g = 0; g < v.group_count; ++g)
+      for (int64_t n = g * v.n_padded + v.n; n < (g + 1) * v.n_padded; ++n)
+        writable(v.group_scale)[n] = 0.0f, writable(v.group_colsum)[n] = writable(v.group_correction)[n] = 0;
+  }
   std::memset(dst + (v.panels - dst) + panel_bytes, 0, static_cast<size_t>(dst + v.total_bytes - (v.panels + panel_bytes)));
 
   const int64_t panels = v.kind == PackedKind::depthwise ? v.panels_per_group : v.sets * v.panels_per_group;

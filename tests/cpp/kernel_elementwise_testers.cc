@@ -131,7 +131,8 @@ void test_quantize_rows(const KernelRow& row) {
   Guarded memory(4 * kRows * (kMaxLength + 8));
   Output got(kRows * (kMaxLength + 8)), want(kRows * (kMaxLength + 8));
   for (int i = 0; i < cases(4000); ++i) {
-    const int64_t rows = rng.between(0, kRows), n = any_length(rng), ldx = n + rng.pick({0, 0, 1, 7}), ldq = n + rng.pick({0, 0, 3});
+    const int64_t rows = rng.between(0, kRows), n = any_length(rng), ldx = n + rng.pick({0, 0, 1, 7}),
+                  ldq = n + rng.pick({0, 0, 3});
     const size_t floats = rows > 0 ? static_cast<size_t>((rows - 1) * ldx + n) : 0;
     const Side side = rng.chance(50) ? Side::start : Side::end;
     float* x = memory.place<float>(floats, side);

@@ -110,8 +110,8 @@ class GemmTester {
     g.row = row_;
     g.col = col_;
     g.ldc = ld;
-    now_testing("%s m=%d tile_rows=%d lda=%d taps=%d kc=%d width=%d n=%d halves=%d row=%d col=%d ldc=%d %s", kernel_row.name,
-                m_, tile_rows_, lda_, taps_, kc_, width_, n_, halves, row_, col_, static_cast<int>(ld), maker_.describe().c_str());
+    now_testing("%s m=%d tile_rows=%d lda=%d taps=%d kc=%d width=%d n=%d halves=%d row=%d col=%d ldc=%d %s", kernel_row.name, m_,
+                tile_rows_, lda_, taps_, kc_, width_, n_, halves, row_, col_, static_cast<int>(ld), maker_.describe().c_str());
     uint8_t* want = want_.place(m_, row_bytes, ld, side_);
     uint8_t* got = got_.place(m_, row_bytes, ld, side_);
     if (e.out == OutType::f32_accumulate)
@@ -213,8 +213,8 @@ const Epilogue& EpilogueMaker::make(Rng& rng, int64_t rows, int64_t columns, dou
 std::string EpilogueMaker::describe() const {
   char text[160];
   std::snprintf(text, sizeof(text), "%s%s rows:%c%c%c%c zp=%d [%d,%d] [%g,%g] inv=%g", out_name(e_.out),
-                e_.bounded ? " bounded" : "", e_.row_zero_point ? 'z' : '-', e_.row_scale ? 's' : '-', e_.row_sum ? 'w' : '-', e_.row_term ? 't' : '-',
-                e_.zero_point, e_.lo, e_.hi, e_.f_lo, e_.f_hi, e_.inv_scale);
+                e_.bounded ? " bounded" : "", e_.row_zero_point ? 'z' : '-', e_.row_scale ? 's' : '-', e_.row_sum ? 'w' : '-',
+                e_.row_term ? 't' : '-', e_.zero_point, e_.lo, e_.hi, e_.f_lo, e_.f_hi, e_.inv_scale);
   return text;
 }
 
