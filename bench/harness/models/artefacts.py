@@ -51,11 +51,15 @@ def kept(p: Problem, name: str, make: Callable[[Path], None]) -> Path:
     path = folder() / f"{p.shape.name}_b{p.shape.batch}" / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Torn files of an interrupted run must not look like finished ones; the suffix stays, since tools go by it.
-        part = path.with_name(f"part_{path.name}")
-        with silent():
-            make(part)
-        part.rename(path)
+        # Torn files of an interrupted run must not look like finished ones, and two runs may build the same; the suffix stays, since
+        # tools go by it.
+        part = path.with_name(f"part_{os.getpid()}_{path.name}")
+        try:
+            with silent():
+                make(part)
+            part.rename(path)
+        finally:
+            part.unlink(missing_ok=True)
     return path
 
 
@@ -202,7 +206,7 @@ def compiled_pt2e(p: Problem) -> Path:
             for module in model.modules():
                 if getattr(module, "inplace", False):  # the quantizer finds no patterns that write into their input
                     module.inplace = False
-            exported = torch.export.export(model, (p.x,)).module()
+            exported = torch.export.export(model, (p.x,), strict=True).module()  # else the quantizer does not find residual sums
             quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
             prepared = prepare_pt2e(exported, quantizer)
             for x in calibration(p):
