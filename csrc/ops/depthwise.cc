@@ -65,7 +65,7 @@ void depthwise(const ConvJob& j) {
   all.height = static_cast<int32_t>(g.kh);
   all.pixels = static_cast<int32_t>(j.ow);
   all.padding = j.zero_point;
-  all.block = j.same_filters ? 0 : w.panel_stride;
+  all.block = w.panel_stride;
   all.ep = &j.e;
   all.ldc = j.ldc;
   all.ldr = j.ow * all.ldc;
