@@ -23,10 +23,10 @@ Readers readers_avx512();
 Readers readers_avx2();
 #endif
 
-// Loops that read one stream (`b` null) or two and write one, and do next to nothing else: what an operation that moves bytes
-// could at best reach. bytes: of each stream, a multiple of 256.
+// What an operation that moves bytes could at best reach: reads `reads` bytes of `a`, as many of `b` unless it is null, and
+// writes `writes` to `y`, doing next to nothing else. As long as there is something of both, a step reads and writes.
 #if QGEMM_X86
-void move_avx512(const uint8_t* a, const uint8_t* b, uint8_t* y, int64_t bytes);
+void move_avx512(const uint8_t* a, int64_t reads, const uint8_t* b, uint8_t* y, int64_t writes);
 #endif
 
 }  // namespace qgemm_bench

@@ -121,6 +121,7 @@ KernelTable build(Isa isa) {
   QGEMM_PICK(minmax);
   QGEMM_PICK(quantize_rows);
   QGEMM_PICK(add);
+  QGEMM_PICK(sum);
   QGEMM_PICK(mul);
   QGEMM_PICK(lut);
   QGEMM_PICK(gather);
@@ -129,6 +130,7 @@ KernelTable build(Isa isa) {
   QGEMM_PICK(lerp);
   QGEMM_PICK(mix);
   QGEMM_PICK(max_pool);
+  QGEMM_PICK(average_pool);
   QGEMM_PICK(sum_pool);
   QGEMM_PICK(requantize);
   QGEMM_PICK(pack_b);

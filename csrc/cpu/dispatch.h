@@ -53,6 +53,7 @@ struct KernelTable {
   KernelFn<minmax_args> minmax;
   KernelFn<quantize_rows_args> quantize_rows;
   KernelFn<add_args> add;
+  KernelFn<sum_args> sum;
   KernelFn<mul_args> mul;
   KernelFn<lut_args> lut;
   KernelFn<gather_args> gather;
@@ -61,6 +62,7 @@ struct KernelTable {
   KernelFn<lerp_args> lerp;
   KernelFn<mix_args> mix;
   KernelFn<max_pool_args> max_pool;
+  KernelFn<average_pool_args> average_pool;
   KernelFn<sum_pool_args> sum_pool;
   KernelFn<requantize_args> requantize;
   KernelFn<pack_b_args> pack_b;

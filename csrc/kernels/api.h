@@ -216,6 +216,20 @@ struct binary_args {
 struct add_args : binary_args {};
 struct mul_args : binary_args {};
 
+// Two u8 operands to a third grid by tables, rows as above. Every operand byte stands for a whole number of steps and a rank
+// among the other operand's fractions, so that their sum carries into one step more or does not:
+//   s = whole_a[a] + (whole_b[b] + (rank_b[b] > rank_a[a]))      the first addition saturates in int8
+//   q = clamp(s + 128, lo, hi)
+struct sum_args {
+  const uint8_t *a, *b;
+  uint8_t* out;
+  ptrdiff_t rows, n;
+  ptrdiff_t lda, ldb, ldo;
+  const uint8_t *rank_a, *rank_b;   // [256]
+  const int8_t *whole_a, *whole_b;  // those of b below 127
+  int32_t lo, hi;
+};
+
 // out[r][i] = table[x[r][i]]; `out` may be `x` itself.
 struct lut_args {
   const uint8_t* x;
@@ -239,12 +253,12 @@ struct interleave3_args {
   uint8_t* out;
 };
 
-// The channels of each pixel in another order: out[i][j] = x[i][index[j]].
+// The channels of each pixel in another order, some perhaps several times: out[i][j] = x[i][index[j]].
 struct permute_args {
   const uint8_t* x;
   uint8_t* out;
-  const int32_t* index;  // [channels], each below channels
-  ptrdiff_t pixels, channels;
+  const int32_t* index;  // [outputs], each below channels
+  ptrdiff_t pixels, channels, outputs;
 };
 
 // f[i] = fl(fl(xa * wa) + fl(xb * wb)) with xa = fl(scale * (a[i] - zero_point)), xb likewise: a row between two rows of an
@@ -286,15 +300,29 @@ struct sgemm_args {
   ptrdiff_t ldc;  // floats
 };
 
-// A row of maxima: out[x][c] = max of rows[r][column][c] over rows r and taps t, column = first + x * stride + t * dilation.
-// Columns outside [0, columns) are passed over; 0 where nothing is left.
-struct max_pool_args {
+// A row of outputs of a window that slides over rows of pixels. Output x covers columns first + x * stride + t * dilation, t in
+// 0..taps-1, of all rows; columns outside [0, columns) are passed over.
+struct pool_args {
   const uint8_t* const* rows;  // [height] pointers to column 0
   int32_t height, taps;
   int64_t first, columns, stride, dilation;
   int32_t pixels, channels;
   ptrdiff_t pixel, ldo;  // bytes from a column to the next in the rows, from a pixel to the next in `out`
   uint8_t* out;
+};
+
+// out[x][c] = the largest byte of channel c in the window, 0 where it covers nothing.
+struct max_pool_args : pool_args {};
+
+// out[x][c] = clamp(rint(fl(fl((float)acc * scale[i]) * inv_scale)) + zero_point, lo, hi) ^ flip, where the window covers i
+// columns and acc, exact in int32, is the sum over its bytes less x_zero_point for each.
+struct average_pool_args : pool_args {
+  int32_t x_zero_point;
+  const float* scale;  // [i] for every i that occurs
+  float inv_scale;
+  int32_t zero_point, lo, hi;  // on the u8 grid
+  uint8_t flip;                // 0x80 for s8
+  bool bounded;                // abs(acc * scale * inv_scale) < 2^30 for every input
 };
 
 // sum[c] = sum over taps of a[t][c]; exact int32.

@@ -21,8 +21,7 @@ struct ConvJob {
   const uint8_t* padding;  // a row of it: enough bytes for one tap (depthwise: for a whole input row)
   int64_t ldc;             // bytes from an output pixel to the next
   const OutputSpec& spec;
-  const PostOp* post;         // null: nothing follows
-  bool same_filters = false;  // depthwise: all blocks of 64 channels have the first one's
+  const PostOp* post;  // null: nothing follows
 
   // What follows on output pixels [first, first + count), channels [col, col + n).
   void finish(int64_t first, int64_t count, int64_t col, int64_t n) const {

@@ -34,6 +34,30 @@ void point_rows(const ConvJob& j, const uint8_t* x, int64_t oy, int64_t outputs,
       *rows++ = at(o * g.stride_h - g.top + (g.kh == 1 ? 0 : std::min(i, g.kh - 1)) * g.dilation_h);
 }
 
+// Into how many parts of the channels threads cut the work, which they then share by bands of two rows: few bands, of which one
+// may be a single row, leave one thread with more than the others. As many as make shares even; each part passes over the image
+// anew, so that one has at least two lines of a pixel.
+int64_t even_parts(int64_t batch, int64_t bands, int64_t oh, int64_t blocks, int threads) {
+  constexpr int64_t kManyBands = 16, kMostParts = 4;  // kManyBands: of a thread
+  if (threads == 1 || batch * bands >= kManyBands * threads) return 1;
+  const int64_t needed = (threads + batch * bands - 1) / (batch * bands);
+  const int64_t most = std::min(blocks, std::max(needed, std::min(kMostParts, blocks / 2)));
+  int64_t best = 1, least = 0;
+  for (int64_t parts = 1; parts <= most; ++parts) {
+    int64_t largest = 0;  // share, in rows of 64 channels
+    for (int64_t t = 0, n = batch * parts * bands, i = 0; t < threads; ++t) {
+      int64_t share = 0;
+      for (; i < n * (t + 1) / threads; ++i) {
+        const int64_t part = i / bands % parts;
+        share += std::min<int64_t>(2, oh - i % bands * 2) * (blocks * (part + 1) / parts - blocks * part / parts);
+      }
+      largest = std::max(largest, share);
+    }
+    if (parts == 1 || largest * 100 < least * 97) best = parts, least = largest;
+  }
+  return best;
+}
+
 // The taps of output (oy, ox), each a row of one column.
 void point_taps(const ConvJob& j, const uint8_t* x, int64_t oy, int64_t ox, int64_t channel, const uint8_t** rows) {
   const Window& g = j.g;
@@ -65,7 +89,7 @@ void depthwise(const ConvJob& j) {
   all.height = static_cast<int32_t>(g.kh);
   all.pixels = static_cast<int32_t>(j.ow);
   all.padding = j.zero_point;
-  all.block = j.same_filters ? 0 : w.panel_stride;
+  all.block = w.panel_stride;
   all.ep = &j.e;
   all.ldc = j.ldc;
   all.ldr = j.ow * all.ldc;
@@ -89,7 +113,9 @@ void depthwise(const ConvJob& j) {
   const int64_t bands = (j.oh + 1) / 2, row_bytes = g.stride_h * g.w * g.c;
   const int64_t strip = wide ? 1 : std::max<int64_t>(2, kStripBytes / std::max<int64_t>(row_bytes, 1) / 2 * 2);
   const int threads = threads_for(g.batch * j.oh * j.ow * w.n * w.taps, kGrainMacs / kCost);
-  const int64_t parts = g.batch * bands >= threads ? 1 : std::min(blocks, (threads + g.batch * bands - 1) / (g.batch * bands));
+  // Threads that write parts of one cache line would take it from each other.
+  const bool lines = all.ldc % 64 == 0 || g.batch * bands < threads;
+  const int64_t parts = lines ? even_parts(g.batch, bands, j.oh, blocks, threads) : 1;
   parallel_shares(g.batch * parts * bands, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
     static thread_local Scratch<uint8_t> columns;

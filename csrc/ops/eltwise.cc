@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <vector>
 
 #include "cpu/error.h"
 #include "ops/threads.h"
 
 namespace qgemm {
 namespace {
+
+constexpr Isa kTabledSums = Isa::avx512vbmi;  // from this path on tables are faster than floats
 
 // f(first, count) on shares that start at multiples of 64 elements.
 template <class F>
@@ -18,21 +21,10 @@ void share_elements(int64_t n, F&& f) {
                   [&](int64_t b, int64_t e) { f(b * 64, (e * 64 < n ? e * 64 : n) - b * 64); });
 }
 
+// `kernel` on rows of two operands, those and the output set in copies of k.
 template <class Args>
-void binary(KernelFn<Args> kernel, const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n,
-            const OutputSpec& out) {
-  if (out.type != OutType::u8)
-    throw Error(Code::dtype, "a sum or product of two quantized tensors is uint8; dequantize it if need be");
-  if (rows <= 0 || n <= 0) return;
-  Args k{};
-  k.a_scale = a.encoding.scale;
-  k.b_scale = b.encoding.scale;
-  k.inv_scale = 1.0f / out.scale;
-  k.a_zero_point = a.encoding.zero_point;
-  k.b_zero_point = b.encoding.zero_point;
-  k.zero_point = out.zero_point;
-  k.lo = out.lo;
-  k.hi = out.hi;
+void over_rows(KernelFn<Args> kernel, Args k, const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows,
+               int64_t n) {
   if (rows == 1 || (a.repeat == 1 && b.repeat == 1 && a.ld == n && b.ld == n && ldc == n)) {
     k.rows = 1;
     share_elements(rows * n, [&](int64_t first, int64_t count) {
@@ -65,6 +57,22 @@ void binary(KernelFn<Args> kernel, const Operand8& a, const Operand8& b, uint8_t
   });
 }
 
+template <class Args>
+Args encoded(const Encoding8& a, const Encoding8& b, const OutputSpec& out) {
+  if (out.type != OutType::u8)
+    throw Error(Code::dtype, "a sum or product of two quantized tensors is uint8; dequantize it if need be");
+  Args k{};
+  k.a_scale = a.scale;
+  k.b_scale = b.scale;
+  k.inv_scale = 1.0f / out.scale;
+  k.a_zero_point = a.zero_point;
+  k.b_zero_point = b.zero_point;
+  k.zero_point = out.zero_point;
+  k.lo = out.lo;
+  k.hi = out.hi;
+  return k;
+}
+
 }  // namespace
 
 void check_encoding(const char* what, double scale, int64_t zero_point) {
@@ -82,11 +90,94 @@ void add(const uint8_t* a, const Encoding8& ea, const uint8_t* b, const Encoding
 }
 
 void add(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out) {
-  binary(table().add, a, b, c, ldc, rows, n, out);
+  add(a, b, c, ldc, rows, n, out, nullptr);
+}
+
+void add(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out,
+         const SumTables* tables) {
+  const auto k = encoded<add_args>(a.encoding, b.encoding, out);
+  if (rows <= 0 || n <= 0) return;
+  const KernelTable& t = table();
+  if (!tables || t.isa < kTabledSums) return over_rows(t.add, k, a, b, c, ldc, rows, n);
+  sum_args s{};
+  s.rank_a = tables->rank_a;
+  s.rank_b = tables->rank_b;
+  s.whole_a = tables->whole_a;
+  s.whole_b = tables->whole_b;
+  s.lo = out.lo;
+  s.hi = out.hi;
+  over_rows(t.sum, s, a, b, c, ldc, rows, n);
 }
 
 void mul(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out) {
-  binary(table().mul, a, b, c, ldc, rows, n, out);
+  const auto k = encoded<mul_args>(a.encoding, b.encoding, out);
+  if (rows > 0 && n > 0) over_rows(table().mul, k, a, b, c, ldc, rows, n);
+}
+
+// With u = xa / so and v = xb / so + 1/2 the sum is floor(u + v): the whole parts of both, and one more where the fractions reach
+// 1 together. Of b's fractions only their order matters, and of a's only how many of those stay below the carry. Which carry is
+// read off the definition itself, roundings included; a row of pairs that no threshold explains has none.
+std::shared_ptr<const SumTables> sum_tables(const Encoding8& ea, const Encoding8& eb, const OutputSpec& out) {
+  const auto made = std::make_shared<SumTables>();
+  SumTables& tables = *made;
+  constexpr int kBytes = 256;
+  std::vector<uint8_t> pairs(3 * kBytes * kBytes);
+  uint8_t *const as = pairs.data(), *const bs = as + kBytes * kBytes, *const want = bs + kBytes * kBytes;
+  for (int i = 0; i < kBytes * kBytes; ++i) as[i] = static_cast<uint8_t>(i / kBytes), bs[i] = static_cast<uint8_t>(i % kBytes);
+  add_args definition = encoded<add_args>(ea, eb, out);
+  definition.a = as;
+  definition.b = bs;
+  definition.out = want;
+  definition.rows = 1;
+  definition.n = kBytes * kBytes;
+  table().add(definition);
+
+  const double inverse = definition.inv_scale;
+  double v[kBytes], fraction[kBytes];
+  int whole_a[kBytes], whole_b[kBytes];
+  for (int i = 0; i < kBytes; ++i) {
+    const double u = std::floor(double(ea.scale * static_cast<float>(i - ea.zero_point)) * inverse);
+    v[i] = double(eb.scale * static_cast<float>(i - eb.zero_point)) * inverse + 0.5;
+    if (!(std::fabs(u) < 1024 && std::fabs(v[i]) < 1024)) return nullptr;  // far coarser than the result: no byte holds it
+    whole_a[i] = static_cast<int>(u);
+    whole_b[i] = static_cast<int>(std::floor(v[i])) + out.zero_point;
+    fraction[i] = v[i] - std::floor(v[i]);
+  }
+  for (int j = 0; j < kBytes; ++j)
+    tables.rank_b[j] =
+        static_cast<uint8_t>(std::count_if(fraction, fraction + kBytes, [&](double other) { return other < fraction[j]; }));
+
+  // Both operands' whole steps in int8: `less_a` and `less_b` are subtracted, 128 together. Room for one more step in either.
+  const int a_from = whole_a[kBytes - 1] + 1 - 127, a_to = whole_a[0] - 1 + 128;
+  const int b_from = whole_b[kBytes - 1] + 1 - 127, b_to = whole_b[0] + 128;
+  const int less_a = std::max(a_from, 128 - b_to), less_b = 128 - less_a;
+  if (less_a > a_to || less_b < b_from || less_b > b_to) return nullptr;
+  for (int j = 0; j < kBytes; ++j) tables.whole_b[j] = static_cast<int8_t>(whole_b[j] - less_b);
+
+  for (int i = 0; i < kBytes; ++i) {
+    bool found = false;
+    for (const int more : {0, 1, -1}) {
+      int least = 0, most = kBytes - 1;  // of the largest rank that does not carry
+      for (int j = 0; j < kBytes && least <= most; ++j) {
+        const int s = whole_a[i] + more + whole_b[j], q = want[i * kBytes + j], rank = tables.rank_b[j];
+        const bool without = std::clamp(s, out.lo, out.hi) == q, with = std::clamp(s + 1, out.lo, out.hi) == q;
+        if (!without && !with) most = -1;
+        if (!without) most = std::min(most, rank - 1);
+        if (!with) least = std::max(least, rank);
+      }
+      if (least > most) continue;
+      tables.whole_a[i] = static_cast<int8_t>(whole_a[i] + more - less_a);
+      tables.rank_a[i] = static_cast<uint8_t>(most);
+      found = true;
+      break;
+    }
+    if (!found) return nullptr;
+  }
+
+  std::vector<uint8_t> got(kBytes * kBytes);
+  table().sum({as, bs, got.data(), 1, kBytes * kBytes, 0, 0, 0, tables.rank_a, tables.rank_b, tables.whole_a, tables.whole_b,
+               out.lo, out.hi});
+  return std::equal(got.begin(), got.end(), want) ? made : nullptr;
 }
 
 void lut(const uint8_t* x, const uint8_t* table256, uint8_t* y, int64_t n) {

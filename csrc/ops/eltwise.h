@@ -1,6 +1,7 @@
 // Element by element: addition of two quantized tensors, and any u8 -> u8 function as a table.
 #pragma once
 #include <cstdint>
+#include <memory>
 
 #include "ops/gemm.h"
 
@@ -23,9 +24,21 @@ struct Operand8 {
   Encoding8 encoding;
   int64_t repeat = 1;
 };
+// A sum by tables (sum_args), for operands of two encodings: integers only, the same bytes. Made once, from all 65,536 pairs;
+// used where the instruction set path looks up faster than it computes.
+struct SumTables {
+  uint8_t rank_a[256], rank_b[256];
+  int8_t whole_a[256], whole_b[256];
+};
+// Null where no tables give every pair's byte: an operand spans more steps of the result than a byte counts, or many pairs tie
+// between two steps, where float roundings decide.
+std::shared_ptr<const SumTables> sum_tables(const Encoding8& ea, const Encoding8& eb, const OutputSpec& out);
+
 // Sum and product of `rows` rows of n elements, rounded as above. c: rows ldc bytes apart; it may be an operand that is not
-// repeated.
+// repeated. tables: of these encodings, or null.
 void add(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out);
+void add(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out,
+         const SumTables* tables);
 void mul(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out);
 
 // y[i] = table[x[i]], table of 256.

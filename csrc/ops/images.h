@@ -35,6 +35,10 @@ void pad_image(const uint8_t* x, const ImageShape& s, int64_t top, int64_t left,
 // pixel (sy, sx).
 void depth_to_space(const uint8_t* x, const ImageShape& s, int64_t block, bool channels_first, uint8_t* out);
 
+// The inverse: blocks of block x block pixels become one, out [batch][h / block][w / block][c * block^2], in either order of
+// channels (true: torch's pixel_unshuffle). h and w must be multiples of block.
+void space_to_depth(const uint8_t* x, const ImageShape& s, int64_t block, bool channels_first, uint8_t* out);
+
 // out[pixel][j] = x[pixel][index[j]]: a channel shuffle, for example.
 void permute_channels(const uint8_t* x, int64_t pixels, int64_t c, const int32_t* index, uint8_t* out);
 

@@ -105,6 +105,20 @@ void bind_images(py::module_& m) {
       },
       "x"_a, "out"_a, "block"_a, "channels_first"_a);
   m.def(
+      "space_to_depth",
+      [](const py::array& x, py::array& out, int64_t block, bool channels_first) {
+        const ImageShape s = image_of(x);
+        if (block < 1 || block >= int64_t(1) << 15 || s.h % block != 0 || s.w % block != 0)
+          throw Error(Code::shape, "space_to_depth: an image of " + std::to_string(s.h) + " x " + std::to_string(s.w) +
+                                       " does not consist of whole blocks of " + std::to_string(block) + " x " +
+                                       std::to_string(block) + "; pad it");
+        uint8_t* to = result_of(out, x, s.h / block, s.w / block, s.c * block * block);
+        const auto* from = static_cast<const uint8_t*>(x.data());
+        py::gil_scoped_release release;
+        space_to_depth(from, s, block, channels_first, to);
+      },
+      "x"_a, "out"_a, "block"_a, "channels_first"_a);
+  m.def(
       "permute_channels",
       [](const py::array& x, py::array& out, const py::array& index) {
         const ImageShape s = image_of(x);

@@ -1,6 +1,7 @@
 // Operations that a program's builder takes: sums and products of two tensors, float expressions, rows taken by index, transposed
 // and three-dimensional convolutions, resizing.
 #include <array>
+#include <functional>
 
 #include "bound_expression.h"
 #include "compiled.h"
@@ -14,11 +15,18 @@
 namespace qgemm {
 namespace {
 
-using Elementwise = void (*)(const Operand8&, const Operand8&, uint8_t*, int64_t, int64_t, int64_t, const OutputSpec&);
+using Elementwise = std::function<void(const Operand8&, const Operand8&, uint8_t*, int64_t, int64_t, int64_t, const OutputSpec&)>;
+
+// The operation between two encodings: a sum by tables where they exist.
+Elementwise elementwise(bool product, const Encoding8& a, const Encoding8& b, const OutputSpec& out) {
+  if (product) return &mul;
+  return [tables = sum_tables(a, b, out)](const Operand8& x, const Operand8& y, uint8_t* to, int64_t ld, int64_t rows, int64_t n,
+                                          const OutputSpec& o) { add(x, y, to, ld, rows, n, o, tables.get()); };
+}
 
 // Rows of n bytes; ld: bytes from row to row of a, b and y. `repeat` consecutive rows share one row of b; 1: b is as large as a.
 // The result may take over a's bytes, or b's (over_b), once nobody needs them.
-void add_binary(Compiled& c, const char* name, Elementwise f, At x1, At x2, At y, int64_t rows, int64_t n, int64_t repeat,
+void add_binary(Compiled& c, bool product, At x1, At x2, At y, int64_t rows, int64_t n, int64_t repeat,
                 const std::array<int64_t, 3>& ld, double a_scale, int64_t a_zero_point, double b_scale, int64_t b_zero_point,
                 double scale, int64_t zero_point, std::optional<double> lo, std::optional<double> hi, bool over_b) {
   check_encoding("a", a_scale, a_zero_point);
@@ -26,12 +34,13 @@ void add_binary(Compiled& c, const char* name, Elementwise f, At x1, At x2, At y
   const OutputSpec o = c.spec(false, scale, zero_point, lo, hi);
   const Encoding8 ea{static_cast<float>(a_scale), static_cast<int32_t>(a_zero_point)},
       eb{static_cast<float>(b_scale), static_cast<int32_t>(b_zero_point)};
+  const Elementwise f = elementwise(product, ea, eb, o);
   const Place pa = place(x1), pb = place(x2), to = place(y);
   std::vector<int32_t> uses =
       over_b ? std::vector<int32_t>{pb.buffer, to.buffer, pa.buffer} : std::vector<int32_t>{pa.buffer, to.buffer, pb.buffer};
   const bool in_place = c.whole(over_b ? pb : pa, to, rows * n);
   c.program.add(
-      name, {0, 2 * rows * n + rows * n / repeat}, std::move(uses),
+      product ? "mul" : "add", {0, 2 * rows * n + rows * n / repeat}, std::move(uses),
       [=](Addresses a) {
         f({reinterpret_cast<const uint8_t*>(at(a, pa)), ld[0], ea},
           {reinterpret_cast<const uint8_t*>(at(a, pb)), ld[1], eb, repeat}, reinterpret_cast<uint8_t*>(at(a, to)), ld[2], rows, n,
@@ -218,20 +227,20 @@ void add_resize_linear(Compiled& c, At x, At y, const std::array<int64_t, 4>& sh
 
 void bind_program_layers(CompiledClass& c) {
   using namespace py::literals;
-  const auto binary = [&](const char* name, Elementwise f) {
+  const auto binary = [&](const char* name, bool product) {
     c.def(
         name,
-        [name, f](Compiled& self, At a, At b, At y, int64_t rows, int64_t n, int64_t repeat, const std::array<int64_t, 3>& ld,
+        [product](Compiled& self, At a, At b, At y, int64_t rows, int64_t n, int64_t repeat, const std::array<int64_t, 3>& ld,
                   double a_scale, int64_t a_zero_point, double b_scale, int64_t b_zero_point, double scale, int64_t zero_point,
                   std::optional<double> lo, std::optional<double> hi, bool over_b) {
-          add_binary(self, name, f, a, b, y, rows, n, repeat, ld, a_scale, a_zero_point, b_scale, b_zero_point, scale, zero_point,
+          add_binary(self, product, a, b, y, rows, n, repeat, ld, a_scale, a_zero_point, b_scale, b_zero_point, scale, zero_point,
                      lo, hi, over_b);
         },
         "a"_a, "b"_a, "y"_a, "rows"_a, "n"_a, "repeat"_a, "ld"_a, "a_scale"_a, "a_zero_point"_a, "b_scale"_a, "b_zero_point"_a,
         "scale"_a, "zero_point"_a, "lo"_a, "hi"_a, "over_b"_a);
   };
-  binary("add", static_cast<Elementwise>(&add));
-  binary("mul", static_cast<Elementwise>(&mul));
+  binary("add", false);
+  binary("mul", true);
   c.def("expression", &add_expression, "expression"_a, "inputs"_a, "y"_a, "dtype"_a, "shape"_a, "over"_a)
       .def("product", &add_product, "x"_a, "y"_a, "packed"_a, "bias"_a, "rows"_a, "k"_a, "n"_a, "floats"_a, "scale"_a,
            "zero_point"_a, "lo"_a, "hi"_a)

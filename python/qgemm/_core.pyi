@@ -343,6 +343,9 @@ def pad_image(x: NDArray[np.uint8], out: NDArray[np.uint8], padding: tuple[int, 
 # x uint8 [B, H, W, C] -> out [B, H * block, W * block, C / block^2]. channels_first: torch's pixel_shuffle, ONNX's CRD; else DCR.
 def depth_to_space(x: NDArray[np.uint8], out: NDArray[np.uint8], block: int, channels_first: bool) -> None: ...
 
+# Its inverse: x uint8 [B, H, W, C] -> out [B, H / block, W / block, C * block^2]. channels_first: torch's pixel_unshuffle.
+def space_to_depth(x: NDArray[np.uint8], out: NDArray[np.uint8], block: int, channels_first: bool) -> None: ...
+
 # out[..., j] = x[..., index[j]]; index int32 [C].
 def permute_channels(x: NDArray[np.uint8], out: NDArray[np.uint8], index: NDArray[np.int32]) -> None: ...
 

@@ -15,9 +15,13 @@ TEST(Images, GiveTheDefinedBytes) {
   Output got(1 << 20);
   for (int i = 0; i < cases(12000); ++i) {
     ImageShape s{rng.between(0, 2), rng.between(1, 6), rng.between(1, 7), rng.pick<int64_t>({1, 3, 16, 31, 64, 65, 130})};
-    const int what = static_cast<int>(rng.between(0, 4));
+    const int what = static_cast<int>(rng.between(0, 5));
     const int64_t block = rng.between(1, 3);
     if (what == 3) s.c = block * block * rng.pick<int64_t>({1, 3, 16, 20});
+    if (what == 3 || what == 4) s.w = rng.between(1, 40);  // also more than are permuted at once
+    if (what == 5) s.h = block * rng.between(1, 3), s.w = block * rng.between(1, 9);
+    const int64_t factor = what == 0 && rng.chance(50) ? rng.between(2, 4) : 0;  // every pixel of a row repeated as often
+    if (factor) s.w = rng.between(1, 20);
     const int64_t bytes = s.batch * s.h * s.w * s.c;
     uint8_t* x = x_memory.place<uint8_t>(static_cast<size_t>(bytes), rng.chance(50) ? Side::start : Side::end);
     fill(rng, any_mood(rng), x, bytes);
@@ -40,6 +44,11 @@ TEST(Images, GiveTheDefinedBytes) {
       for (int64_t y = 0; y < oh; ++y) ys.push_back(static_cast<int32_t>(rng.between(0, s.h - 1)));
       for (int64_t w = 0; w < ow; ++w) xs.push_back(static_cast<int32_t>(rng.between(0, s.w - 1)));
       std::sort(ys.begin(), ys.end());
+    }
+    if (factor) {
+      ow = factor * s.w;
+      xs.clear();
+      for (int64_t w = 0; w < ow; ++w) xs.push_back(static_cast<int32_t>(w / factor));
     }
     const Encoding8 e{rng.uniform(0.01f, 1), static_cast<int32_t>(rng.between(0, 255))};
     OutputSpec spec = any_output(rng, 255 * e.scale, false);
@@ -88,6 +97,15 @@ TEST(Images, GiveTheDefinedBytes) {
         return at(b, y / block, w / block, channels_first ? c * block * block + p : p * oc + c);
       });
       call = [&](void* o) { depth_to_space(x, s, block, channels_first, static_cast<uint8_t*>(o)); };
+    } else if (what == 5) {
+      oh = s.h / block;
+      ow = s.w / block;
+      oc = s.c * block * block;
+      each([&](int64_t b, int64_t y, int64_t w, int64_t c) {
+        const int64_t p = channels_first ? c % (block * block) : c / s.c, k = channels_first ? c / (block * block) : c % s.c;
+        return at(b, y * block + p / block, w * block + p % block, k);
+      });
+      call = [&](void* o) { space_to_depth(x, s, block, channels_first, static_cast<uint8_t*>(o)); };
     } else {
       oh = s.h;
       ow = s.w;

@@ -1,6 +1,9 @@
-// Testers of the kernels of convolution and pooling that are not GEMM: depthwise tiles, maxima, sums, and the end of an average.
+// Testers of the kernels of convolution and pooling that are not GEMM: depthwise tiles, maxima, averages, sums, and the end of an
+// average.
 #include <algorithm>
+#include <cstdio>
 #include <memory>
+#include <string>
 
 #include "kernel_testers.h"
 
@@ -117,6 +120,39 @@ void test_depthwise(const KernelRow& row) {
   }
 }
 
+namespace {
+
+// A window over rows of random bytes. False where it would not fit the memory it is tried in.
+bool any_pool(Rng& rng, TapRows& rows, Guarded& pointers, Side side, pool_args& g) {
+  g.channels = static_cast<int>(rng.pick<int64_t>({0, 1, 16, 24, 63, 64, 65, 128, rng.between(1, 200), 256, 257, 330}));
+  g.height = static_cast<int>(rng.pick<int64_t>({0, 1, 2, 3, 3, 4, 5, 7}));
+  g.taps = static_cast<int>(rng.pick<int64_t>({1, 2, 2, 3, 3, 3, 4, 5, 5, 9, 60}));
+  g.stride = rng.pick<int64_t>({1, 1, 2, 2, 2, 3});
+  g.dilation = rng.pick<int64_t>({1, 1, 1, 2, 3});
+  g.columns = rng.pick<int64_t>({1, 2, 7, 14, rng.between(1, 40), 60});
+  g.first = rng.pick<int64_t>({0, 0, -1, -1, -2, rng.between(-9, 9)});
+  g.pixels = static_cast<int>(rng.pick<int64_t>({1, 2, 7, 14, rng.between(1, 40)}));
+  g.pixel = g.channels + (rng.chance(50) ? 0 : rng.between(1, 20));
+  g.ldo = g.channels + (rng.chance(50) ? 0 : rng.between(1, 20));
+  const int64_t row_bytes = (g.columns - 1) * g.pixel + g.channels, bytes = g.pixels * g.ldo;
+  if (row_bytes > 1 << 14 || bytes > 8192) return false;
+  std::vector<const uint8_t*> a(static_cast<size_t>(g.height));
+  for (size_t r = 0; r < a.size(); ++r) a[r] = rows.place(rng, any_mood(rng), r, row_bytes, side);
+  g.rows = pointers.place(a, side);
+  return true;
+}
+
+std::string text_of(const pool_args& g) {
+  char text[200];
+  std::snprintf(text, sizeof text,
+                "channels=%d height=%d taps=%d stride=%d dilation=%d columns=%d first=%d pixels=%d pixel=%d ldo=%d", g.channels,
+                g.height, g.taps, int(g.stride), int(g.dilation), int(g.columns), int(g.first), g.pixels, int(g.pixel),
+                int(g.ldo));
+  return text;
+}
+
+}  // namespace
+
 void test_max_pool(const KernelRow& row) {
   Rng rng(12);
   TapRows rows(1 << 14);
@@ -125,29 +161,50 @@ void test_max_pool(const KernelRow& row) {
   for (int i = 0; i < cases(5000);) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
     max_pool_args g{};
-    g.channels = static_cast<int>(rng.pick<int64_t>({0, 1, 16, 63, 64, 65, 128, rng.between(1, 200)}));
-    g.height = static_cast<int>(rng.pick<int64_t>({0, 1, 2, 3, 3, 4, 5, 7}));
-    g.taps = static_cast<int>(rng.pick<int64_t>({1, 2, 2, 3, 3, 3, 4, 5, 5, 9}));
-    g.stride = rng.pick<int64_t>({1, 1, 2, 2, 2, 3});
-    g.dilation = rng.pick<int64_t>({1, 1, 1, 2, 3});
-    g.columns = rng.pick<int64_t>({1, 2, 7, 14, rng.between(1, 40)});
-    g.first = rng.pick<int64_t>({0, 0, -1, -1, -2, rng.between(-9, 9)});
-    g.pixels = static_cast<int>(rng.pick<int64_t>({1, 2, 7, 14, rng.between(1, 40)}));
-    g.pixel = g.channels + (rng.chance(50) ? 0 : rng.between(1, 20));
-    g.ldo = g.channels + (rng.chance(50) ? 0 : rng.between(1, 20));
-    const int64_t row_bytes = (g.columns - 1) * g.pixel + g.channels, bytes = g.pixels * g.ldo;
-    if (row_bytes > 1 << 14 || bytes > 8192) continue;
+    if (!any_pool(rng, rows, pointers, side, g)) continue;
     ++i;
-    std::vector<const uint8_t*> a(static_cast<size_t>(g.height));
-    for (size_t r = 0; r < a.size(); ++r) a[r] = rows.place(rng, any_mood(rng), r, row_bytes, side);
-    now_testing("%s channels=%d height=%d taps=%d stride=%d dilation=%d columns=%d first=%d pixels=%d pixel=%d ldo=%d", row.name,
-                g.channels, g.height, g.taps, int(g.stride), int(g.dilation), int(g.columns), int(g.first), g.pixels,
-                int(g.pixel), int(g.ldo));
-    g.rows = pointers.place(a, side);
+    now_testing("%s %s", row.name, text_of(g).c_str());
     g.out = want.place(g.pixels, g.channels, g.ldo, side);
     table_of(Isa::ref).max_pool(g);
     g.out = got.place(g.pixels, g.channels, g.ldo, side);
     kernel<max_pool_args>(row)(g);
+    if (!same_output(got, want, g.pixels, g.channels)) return;
+  }
+}
+
+void test_average_pool(const KernelRow& row) {
+  Rng rng(31);
+  TapRows rows(1 << 14);
+  Guarded pointers(8 * 64), scales(4 * 64);
+  Output got(1 << 14), want(1 << 14);
+  for (int i = 0; i < cases(5000);) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    average_pool_args g{};
+    if (!any_pool(rng, rows, pointers, side, g)) continue;
+    ++i;
+    g.x_zero_point = static_cast<int32_t>(rng.pick<int64_t>({0, 255, rng.between(0, 255)}));
+    const float scale = rng.pick({0.02f, 0.5f, rng.uniform(0.001f, 3.0f)});
+    std::vector<float> scale_of(static_cast<size_t>(g.taps + 1));
+    const bool same = rng.chance(30);
+    for (int t = 0; t <= g.taps; ++t) {
+      const int count = g.height * (same ? g.taps : t);
+      scale_of[static_cast<size_t>(t)] = count ? scale / static_cast<float>(count) : 0.0f;
+    }
+    // Also outputs so fine that the product leaves int32.
+    g.inv_scale = rng.pick({1.0f / scale, 50.0f, rng.uniform(0.3f, 3.0f) / scale, 3e12f});
+    g.lo = static_cast<int32_t>(rng.pick<int64_t>({0, 0, rng.between(0, 255)}));
+    g.hi = static_cast<int32_t>(rng.pick<int64_t>({255, 255, rng.between(g.lo, 255)}));
+    g.zero_point = static_cast<int32_t>(rng.between(0, 255));
+    g.flip = rng.chance(20) ? 0x80 : 0;
+    g.bounded = g.inv_scale < 1e6f && rng.chance(70);
+    now_testing("%s %s zp=%d scale=%g%s inv=%g out_zp=%d [%d,%d] flip=%d bounded=%d", row.name, text_of(g).c_str(),
+                g.x_zero_point, double(scale), same ? " for all" : "", double(g.inv_scale), g.zero_point, g.lo, g.hi, g.flip,
+                g.bounded);
+    g.scale = scales.place(scale_of, side);
+    g.out = want.place(g.pixels, g.channels, g.ldo, side);
+    table_of(Isa::ref).average_pool(g);
+    g.out = got.place(g.pixels, g.channels, g.ldo, side);
+    kernel<average_pool_args>(row)(g);
     if (!same_output(got, want, g.pixels, g.channels)) return;
   }
 }

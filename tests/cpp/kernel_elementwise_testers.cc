@@ -1,4 +1,5 @@
 // Testers of the elementwise kernels: quantize, dequantize, ranges, addition, tables.
+#include <algorithm>
 #include <cmath>
 
 #include "kernel_testers.h"
@@ -175,7 +176,32 @@ void test_quantize_rows(const KernelRow& row) {
 
 namespace {
 
-// Rows of operands and output with distances of their own; `select` names the operation in a kernel table.
+// Rows of two operands and an output, with distances of their own.
+template <class Args>
+void any_rows(Rng& rng, Guarded& a_memory, Guarded& b_memory, Side side, Args& g) {
+  g.rows = rng.pick<int64_t>({0, 1, 1, 2, 5});
+  g.n = any_length(rng);
+  g.lda = g.n + rng.pick<int64_t>({0, 0, 1, 64});
+  g.ldb = rng.chance(30) ? 0 : g.n + rng.pick<int64_t>({0, 0, 3, 64});  // 0: one row for all
+  g.ldo = g.n + rng.pick<int64_t>({0, 0, 7, 64});
+  const int64_t a_bytes = g.rows ? (g.rows - 1) * g.lda + g.n : 0, b_bytes = g.rows ? (g.rows - 1) * g.ldb + g.n : 0;
+  uint8_t* a = a_memory.place<uint8_t>(static_cast<size_t>(a_bytes), side);
+  uint8_t* b = b_memory.place<uint8_t>(static_cast<size_t>(b_bytes), side);
+  fill(rng, any_mood(rng), a, a_bytes);
+  fill(rng, any_mood(rng), b, b_bytes);
+  g.a = a;
+  g.b = b;
+}
+
+// Makes the output's memory that of a.
+template <class Args>
+void in_place(Args& g) {
+  for (int64_t r = 0; r < g.rows && g.n > 0; ++r) std::memcpy(g.out + r * g.ldo, g.a + r * g.lda, static_cast<size_t>(g.n));
+  g.a = g.out;
+  g.lda = g.ldo;
+}
+
+// Rows as above; `select` names the operation in a kernel table.
 template <class Args>
 void test_binary(const KernelRow& row, uint64_t seed, KernelFn<Args> KernelTable::*select) {
   Rng rng(seed);
@@ -184,18 +210,7 @@ void test_binary(const KernelRow& row, uint64_t seed, KernelFn<Args> KernelTable
   for (int i = 0; i < cases(12000); ++i) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
     Args g{};
-    g.rows = rng.pick<int64_t>({0, 1, 1, 2, 5});
-    g.n = any_length(rng);
-    g.lda = g.n + rng.pick<int64_t>({0, 0, 1, 64});
-    g.ldb = rng.chance(30) ? 0 : g.n + rng.pick<int64_t>({0, 0, 3, 64});  // 0: one row for all
-    g.ldo = g.n + rng.pick<int64_t>({0, 0, 7, 64});
-    const int64_t a_bytes = g.rows ? (g.rows - 1) * g.lda + g.n : 0, b_bytes = g.rows ? (g.rows - 1) * g.ldb + g.n : 0;
-    uint8_t* a = a_memory.place<uint8_t>(static_cast<size_t>(a_bytes), side);
-    uint8_t* b = b_memory.place<uint8_t>(static_cast<size_t>(b_bytes), side);
-    fill(rng, any_mood(rng), a, a_bytes);
-    fill(rng, any_mood(rng), b, b_bytes);
-    g.a = a;
-    g.b = b;
+    any_rows(rng, a_memory, b_memory, side, g);
     g.a_scale = rng.pick({0.5f, rng.uniform(1e-3f, 1), 1.1920929e-7f});
     g.b_scale = rng.pick({0.25f, rng.uniform(1e-3f, 1)});
     g.inv_scale = rng.pick({1.0f, 1.0f / rng.uniform(1e-3f, 1), 1e10f});
@@ -211,11 +226,7 @@ void test_binary(const KernelRow& row, uint64_t seed, KernelFn<Args> KernelTable
     g.out = want.place(g.rows, g.n, g.ldo, side);
     (table_of(Isa::ref).*select)(g);
     g.out = got.place(g.rows, g.n, g.ldo, side);
-    if (rng.chance(30)) {  // in place
-      for (int64_t r = 0; r < g.rows && g.n > 0; ++r) std::memcpy(g.out + r * g.ldo, a + r * g.lda, static_cast<size_t>(g.n));
-      g.a = g.out;
-      g.lda = g.ldo;
-    }
+    if (rng.chance(30)) in_place(g);
     kernel<Args>(row)(g);
     if (!same_output(got, want, g.rows, g.n)) return;
   }
@@ -225,6 +236,38 @@ void test_binary(const KernelRow& row, uint64_t seed, KernelFn<Args> KernelTable
 
 void test_add(const KernelRow& row) { test_binary<add_args>(row, 24, &KernelTable::add); }
 void test_mul(const KernelRow& row) { test_binary<mul_args>(row, 26, &KernelTable::mul); }
+
+void test_sum(const KernelRow& row) {
+  Rng rng(34);
+  Guarded a_memory(8 * kMaxLength), b_memory(8 * kMaxLength), rank_a(256), rank_b(256), whole_a(256), whole_b(256);
+  Output got(1 << 14), want(1 << 14);
+  for (int i = 0; i < cases(12000); ++i) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    sum_args g{};
+    any_rows(rng, a_memory, b_memory, side, g);
+    const auto any_table = [&](Guarded& memory) {
+      uint8_t* t = memory.place<uint8_t>(256, side);
+      fill(rng, any_mood(rng), t, 256);
+      return t;
+    };
+    g.rank_a = any_table(rank_a);
+    g.rank_b = any_table(rank_b);
+    g.whole_a = reinterpret_cast<const int8_t*>(any_table(whole_a));
+    uint8_t* steps = any_table(whole_b);
+    std::replace(steps, steps + 256, uint8_t(127), uint8_t(126));
+    g.whole_b = reinterpret_cast<const int8_t*>(steps);
+    g.lo = rng.chance(50) ? 0 : static_cast<int32_t>(rng.between(0, 255));
+    g.hi = rng.chance(50) ? 255 : static_cast<int32_t>(rng.between(g.lo, 255));
+    now_testing("%s rows=%d n=%d lda=%d ldb=%d ldo=%d [%d,%d]", row.name, static_cast<int>(g.rows), static_cast<int>(g.n),
+                static_cast<int>(g.lda), static_cast<int>(g.ldb), static_cast<int>(g.ldo), g.lo, g.hi);
+    g.out = want.place(g.rows, g.n, g.ldo, side);
+    table_of(Isa::ref).sum(g);
+    g.out = got.place(g.rows, g.n, g.ldo, side);
+    if (rng.chance(30)) in_place(g);
+    kernel<sum_args>(row)(g);
+    if (!same_output(got, want, g.rows, g.n)) return;
+  }
+}
 
 void test_lut(const KernelRow& row) {
   Rng rng(25);

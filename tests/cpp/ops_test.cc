@@ -77,6 +77,52 @@ TEST(Ops, SumsAndProductsOfRows) {
   }
 }
 
+// Every pair of bytes, by tables where they exist: the definition's bytes on every path.
+TEST(Ops, SumsByTables) {
+  Rng rng(407);
+  constexpr int kPairs = 256 * 256;
+  std::vector<uint8_t> a(kPairs), b(kPairs), want(kPairs);
+  for (int i = 0; i < kPairs; ++i)
+    a[static_cast<size_t>(i)] = static_cast<uint8_t>(i / 256), b[static_cast<size_t>(i)] = static_cast<uint8_t>(i);
+  Output got(1 << 17);
+  int exist = 0, tried = 0;
+  const auto any_zero = [&] { return static_cast<int32_t>(rng.pick<int64_t>({0, 128, 255, rng.between(0, 255)})); };
+  for (int i = 0; i < cases(200); ++i, ++tried) {
+    OutputSpec out = any_output(rng, 200, false);
+    out.type = OutType::u8;
+    const Encoding8 ea{out.scale * rng.uniform(0.2f, 1.1f), any_zero()}, eb{out.scale * rng.uniform(0.2f, 1.1f), any_zero()};
+    const auto tables = sum_tables(ea, eb, out);
+    exist += tables != nullptr;
+    now_testing("tables sa=%g za=%d sb=%g zb=%d so=%g zo=%d [%d,%d] exist=%d", double(ea.scale), ea.zero_point, double(eb.scale),
+                eb.zero_point, double(out.scale), out.zero_point, out.lo, out.hi, tables != nullptr);
+    for (size_t j = 0; j < a.size(); ++j)
+      store_float(out, ea.scale * static_cast<float>(a[j] - ea.zero_point) + eb.scale * static_cast<float>(b[j] - eb.zero_point),
+                  &want[j]);
+    if (!same_everywhere(got, want, 1, kPairs, kPairs, Side::end, [&](void* c) {
+          add({a.data(), kPairs, ea}, {b.data(), kPairs, eb}, static_cast<uint8_t*>(c), kPairs, 1, kPairs, out, tables.get());
+        }))
+      return;
+  }
+  EXPECT_GT(exist, tried / 10);  // otherwise floats were compared with floats
+}
+
+// Encodings that integers cannot stand for: half of all pairs tie between two steps, an operand spans more steps than a byte
+// counts, or the sum does not fit beside its zero point.
+TEST(Ops, SumTablesAreRefusedWhereTheyWouldDiffer) {
+  OutputSpec out;
+  out.type = OutType::u8;
+  out.scale = 0.04f;
+  out.zero_point = 10;
+  EXPECT_EQ(sum_tables({0.02f, 10}, {0.02f, 10}, out), nullptr);
+  out.scale = 0.033f;
+  EXPECT_NE(sum_tables({0.02f, 100}, {0.02f, 20}, out), nullptr);
+  EXPECT_EQ(sum_tables({0.05f, 100}, {0.02f, 20}, out), nullptr);
+  EXPECT_EQ(sum_tables({100.0f, 100}, {0.02f, 20}, out), nullptr);
+  out.scale = 0.02001f;
+  out.zero_point = 0;
+  EXPECT_EQ(sum_tables({0.02f, 0}, {0.0199f, 0}, out), nullptr);
+}
+
 TEST(Ops, Lut) {
   Rng rng(401);
   Guarded x_memory(1 << 18);

@@ -155,6 +155,7 @@ def samples():
         yield "resize_linear", (given, [14, 9], False, X_SCALE, X_ZERO, 0.05, 110)
         yield "pad2d", (given, [1, 0, 2, 3], 117)
         yield "pixel_shuffle", (given, 2)
+        yield "pixel_unshuffle", (given[:, :, :6], 2)
         yield "channel_shuffle", (given, 2)
     for dtype in (U8, F32):
         yield "adaptive_avg_pool2d", (pixels, [7, 3], X_SCALE, X_ZERO, dtype, 0.05, 110)
@@ -340,6 +341,9 @@ def test_images_move_and_resize_as_in_torch(rng, isa):
                 assert (got - want).abs().max() <= 0.0301
         assert torch.equal(OPS.pad2d(given, (1, 0, 2, 3), 9), functional.pad(given, (0, 3, 1, 2), value=9))
         assert torch.equal(OPS.pixel_shuffle(given, 2), functional.pixel_shuffle(given, 2))
+        for factor in (1, 2):
+            got = OPS.pixel_unshuffle(given, factor)
+            assert torch.equal(got, functional.pixel_unshuffle(given, factor)) and got.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(OPS.channel_shuffle(given, 3), functional.channel_shuffle(given, 3))
         mean = functional.adaptive_avg_pool2d(real, (4, 2))
         torch.testing.assert_close(OPS.adaptive_avg_pool2d(given, (4, 2), X_SCALE, X_ZERO, F32), mean, atol=1e-5, rtol=1e-5)
@@ -425,6 +429,7 @@ BAD = {
     "negative padding": (ShapeError, "negative", lambda: OPS.pad2d(PIXELS, (0, -1, 0, 0), 0)),
     "value of padding": (QuantizationError, "0..255", lambda: OPS.pad2d(PIXELS, (0, 1, 0, 0), 256)),
     "channels of a pixel shuffle": (ShapeError, "multiple of 9", lambda: OPS.pixel_shuffle(PIXELS, 3)),
+    "sides of a pixel unshuffle": (ShapeError, "multiple of 2", lambda: OPS.pixel_unshuffle(PIXELS, 2)),
     "groups of a channel shuffle": (ShapeError, "multiple of 3", lambda: OPS.channel_shuffle(PIXELS, 3)),
     "adaptive pool": (ShapeError, "multiple of 2", lambda: OPS.adaptive_avg_pool2d(PIXELS, (2, 1), 1.0, 0, F32)),
     "table": (ShapeError, "256", lambda: OPS.lut(Q, torch.zeros(255, dtype=U8))),
@@ -472,6 +477,7 @@ def test_foreign_devices_are_refused_by_name():
         (lambda x: torch.ops.qgemm.resize_nearest(x[..., :0], [3, 3]), "has none to read"),
         (lambda x: torch.ops.qgemm.adaptive_avg_pool2d(x[:, :, :0], [1, 1], 1.0, 0, torch.uint8), "has none to read"),
         (lambda x: torch.ops.qgemm.pixel_shuffle(x, -2), "factor of -2"),
+        (lambda x: torch.ops.qgemm.pixel_unshuffle(x, 0), "factor of 0"),
         (lambda x: torch.ops.qgemm.channel_shuffle(x, 0), "factor of 0"),
     ],
 )

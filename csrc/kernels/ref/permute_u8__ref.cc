@@ -5,7 +5,7 @@ namespace ref {
 
 void permute_u8_1x1(const permute_args& g) {
   for (ptrdiff_t p = 0; p < g.pixels; ++p)
-    for (ptrdiff_t j = 0; j < g.channels; ++j) g.out[p * g.channels + j] = g.x[p * g.channels + g.index[j]];
+    for (ptrdiff_t j = 0; j < g.outputs; ++j) g.out[p * g.outputs + j] = g.x[p * g.channels + g.index[j]];
 }
 
 }  // namespace ref

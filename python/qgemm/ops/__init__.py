@@ -25,6 +25,7 @@ resize_nearest      uint8 [B, C, H, W]; as interpolate(mode="nearest")          
 resize_linear       uint8 [B, C, H, W]; as interpolate(mode="bilinear")                     uint8 [B, C, *size], channels_last
 pad2d               uint8 [B, C, H, W]; padding (top, left, bottom, right), value           uint8, channels_last
 pixel_shuffle       uint8 [B, C * r^2, H, W]                                                uint8 [B, C, H * r, W * r], channels_last
+pixel_unshuffle     uint8 [B, C, H * r, W * r]                                              uint8 [B, C * r^2, H, W], channels_last
 channel_shuffle     uint8 [B, C, H, W], groups                                              uint8, channels_last
 add, mul            two uint8 of one shape, or [B, C, H, W] and [B, C, 1, 1]                uint8, the first one's shape
 lut                 uint8 of any shape, table uint8 [256]                                   uint8, same shape
@@ -74,7 +75,15 @@ from ._conv_more import (  # noqa: E402
     conv_transpose2d_dynamic,
 )
 from ._elementwise import add, dequantize, lut, mul, quantize, quantize_dynamic  # noqa: E402
-from ._images import adaptive_avg_pool2d, channel_shuffle, pad2d, pixel_shuffle, resize_linear, resize_nearest  # noqa: E402
+from ._images import (  # noqa: E402
+    adaptive_avg_pool2d,
+    channel_shuffle,
+    pad2d,
+    pixel_shuffle,
+    pixel_unshuffle,
+    resize_linear,
+    resize_nearest,
+)
 from ._linear import linear, linear16, linear_dynamic, linear_quantized, matmul  # noqa: E402
 
 __all__ = [
@@ -103,6 +112,7 @@ __all__ = [
     "mul",
     "pad2d",
     "pixel_shuffle",
+    "pixel_unshuffle",
     "quantize",
     "quantize_dynamic",
     "resize_linear",

@@ -101,6 +101,19 @@ def _pixel_shuffle_fake(x, upscale_factor):
     return _empty_nhwc((b, channels, h * upscale_factor, w * upscale_factor), x.dtype, x.device)
 
 
+def _pixel_unshuffle(x, downscale_factor):
+    out = _pixel_unshuffle_fake(x, downscale_factor)
+    _core.space_to_depth(_nhwc(x), _out_nhwc(out), downscale_factor, True)
+    return out
+
+
+def _pixel_unshuffle_fake(x, downscale_factor):
+    _u8(x, "pixel_unshuffle")
+    b, c, h, w = x.shape
+    height, width = (_parts("pixel_unshuffle", "a side of the image", n, downscale_factor) for n in (h, w))
+    return _empty_nhwc((b, c * downscale_factor * downscale_factor, height, width), x.dtype, x.device)
+
+
 def _channel_shuffle(x, groups):
     out = _channel_shuffle_fake(x, groups)
     index = np.arange(x.shape[1], dtype=np.int32).reshape(groups, -1).T.reshape(-1)
@@ -139,6 +152,7 @@ resize_linear = register(
 )
 pad2d = register("pad2d(Tensor x, int[] padding, int value) -> Tensor", _pad2d, _pad2d_fake)
 pixel_shuffle = register("pixel_shuffle(Tensor x, int upscale_factor) -> Tensor", _pixel_shuffle, _pixel_shuffle_fake)
+pixel_unshuffle = register("pixel_unshuffle(Tensor x, int downscale_factor) -> Tensor", _pixel_unshuffle, _pixel_unshuffle_fake)
 channel_shuffle = register("channel_shuffle(Tensor x, int groups) -> Tensor", _channel_shuffle, _channel_shuffle_fake)
 adaptive_avg_pool2d = register(
     f"adaptive_avg_pool2d(Tensor x, int[] output_size, float x_scale, int x_zero_point, {EPILOGUE}) -> Tensor",

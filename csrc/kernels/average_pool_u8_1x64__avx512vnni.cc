@@ -1,0 +1,221 @@
+// Averages of windows, 64 channels a step. Two bytes of a channel are brought side by side by unpacks, and one vpmaddubsw with
+// ones adds them to 16 bits; the unpacks' order is what the packs at the end undo. Where windows overlap, the sums of columns are
+// kept.
+#include "kernels/pixels__avx512vnni.h"
+
+namespace qgemm {
+namespace avx512vnni {
+namespace {
+
+constexpr int kMostWords = 256;  // bytes that 16 bits hold the sum of: 257, but pairs are what is added
+
+// 64 sums of 16 bits, in the order of unpacks.
+struct Sums {
+  __m512i lo, hi;
+};
+QGEMM_INLINE Sums operator+(const Sums& a, const Sums& b) { return {_mm512_add_epi16(a.lo, b.lo), _mm512_add_epi16(a.hi, b.hi)}; }
+QGEMM_INLINE Sums pair(__m512i a, __m512i b) {
+  const __m512i ones = _mm512_set1_epi8(1);
+  return {_mm512_maddubs_epi16(_mm512_unpacklo_epi8(a, b), ones), _mm512_maddubs_epi16(_mm512_unpackhi_epi8(a, b), ones)};
+}
+QGEMM_INLINE Sums single(__m512i a) {
+  const __m512i zero = _mm512_setzero_si512();
+  return {_mm512_unpacklo_epi8(a, zero), _mm512_unpackhi_epi8(a, zero)};
+}
+
+// What follows the sum of a window.
+struct Finish {
+  explicit QGEMM_MEMBER Finish(const average_pool_args& g)
+      : inv_scale(_mm512_set1_ps(g.inv_scale)),
+        top(_mm512_set1_ps(static_cast<float>(g.hi - g.zero_point))),
+        zero_point(_mm512_set1_epi16(static_cast<short>(g.zero_point))),
+        lo(_mm512_set1_epi8(static_cast<char>(g.lo))),
+        hi(_mm512_set1_epi8(static_cast<char>(g.hi))),
+        flip(_mm512_set1_epi8(static_cast<char>(g.flip))) {}
+
+  // Sums less their zero points, already floats, to the output grid. vcvtps2dq turns every overflow into INT_MIN: where one is
+  // possible the upper bound is applied in float.
+  template <bool kBounded>
+  QGEMM_MEMBER __m512i grid(__m512 acc, __m512 scale) const {
+    __m512 t = _mm512_mul_ps(_mm512_mul_ps(acc, scale), inv_scale);
+    if (!kBounded) t = _mm512_min_ps(t, top);
+    return _mm512_cvtps_epi32(t);
+  }
+  QGEMM_MEMBER __m512i bytes(__m512i q0, __m512i q1, __m512i q2, __m512i q3) const {
+    const __m512i w01 = _mm512_adds_epi16(_mm512_packs_epi32(q0, q1), zero_point);
+    const __m512i w23 = _mm512_adds_epi16(_mm512_packs_epi32(q2, q3), zero_point);
+    return _mm512_xor_si512(_mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(w01, w23), lo), hi), flip);
+  }
+  // The float 2^23 + s has s as its low word, so an unpack with a constant makes floats; subtracting 2^23 and what the zero
+  // points sum to, `zero`, is exact.
+  template <bool kBounded>
+  QGEMM_MEMBER __m512i words(const Sums& s, __m512 zero, __m512 scale) const {
+    const __m512i exponent = _mm512_set1_epi16(0x4b00);
+    const auto one = [&](__m512i biased) __attribute__((always_inline)) {
+      return grid<kBounded>(_mm512_sub_ps(_mm512_castsi512_ps(biased), zero), scale);
+    };
+    return bytes(one(_mm512_unpacklo_epi16(s.lo, exponent)), one(_mm512_unpackhi_epi16(s.lo, exponent)),
+                 one(_mm512_unpacklo_epi16(s.hi, exponent)), one(_mm512_unpackhi_epi16(s.hi, exponent)));
+  }
+  static QGEMM_MEMBER __m512 zero_of(int64_t sum) { return _mm512_set1_ps(8388608.0f + static_cast<float>(sum)); }
+
+  __m512 inv_scale, top;
+  __m512i zero_point, lo, hi, flip;
+};
+
+// kBlocks registers of channels from c on, the last masked by k, of pixels [x, end), any of whose taps may lie outside.
+template <int kBlocks>
+__attribute__((noinline)) void any_pixels(const average_pool_args& g, const Finish& f, int64_t x, int64_t end, ptrdiff_t c,
+                                          __mmask64 k) {
+  const __m512i zero = _mm512_setzero_si512();
+  for (; x < end; ++x) {
+    int64_t column = g.first + x * g.stride;
+    int from = 0, to = g.taps;
+    while (from < to && column + from * g.dilation < 0) ++from;
+    while (from < to && column + (to - 1) * g.dilation >= g.columns) --to;
+    const int covered = to - from;
+    const ptrdiff_t first = (column + from * g.dilation) * g.pixel + c, step = g.dilation * g.pixel;
+    __m512i total[kBlocks][4];  // in the order of unpacks
+    Sums s[kBlocks];
+#pragma GCC unroll 4
+    for (int b = 0; b < kBlocks; ++b) {
+      s[b] = {zero, zero};
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) total[b][j] = zero;
+    }
+    const auto flush = [&]() __attribute__((always_inline)) {
+#pragma GCC unroll 4
+      for (int b = 0; b < kBlocks; ++b) {
+        total[b][0] = _mm512_add_epi32(total[b][0], _mm512_unpacklo_epi16(s[b].lo, zero));
+        total[b][1] = _mm512_add_epi32(total[b][1], _mm512_unpackhi_epi16(s[b].lo, zero));
+        total[b][2] = _mm512_add_epi32(total[b][2], _mm512_unpacklo_epi16(s[b].hi, zero));
+        total[b][3] = _mm512_add_epi32(total[b][3], _mm512_unpackhi_epi16(s[b].hi, zero));
+        s[b] = {zero, zero};
+      }
+    };
+    const auto load = [&](const uint8_t* p, int b) __attribute__((always_inline)) {
+      return b == kBlocks - 1 ? _mm512_maskz_loadu_epi8(k, p + 64 * b) : _mm512_loadu_si512(p + 64 * b);
+    };
+    int words = 0;
+    for (int r = 0; r < g.height; ++r) {
+      const uint8_t* p = g.rows[r] + first;
+      for (int t = 0; t < covered;) {
+        if (words >= kMostWords) flush(), words = 0;
+        const int left = kMostWords - words, stop = covered - t < left ? covered : t + left;
+        words += stop - t;
+        for (; t + 2 <= stop; t += 2, p += 2 * step)
+#pragma GCC unroll 4
+          for (int b = 0; b < kBlocks; ++b) s[b] = s[b] + pair(load(p, b), load(p + step, b));
+        for (; t < stop; ++t, p += step)
+#pragma GCC unroll 4
+          for (int b = 0; b < kBlocks; ++b) s[b] = s[b] + single(load(p, b));
+      }
+    }
+    flush();
+    const __m512 scale = _mm512_set1_ps(g.scale[covered]);
+    const __m512i less = _mm512_set1_epi32(static_cast<int>(int64_t(g.height) * covered * g.x_zero_point));
+    uint8_t* const out = g.out + x * g.ldo + c;
+#pragma GCC unroll 4
+    for (int b = 0; b < kBlocks; ++b) {
+      __m512i q[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) q[j] = f.grid<false>(_mm512_cvtepi32_ps(_mm512_sub_epi32(total[b][j], less)), scale);
+      _mm512_mask_storeu_epi8(out + 64 * b, b == kBlocks - 1 ? k : ~0ull, f.bytes(q[0], q[1], q[2], q[3]));
+    }
+  }
+}
+
+// The sums of kHeight rows at byte `at`.
+template <int kHeight, int kPixels>
+QGEMM_INLINE Sums column(const uint8_t* const* rows, ptrdiff_t at, ptrdiff_t apart, __mmask64 k) {
+  const auto load = [&](int r) __attribute__((always_inline)) { return load_pixels<kPixels>(rows[r] + at, apart, k); };
+  if (kHeight == 1) return single(load(0));
+  const Sums two = pair(load(0), load(kHeight > 1 ? 1 : 0));
+  return kHeight == 2 ? two : two + single(load(kHeight > 2 ? 2 : 0));
+}
+
+// kPixels runs of `count` pixels, one behind the other from pixel x on, where all taps lie inside, side by side.
+template <int kHeight, int kTaps, int kStride, int kPixels, bool kBounded>
+__attribute__((noinline)) void inner_run(const average_pool_args& g, const Finish& given, int64_t x, int64_t count, ptrdiff_t c,
+                                         __mmask64 k) {
+  constexpr int kKept = kTaps - kStride;
+  const Finish f = given;  // in registers: bytes that are stored might alias what is behind a reference
+  const ptrdiff_t pixel = g.pixel, ldo = g.ldo;
+  const uint8_t* rows[kHeight];
+  for (int r = 0; r < kHeight; ++r) rows[r] = g.rows[r];
+  const ptrdiff_t apart = count * kStride * pixel, out_apart = count * g.ldo;
+  ptrdiff_t at = (g.first + x * g.stride) * g.pixel + c;
+  uint8_t* out = g.out + x * g.ldo + c;
+  const __m512 zero = Finish::zero_of(int64_t(kHeight) * kTaps * g.x_zero_point), scale = _mm512_set1_ps(g.scale[kTaps]);
+  Sums w[kTaps];
+#pragma GCC unroll 3
+  for (int t = 0; t < kKept; ++t, at += pixel) w[t] = column<kHeight, kPixels>(rows, at, apart, k);
+  for (; count > 0; --count, out += ldo) {
+#pragma GCC unroll 3
+    for (int t = kKept; t < kTaps; ++t, at += pixel) w[t] = column<kHeight, kPixels>(rows, at, apart, k);
+    Sums s = w[0];
+#pragma GCC unroll 3
+    for (int t = 1; t < kTaps; ++t) s = s + w[t];
+    store_pixels<kPixels>(out, out_apart, k, f.words<kBounded>(s, zero, scale));
+#pragma GCC unroll 3
+    for (int t = 0; t < kKept; ++t) w[t] = w[t + kStride];
+  }
+}
+
+template <int kHeight, int kTaps, int kStride, bool kBounded>
+void inner_pixels(const average_pool_args& g, const Finish& f, int64_t x, int64_t end, ptrdiff_t c, int lanes) {
+  const __mmask64 k = lanes64(lanes);
+  if (lanes <= 32 && end - x >= 4) {
+    const int64_t count = (end - x) / 2;
+    inner_run<kHeight, kTaps, kStride, 2, kBounded>(g, f, x, count, c, k);
+    x += 2 * count;
+  }
+  inner_run<kHeight, kTaps, kStride, 1, kBounded>(g, f, x, end - x, c, k);
+}
+
+template <int kTaps, int kStride>
+bool inner_pixels_of(const average_pool_args& g, const Finish& f, int64_t x, int64_t end, ptrdiff_t c, int lanes) {
+  if (g.height == 2)
+    g.bounded ? inner_pixels<2, kTaps, kStride, true>(g, f, x, end, c, lanes)
+              : inner_pixels<2, kTaps, kStride, false>(g, f, x, end, c, lanes);
+  else if (kTaps == 3 && g.height == 3)
+    g.bounded ? inner_pixels<3, kTaps, kStride, true>(g, f, x, end, c, lanes)
+              : inner_pixels<3, kTaps, kStride, false>(g, f, x, end, c, lanes);
+  else if (g.height == 1)
+    g.bounded ? inner_pixels<1, kTaps, kStride, true>(g, f, x, end, c, lanes)
+              : inner_pixels<1, kTaps, kStride, false>(g, f, x, end, c, lanes);
+  else
+    return false;
+  return true;
+}
+
+bool inner_pixels_of(const average_pool_args& g, const Finish& f, int64_t x, int64_t end, ptrdiff_t c, int lanes) {
+  if (x == end || g.dilation != 1) return false;
+  if (g.taps == 2 && g.stride == 2) return inner_pixels_of<2, 2>(g, f, x, end, c, lanes);
+  if (g.taps == 3 && g.stride == 2) return inner_pixels_of<3, 2>(g, f, x, end, c, lanes);
+  if (g.taps == 3 && g.stride == 1) return inner_pixels_of<3, 1>(g, f, x, end, c, lanes);
+  return false;
+}
+
+}  // namespace
+
+void average_pool_u8_1x64(const average_pool_args& g) {
+  const Finish f(g);
+  const Inside inside = inside_of(g);
+  ptrdiff_t c = 0;
+  // Windows whose columns are not kept read 256 bytes of a pixel at once: lines that follow each other.
+  const bool kept = inside.lo < inside.hi && g.dilation == 1 && g.height >= 1 && g.height <= g.taps &&
+                    ((g.taps == 2 && g.stride == 2) || (g.taps == 3 && g.stride <= 2));
+  if (!kept)
+    for (; c + 256 <= g.channels; c += 256) any_pixels<4>(g, f, 0, g.pixels, c, ~0ull);
+  for (; c < g.channels; c += 64) {
+    const int lanes = g.channels - c < 64 ? static_cast<int>(g.channels - c) : 64;
+    const __mmask64 k = lanes64(lanes);
+    any_pixels<1>(g, f, 0, inside.lo, c, k);
+    const bool done = inner_pixels_of(g, f, inside.lo, inside.hi, c, lanes);
+    any_pixels<1>(g, f, done ? inside.hi : inside.lo, g.pixels, c, k);
+  }
+}
+
+}  // namespace avx512vnni
+}  // namespace qgemm

@@ -1,0 +1,17 @@
+#include "kernels/api.h"
+
+namespace qgemm {
+namespace ref {
+
+void sum_u8_1x1(const sum_args& g) {
+  for (ptrdiff_t r = 0; r < g.rows; ++r)
+    for (ptrdiff_t i = 0; i < g.n; ++i) {
+      const uint8_t a = g.a[r * g.lda + i], b = g.b[r * g.ldb + i];
+      const int carry = g.rank_b[b] > g.rank_a[a], s = g.whole_a[a] + g.whole_b[b] + carry;
+      const int q = (s < -128 ? -128 : s > 127 ? 127 : s) + 128;
+      g.out[r * g.ldo + i] = static_cast<uint8_t>(q < g.lo ? g.lo : q > g.hi ? g.hi : q);
+    }
+}
+
+}  // namespace ref
+}  // namespace qgemm
