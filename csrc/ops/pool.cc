@@ -50,7 +50,7 @@ constexpr int64_t kMostFilterTaps = 64;  // beyond them a sum by pointers reads 
 // A window whose every output averages kh * kw values, padding included, is a depthwise convolution with ones.
 void average_as_convolution(const Window& w, const uint8_t* x, const Encoding8& ex, void* c, int64_t ldc, const OutputSpec& out) {
   static thread_local Scratch<uint8_t> memory;
-  const int64_t blocks = (w.c + kPanel - 1) / kPanel, padded = blocks * kPanel, row = (w.w + 1) * w.c;
+  const int64_t blocks = (w.c + kPanel - 1) / kPanel, padded = blocks * kPanel, row = (w.w + 1) * w.pixel();
   const bool along_x = w.kh == 1;
   PackedView v{};
   v.kind = PackedKind::depthwise;
@@ -143,7 +143,7 @@ void avg_pool2d(const Window& w, const uint8_t* x, const Encoding8& ex, bool cou
   const KernelTable& t = table();
   const int64_t padded_c = (w.c + 15) / 16 * 16;
   const int64_t ldo = out_stride ? out_stride : w.c * static_cast<int64_t>(out_size(out.type));
-  if ((count_include_pad || !padded) && w.kh * w.kw <= kMostFilterTaps && oh * ow > 1 && w.pixel() == w.c)
+  if ((count_include_pad || !padded) && w.kh * w.kw <= kMostFilterTaps && oh * ow > 1)
     return average_as_convolution(w, x, ex, c, ldo, out);
   parallel_shares(rows, threads_for(rows * ow * w.c * most_taps(w), 4 * kGrainBytes), [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
