@@ -132,6 +132,9 @@ KernelTable build(Isa isa) {
   QGEMM_PICK(max_pool);
   QGEMM_PICK(average_pool);
   QGEMM_PICK(sum_pool);
+  QGEMM_PICK(fdepthwise);
+  QGEMM_PICK(fmax_pool);
+  QGEMM_PICK(mean_pool);
   QGEMM_PICK(requantize);
   QGEMM_PICK(pack_b);
   QGEMM_PICK(pack_w);
@@ -142,9 +145,8 @@ KernelTable build(Isa isa) {
   QGEMM_PICK(unary);
   QGEMM_PICK(arith);
   QGEMM_PICK(select);
-  QGEMM_PICK(sgemm);
 #undef QGEMM_PICK
-  t.sgemm_rows = select("sgemm", kSgemmPanel, isa)->mr;
+  t.product_rows = select("product", 0, isa)->mr;
   return t;
 }
 

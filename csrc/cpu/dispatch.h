@@ -45,6 +45,7 @@ struct KernelTable {
   GemmKernel gemm[4], low_gemm[4];  // high tiles, and low ones (the same where a path has but one)
   KernelFn<gemm4_args> gemm4;
   KernelFn<product_args> product;
+  int product_rows;  // of its tiles
   KernelFn<group_finish_args> group_finish;
   KernelFn<unpack4_args> unpack4;
   KernelFn<depthwise_args> depthwise;
@@ -64,6 +65,9 @@ struct KernelTable {
   KernelFn<max_pool_args> max_pool;
   KernelFn<average_pool_args> average_pool;
   KernelFn<sum_pool_args> sum_pool;
+  KernelFn<fdepthwise_args> fdepthwise;
+  KernelFn<fmax_pool_args> fmax_pool;
+  KernelFn<mean_pool_args> mean_pool;
   KernelFn<requantize_args> requantize;
   KernelFn<pack_b_args> pack_b;
   KernelFn<pack_w_args> pack_w;
@@ -74,8 +78,6 @@ struct KernelTable {
   KernelFn<unary_args> unary;
   KernelFn<arith_args> arith;
   KernelFn<select_args> select;
-  KernelFn<sgemm_args> sgemm;
-  int sgemm_rows;  // most rows of a call
 
   const GemmKernel& gemm_for(int width) const { return gemm[width / 16 - 1]; }
   const GemmKernel& low_gemm_for(int width) const { return low_gemm[width / 16 - 1]; }

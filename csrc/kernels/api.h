@@ -103,19 +103,26 @@ struct group_finish_args {
   ptrdiff_t ldc;
 };
 
-// One block of k of an fp32 product: for each c[i][j] the sum over k, ascending, of a[i][k] * b[k][j], a chain of fused
-// multiply-adds from 0, which is added to c where there was a block before (`more`). With the last block comes the bias: it is
-// added to the sum of the blocks, and a NaN becomes the positive quiet one.
+// One block of the K = taps * kc of an fp32 product: for each c[i][j] the sum over `k` of them, ascending, of a[i][k] * b[k][j],
+// a chain of fused multiply-adds from 0, which is added to c where there was a block before (`more`). With the last block comes
+// the bias: it is added to the sum of the blocks, a NaN becomes the positive quiet one, and the result is y < lo ? lo : y > hi ?
+// hi : y. A is read as gemm reads it: the rows of a matrix, or through pointers, which is how a convolution reads its image.
 struct product_args {
-  const float* a;  // m rows of k, lda floats apart
-  ptrdiff_t lda;
-  const float* b;       // panel: k rows of `width` floats, of which n count
-  int32_t k, width, n;  // width: 16, 32, 48 or 64
-  ptrdiff_t m;
-  float* c;  // m rows of n, ldc floats apart
+  // [tile][taps][rows of the tile] pointers to kc floats each, `offset` floats further on, so that one table serves every group
+  // of a convolution. Null: row r is at base + r * lda + offset, and taps = 1.
+  const float* const* a;
+  const float* base;
+  ptrdiff_t lda, offset;
+  int32_t taps, kc;
+  int32_t tap, first;    // the block begins at element `first` of this tap
+  int32_t m, tile_rows;  // cut as product_cut.h says
+  const float* b;        // panel: k rows of `width` floats, of which n count
+  int32_t k, width, n;   // width: 16, 32, 48 or 64
+  float* c;              // m rows of n, ldc floats apart
   ptrdiff_t ldc;
   bool more;
   const float* bias;  // [n], or null before the last block
+  float lo, hi;
 };
 
 // s4 panel -> s8 panel of the same order. `bytes` output bytes, a multiple of 128: each 64 input bytes give 128 output bytes, low
@@ -283,23 +290,6 @@ struct mix_args {
   int32_t zero_point, lo, hi;
 };
 
-// Columns of a panel of float weights: [taps * kc][kSgemmPanel].
-constexpr int kSgemmPanel = 32;
-
-// A tile of a float convolution: m rows (at most the kernel's mr) by n columns of one panel.
-//   y = bias[j];   y = fmaf(a[t * m + r][offset + k], b[(t * kc + k) * kSgemmPanel + j], y)   for t, then k, ascending
-//   c[r * ldc + j] = y < lo ? lo : y > hi ? hi : y, so that NaN stays
-struct sgemm_args {
-  const float* const* a;  // [taps][m]: kc floats each, from `offset` on
-  ptrdiff_t offset;
-  int32_t m, taps, kc, n;
-  const float* b;     // n columns of it are used; the others are readable
-  const float* bias;  // [n]
-  float lo, hi;
-  float* c;
-  ptrdiff_t ldc;  // floats
-};
-
 // A row of outputs of a window that slides over rows of pixels. Output x covers columns first + x * stride + t * dilation, t in
 // 0..taps-1, of all rows; columns outside [0, columns) are passed over.
 struct pool_args {
@@ -330,6 +320,35 @@ struct sum_pool_args {
   const uint8_t* const* a;  // [taps]
   int32_t taps, channels;
   int32_t* sum;
+};
+
+// One output pixel of an fp32 depthwise convolution: out[c] is what product defines for the K = taps products a[t][c] * b[t][c],
+// in blocks of 256.
+struct fdepthwise_args {
+  const float* const* a;  // [taps]
+  int32_t taps, channels;
+  const float* b;     // [taps][channels]
+  const float* bias;  // [channels]
+  float lo, hi;
+  float* out;
+};
+
+// Maxima of float pixels: out[c] is the first of the largest a[t][c], NaN (the positive quiet one) where any is NaN, and
+// -infinity where there are none.
+struct fmax_pool_args {
+  const float* const* a;  // [taps]
+  int32_t taps, channels;
+  float* out;
+};
+
+// Means of float pixels: out[c] = (float)(sum / count), the sum of a[t][c], or of their squares, in fp64 from 0, t ascending. NaN
+// is the positive quiet one.
+struct mean_pool_args {
+  const float* const* a;  // [taps]
+  int32_t taps, channels;
+  double count;
+  bool squares;
+  float* out;
 };
 
 // s32 -> output through an Epilogue of one row: used by average pooling. acc: [n].

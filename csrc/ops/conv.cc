@@ -208,8 +208,8 @@ void panel_tiles(const Job& j, const Epilogue& e, int64_t group, int64_t p, cons
   g.ep = &e;
   g.ldc = row_bytes;
   g.tiles = table.tiles;
-  g.base = j.x + first * j.g.c;
-  g.lda = j.g.c;
+  g.base = j.x + first * j.g.pixel();
+  g.lda = static_cast<ptrdiff_t>(j.g.pixel());
   g.row = 0;
   g.c = c;
   if (!j.post) {
@@ -335,6 +335,8 @@ void conv2d(const PackedView& w, const Window& window, const uint8_t* x, void* o
   if (j.ldc < w.n * j.size)
     throw Error(Code::shape, "conv2d: out_stride of " + std::to_string(out_stride) + " bytes is less than a pixel's " +
                                  std::to_string(w.n * j.size));
+  if (g.pixel() != g.c && w.kind != PackedKind::depthwise && !is_product(j))
+    throw Error(Code::layout, "conv2d: this window does not read pixels that lie further apart than their channels");
   if (j.post) j.post->check("conv2d", spec);
   j.zero_point = static_cast<uint8_t>(w.x_zero_point);
   if (g.batch * j.oh * j.ow * w.n == 0) return;
@@ -363,7 +365,7 @@ void conv2d(const PackedView& w, const Window& window, const uint8_t* x, void* o
 
   static thread_local Scratch<uint8_t> padding_bytes;
   const bool is_depthwise = w.kind == PackedKind::depthwise;
-  const int64_t padding_size = is_depthwise ? (g.w + 1) * g.c : span(w);
+  const int64_t padding_size = is_depthwise ? (g.w + 1) * g.pixel() : span(w);
   uint8_t* padding = padding_bytes.get(padding_size);
   std::memset(padding, j.zero_point, static_cast<size_t>(padding_size));
   j.padding = padding;

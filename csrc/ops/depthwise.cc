@@ -22,7 +22,7 @@ int64_t least_scratch(const depthwise_args& d) {
 void point_rows(const ConvJob& j, const uint8_t* x, int64_t oy, int64_t outputs, int64_t advance, int64_t channel,
                 const uint8_t** rows) {
   const Window& g = j.g;
-  const auto at = [&](int64_t iy) { return (iy >= 0 && iy < g.h ? x + iy * g.w * g.c : j.padding) + channel; };
+  const auto at = [&](int64_t iy) { return (iy >= 0 && iy < g.h ? x + iy * g.w * g.pixel() : j.padding) + channel; };
   const int64_t bundled = 4 * j.w.bundles;
   if (advance < bundled) {  // each pointer is the next row
     for (int64_t i = 0; i < (outputs - 1) * advance + bundled; ++i) *rows++ = at(oy * g.stride_h - g.top + i);
@@ -66,7 +66,7 @@ void point_taps(const ConvJob& j, const uint8_t* x, int64_t oy, int64_t ox, int6
       for (int64_t i = 0; i < 4; ++i) {
         const int64_t ky = g.kh == 1 ? 0 : std::min(4 * q + i, g.kh - 1), kx = g.kh == 1 ? std::min(4 * t + i, g.kw - 1) : t;
         const int64_t iy = oy * g.stride_h - g.top + ky * g.dilation_h, ix = ox * g.stride_w - g.left + kx * g.dilation_w;
-        *rows++ = (iy >= 0 && iy < g.h && ix >= 0 && ix < g.w ? x + (iy * g.w + ix) * g.c : j.padding) + channel;
+        *rows++ = (iy >= 0 && iy < g.h && ix >= 0 && ix < g.w ? x + (iy * g.w + ix) * g.pixel() : j.padding) + channel;
       }
 }
 
@@ -75,9 +75,9 @@ void point_taps(const ConvJob& j, const uint8_t* x, int64_t oy, int64_t ox, int6
 void depthwise(const ConvJob& j) {
   const Window& g = j.g;
   const PackedView& w = j.w;
-  const int64_t blocks = w.panels_per_group, image = g.h * g.w * g.c;
+  const int64_t blocks = w.panels_per_group, image = g.h * g.w * g.pixel();
   depthwise_args all{};
-  all.pixel = g.c;
+  all.pixel = static_cast<ptrdiff_t>(g.pixel());
   all.first = -g.left;
   all.columns = g.w;
   all.stride = g.stride_w;
@@ -110,7 +110,7 @@ void depthwise(const ConvJob& j) {
   all.advance = !wide && g.kh > 1 && g.dilation_h == 1 && g.stride_h < bundled ? g.stride_h : bundled;
   if (all.advance == 1 && w.rows_at_once == 2) all.below = w.panel_stride / 2;
   // A strip of output rows a call; threads share bands of two rows, and blocks of channels where bands are few.
-  const int64_t bands = (j.oh + 1) / 2, row_bytes = g.stride_h * g.w * g.c;
+  const int64_t bands = (j.oh + 1) / 2, row_bytes = g.stride_h * g.w * g.pixel();
   const int64_t strip = wide ? 1 : std::max<int64_t>(2, kStripBytes / std::max<int64_t>(row_bytes, 1) / 2 * 2);
   const int threads = threads_for(g.batch * j.oh * j.ow * w.n * w.taps, kGrainMacs / kCost);
   // Threads that write parts of one cache line would take it from each other.

@@ -12,7 +12,9 @@ struct Window {
   int64_t stride_h = 1, stride_w = 1;
   int64_t top = 0, left = 0, bottom = 0, right = 0;
   int64_t dilation_h = 1, dilation_w = 1;
-  int64_t x_stride = 0;  // elements from an input pixel to the next, where pools read a slice of a wider image; 0: c
+  // Elements from an input pixel to the next, where a slice of a wider image is read; 0: c. Pools, depthwise and float
+  // convolutions do so, and 1x1 ones that are products of matrices.
+  int64_t x_stride = 0;
 
   int64_t pixel() const { return x_stride ? x_stride : c; }
 

@@ -74,10 +74,11 @@ Window window(const std::array<int64_t, 4>& x, const std::array<int64_t, 2>& ker
 void add_conv2d(Compiled& c, At x, At y, const py::array& packed, const std::array<int64_t, 4>& shape,
                 const std::array<int64_t, 2>& stride, const std::array<int64_t, 4>& padding,
                 const std::array<int64_t, 2>& dilation, bool floats, double scale, int64_t zero_point, std::optional<double> lo,
-                std::optional<double> hi, int64_t out_stride) {
+                std::optional<double> hi, int64_t x_stride, int64_t out_stride) {
   const PackedView w = view_of(packed);
   const OutputSpec o = c.spec(floats, scale, zero_point, lo, hi);
-  const Window g = window(shape, {w.kh, w.kw}, stride, padding, dilation);
+  Window g = window(shape, {w.kh, w.kw}, stride, padding, dilation);
+  g.x_stride = x_stride;
   g.check("conv2d");
   c.kept.push_back(packed);
   const Place from = place(x), to = place(y);
@@ -493,7 +494,7 @@ void bind_program(py::module_& m) {
       .def("linear16", &add_linear16, "x"_a, "y"_a, "packed"_a, "rows"_a, "x_scale"_a, "x_zero_point"_a, "floats"_a, "scale"_a,
            "zero_point"_a, "lo"_a, "hi"_a)
       .def("conv2d", &add_conv2d, "x"_a, "y"_a, "packed"_a, "shape"_a, "stride"_a, "padding"_a, "dilation"_a, "floats"_a,
-           "scale"_a, "zero_point"_a, "lo"_a, "hi"_a, "out_stride"_a = 0)
+           "scale"_a, "zero_point"_a, "lo"_a, "hi"_a, "x_stride"_a = 0, "out_stride"_a = 0)
       .def("max_pool2d", &add_max_pool2d, "x"_a, "y"_a, "shape"_a, "kernel"_a, "stride"_a, "padding"_a, "dilation"_a,
            "x_stride"_a = 0, "out_stride"_a = 0)
       .def("avg_pool2d", &add_avg_pool2d, "x"_a, "y"_a, "shape"_a, "kernel"_a, "stride"_a, "padding"_a, "count_include_pad"_a,

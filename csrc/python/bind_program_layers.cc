@@ -131,6 +131,22 @@ void add_take(Compiled& c, At x, At index, bool wide, At y, int64_t outer, int64
                 [=](Addresses a) { take(at(a, from), outer, rows, bytes, at(a, which), wide, count, at(a, to)); });
 }
 
+// The channels of each pixel of bytes in another order: y[pixel][j] = x[pixel][index[j]].
+void add_permute_channels(Compiled& c, At x, At y, const py::array& index, int64_t pixels) {
+  const int64_t channels = index.size();
+  const int32_t* order = vector_of<int32_t>(index, "index", channels);
+  for (int64_t i = 0; i < channels; ++i)
+    if (order[i] < 0 || order[i] >= channels)
+      throw Error(Code::shape, "permute_channels: index " + std::to_string(order[i]) + " is not one of " +
+                                   std::to_string(channels) + " channels");
+  c.kept.push_back(index);
+  const Place from = place(x), to = place(y);
+  c.program.add("permute", {0, 2 * pixels * channels}, {from.buffer, to.buffer}, [=](Addresses a) {
+    permute_channels(reinterpret_cast<const uint8_t*>(at(a, from)), pixels, channels, order,
+                     reinterpret_cast<uint8_t*>(at(a, to)));
+  });
+}
+
 void add_conv_transpose2d(Compiled& c, At x, At y, const py::array& packed, const std::array<int64_t, 4>& shape,
                           const std::array<int64_t, 4>& padding, const std::array<int64_t, 2>& extra, bool floats, double scale,
                           int64_t zero_point, std::optional<double> lo, std::optional<double> hi, int64_t out_stride) {
@@ -247,6 +263,7 @@ void bind_program_layers(CompiledClass& c) {
       .def("matmul_floats", &add_matmul_floats, "batch"_a, "m"_a, "n"_a, "k"_a, "a"_a, "b"_a, "y"_a, "floats"_a, "scale"_a,
            "zero_point"_a, "lo"_a, "hi"_a)
       .def("take_rows", &add_take, "x"_a, "index"_a, "wide"_a, "y"_a, "outer"_a, "rows"_a, "count"_a, "bytes"_a);
+  c.def("permute_channels", &add_permute_channels, "x"_a, "y"_a, "index"_a, "pixels"_a);
   c.def("conv_transpose2d", &add_conv_transpose2d, "x"_a, "y"_a, "packed"_a, "shape"_a, "padding"_a, "output_padding"_a,
         "floats"_a, "scale"_a, "zero_point"_a, "lo"_a, "hi"_a, "out_stride"_a = 0)
       .def("conv3d", &add_conv3d, "x"_a, "y"_a, "packed"_a, "shape"_a, "kernel"_a, "stride"_a, "padding"_a, "dilation"_a,

@@ -322,20 +322,55 @@ def resize_linear(
     hi: float | None = None,
 ) -> None: ...
 
-# x float32 [B, H, W, C] -> out float32 [B, HO, WO, N]. panels: qgemm.graph.floatconv.pack of the weight. padding: (top, left, bottom,
-# right). One chain of fused multiply-adds an output, from the bias on, tap by tap and channel by channel; lo and hi bound it.
+# NHWC floats -> out float32 or uint8 [B, HO, WO, N]. packed: qgemm.graph.floatlayers.pack of the weight. padding: (top, left, bottom,
+# right). The sum is product's, over the taps and the channels of a group; lo and hi bound it.
 def conv2d_f32(
     x: NDArray[np.float32],
-    panels: NDArray[np.float32],
-    bias: NDArray[np.float32],
-    out: NDArray[np.float32],
+    packed: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    out: NDArray[Any],
+    kernel: tuple[int, int],
+    groups: int,
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    out_scale: float = 1.0,
+    out_zero_point: int = 0,
+    lo: float | None = None,
+    hi: float | None = None,
+) -> None: ...
+
+# NHWC floats -> out float32 or uint8. NaN passes, padding never wins; a window of nothing else gives -infinity.
+def max_pool2d_f32(
+    x: NDArray[np.float32],
+    out: NDArray[Any],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int] = (1, 1),
+    out_scale: float = 1.0,
+    out_zero_point: int = 0,
+    lo: float | None = None,
+    hi: float | None = None,
+) -> None: ...
+
+# The same for means, summed in float64; count_include_pad: whether padding counts.
+def avg_pool2d_f32(
+    x: NDArray[np.float32],
+    out: NDArray[Any],
     kernel: tuple[int, int],
     stride: tuple[int, int],
     padding: tuple[int, int, int, int],
     dilation: tuple[int, int],
+    count_include_pad: bool,
+    out_scale: float = 1.0,
+    out_zero_point: int = 0,
     lo: float | None = None,
     hi: float | None = None,
 ) -> None: ...
+
+# x [outer, N, inner] -> out [outer, inner]. kind: 0 mean, 1 sum, 2 sum of squares, 3 maximum; summed in float64.
+def reduce_f32(x: NDArray[np.float32], out: NDArray[np.float32], kind: int) -> None: ...
 
 # x uint8 [B, H, W, C] with pixels of `value` around it. padding: (top, left, bottom, right).
 def pad_image(x: NDArray[np.uint8], out: NDArray[np.uint8], padding: tuple[int, int, int, int], value: int) -> None: ...
@@ -534,9 +569,17 @@ class ProgramBuilder:
         self, x: _Place, y: _Place, packed: NDArray[np.uint8], shape: _Four, padding: _Four, output_padding: _Two, *output: Any
     ) -> None: ...
     def conv2d_f32(
-        self, x: _Place, y: _Place, panels: NDArray[np.float32], bias: NDArray[np.float32], shape: _Four, kernel: _Two, stride: _Two,
-        padding: _Four, dilation: _Two, lo: float | None, hi: float | None
+        self, x: _Place, y: _Place, packed: NDArray[np.float32], bias: NDArray[np.float32] | None, shape: _Four, n: int, groups: int,
+        kernel: _Two, stride: _Two, padding: _Four, dilation: _Two, *output: Any
     ) -> None: ...  # fmt: skip
+    # average: whether padding counts; None: the maximum
+    def pool2d_f32(
+        self, x: _Place, y: _Place, shape: _Four, kernel: _Two, stride: _Two, padding: _Four, dilation: _Two, average: bool | None,
+        *output: Any
+    ) -> None: ...  # fmt: skip
+    def reduce_f32(self, x: _Place, y: _Place, outer: int, n: int, inner: int, kind: int) -> None: ...
+    # y[pixel][j] = x[pixel][index[j]]
+    def permute_channels(self, x: _Place, y: _Place, index: NDArray[np.int32], pixels: int) -> None: ...
     # shape: [B, D, H, W, C]. padding: before the three axes, then behind them.
     def conv3d(
         self, x: _Place, y: _Place, packed: NDArray[np.uint8], shape: Sequence[int], kernel: Sequence[int], stride: Sequence[int],

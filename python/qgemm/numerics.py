@@ -500,25 +500,68 @@ def mul(a, b, a_scale, a_zero_point, b_scale, b_zero_point, out_scale, out_zero_
     return requantize(y, out_scale, out_zero_point, lo, hi)
 
 
-def conv2d_f32(x, weight, bias, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), groups=1) -> np.ndarray:
+def conv2d_f32(x, weight, bias=None, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), groups=1) -> np.ndarray:
     """A float convolution: x [B, H, W, C], weight [N, C / groups, KH, KW], padding (top, left, bottom, right).
 
-    One chain of fused multiply-adds an output, from the bias on: tap by tap, and channel by channel within a tap.
+    The sum of ``product``, k running over the filter's taps and, within a tap, over the channels of the group.
     """
     n, channels, kh, kw = weight.shape
-    top, left, bottom, right = padding
-    x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    oh = (x.shape[1] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
-    ow = (x.shape[2] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
-    first = np.repeat(np.arange(groups) * channels, n // groups)  # channel of each output's group
-    y = np.broadcast_to(np.asarray(bias, np.float32), (x.shape[0], oh, ow, n))
-    for ky in range(kh):
-        for kx in range(kw):
-            rows, columns = ky * dilation[0], kx * dilation[1]
-            tap = x[:, rows : rows + (oh - 1) * stride[0] + 1 : stride[0], columns : columns + (ow - 1) * stride[1] + 1 : stride[1]]
-            for c in range(channels):
-                y = fmaf(tap[..., first + c], weight[:, c, ky, kx], y)
-    return y
+    windows = _windows(np.asarray(x, np.float32), (kh, kw), stride, padding, dilation, 0)
+    rows = weight.transpose(0, 2, 3, 1).reshape(groups, n // groups, -1)
+    sides = [windows[..., g * channels : (g + 1) * channels].reshape(-1, kh * kw * channels) for g in range(groups)]
+    added = [None] * groups if bias is None else np.asarray(bias, np.float32).reshape(groups, -1)
+    y = [product(a, w.T, b) for a, w, b in zip(sides, rows, added, strict=True)]
+    return np.concatenate(y, axis=1).reshape(*windows.shape[:3], n)
+
+
+def max_pool2d_f32(x, kernel, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1)) -> np.ndarray:
+    """Largest of each window of float32 x [B, H, W, C]: NaN where it holds one, of equal values (+0 and -0) the first, row by row.
+
+    Padding never wins; a window of padding only gives -infinity.
+    """
+    taps = _taps(x, kernel, stride, padding, dilation, -np.inf)
+    y = np.full(taps.shape[1:], -np.inf, np.float32)
+    for tap in taps:
+        y = np.where(tap > y, tap, y)
+    return np.where(np.isnan(taps).any(0), np.float32(np.nan), y)
+
+
+def avg_pool2d_f32(x, kernel, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), count_include_pad: bool = True) -> np.ndarray:
+    """Mean of each window of float32 x [B, H, W, C]: its elements are added in float64, row by row, and the sum divided and rounded once.
+
+    Padding is not added; it counts with ``count_include_pad``, and without it a window of padding only gives NaN.
+    """
+    inside = np.ones((1, *np.shape(x)[1:3], 1), np.float32)
+    count = _taps(inside, kernel, stride, padding, dilation, float(count_include_pad)).sum(0, dtype=np.float64)
+    total = np.zeros((), np.float64)
+    with np.errstate(all="ignore"):
+        for tap in _taps(x, kernel, stride, padding, dilation, -0.0).astype(np.float64):
+            total = total + tap
+        y = (total / count).astype(np.float32)
+    return np.where(np.isnan(y), np.float32(np.nan), y)
+
+
+def reduce_f32(x, kind: str) -> np.ndarray:
+    """x [outer, N, inner] -> [outer, inner]: "mean", "sum", "sum_of_squares" or "max" along N, added in float64 or compared in order."""
+    x = np.asarray(x, np.float32)[:, :, None]
+    n = x.shape[1]
+    if kind == "max":
+        return max_pool2d_f32(x, (n, 1))[:, 0, 0]
+    if kind == "mean":
+        return avg_pool2d_f32(x, (n, 1))[:, 0, 0]
+    total = np.zeros((x.shape[0], x.shape[3]), np.float64)
+    with np.errstate(all="ignore"):
+        for i in range(n):
+            row = x[:, i, 0].astype(np.float64)
+            total = total + (row * row if kind == "sum_of_squares" else row)
+        y = total.astype(np.float32)
+    return np.where(np.isnan(y), np.float32(np.nan), y)
+
+
+def _taps(x, kernel, stride, padding, dilation, fill) -> np.ndarray:
+    """[taps, B, HO, WO, C]: what each position of the window sees, row by row."""
+    windows = _windows(np.asarray(x, np.float32), kernel, stride, padding, dilation, fill)
+    return windows.transpose(3, 4, 0, 1, 2, 5).reshape(-1, *windows.shape[:3], windows.shape[5])
 
 
 def max_pool2d(x, kernel, stride, padding=(0, 0, 0, 0), dilation=(1, 1)) -> np.ndarray:

@@ -6,6 +6,7 @@
 
 #include "driver_case.h"
 #include "ops/conv_f32.h"
+#include "ops/product.h"
 
 namespace qgemm {
 namespace test {
@@ -190,9 +191,9 @@ TEST(ConvOfFloats, EveryPathGivesTheDefinedBytes) {
     const int64_t oh = g.out_h(), ow = g.out_w(), taps = g.kh * g.kw, rows = g.batch * oh * ow;
     g.c = w.groups * cin;
     w.n = w.groups * cout;
-    const int64_t panel_count = (cout + kSgemmPanel - 1) / kSgemmPanel,
-                  packed = w.groups * panel_count * taps * cin * kSgemmPanel;
-    if (rows * w.n * taps * cin > 100000 || packed > 1 << 18) continue;
+    const bool depthwise = w.depthwise(g);
+    const int64_t k = taps * cin, of_group = FloatPanels::floats(k, cout), packed = depthwise ? taps * g.c : w.groups * of_group;
+    if (rows * w.n * k > 100000 || packed > 1 << 18) continue;
     ++i;
     const Side side = rng.chance(50) ? Side::start : Side::end;
     const int64_t x_count = g.batch * g.h * g.w * g.c;
@@ -200,17 +201,18 @@ TEST(ConvOfFloats, EveryPathGivesTheDefinedBytes) {
           *panel = panels.place<float>(static_cast<size_t>(packed), Side::end);
     for (int64_t j = 0; j < x_count; ++j) x[j] = rng.uniform(-2, 2);
     for (int64_t j = 0; j < w.n; ++j) bias[j] = rng.uniform(-2, 2);
-    std::fill(panel, panel + packed, 0.0f);
-    const auto weight = [&](int64_t o, int64_t tap, int64_t ci) -> float& {
-      const int64_t p = o / cout * panel_count + o % cout / kSgemmPanel;
-      return panel[((p * taps + tap) * cin + ci) * kSgemmPanel + o % cout % kSgemmPanel];
-    };
-    for (int64_t o = 0; o < w.n; ++o)
-      for (int64_t tap = 0; tap < taps; ++tap)
-        for (int64_t ci = 0; ci < cin; ++ci) weight(o, tap, ci) = rng.uniform(-1, 1);
+    std::vector<float> weights(static_cast<size_t>(w.n * k));  // [groups][taps * cin][cout]
+    for (float& v : weights) v = rng.uniform(-1, 1);
+    const auto weight = [&](int64_t o, int64_t i) { return weights[static_cast<size_t>((o / cout * k + i) * cout + o % cout)]; };
+    for (int64_t group = 0; group < w.groups && !depthwise; ++group)
+      pack_floats(weights.data() + group * k * cout, cout, false, k, cout, panel + group * of_group);
+    for (int64_t j = 0; j < packed && depthwise; ++j) panel[j] = weight(j % g.c, j / g.c);
     w.panels = panel;
     w.bias = bias;
     const float lo = rng.chance(50) ? -INFINITY : 0.0f, hi = rng.chance(50) ? INFINITY : 1.5f;
+    OutputSpec out;
+    out.f_lo = lo;
+    out.f_hi = hi;
     now_testing("conv2d_f32 x=%dx%dx%dx%d groups=%d cin=%d cout=%d kernel=%dx%d stride=%d,%d dilation=%d,%d padding=%d,%d,%d,%d",
                 int(g.batch), int(g.h), int(g.w), int(g.c), int(w.groups), int(cin), int(cout), int(g.kh), int(g.kw),
                 int(g.stride_h), int(g.stride_w), int(g.dilation_h), int(g.dilation_w), int(g.top), int(g.left), int(g.bottom),
@@ -219,20 +221,22 @@ TEST(ConvOfFloats, EveryPathGivesTheDefinedBytes) {
     uint8_t* c = want.data();
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t o = 0; o < w.n; ++o, c += 4) {
-        float y = bias[o];
-        for (int64_t tap = 0; tap < taps; ++tap) {
-          const int64_t iy = r / ow % oh * g.stride_h - g.top + tap / g.kw * g.dilation_h;
+        float y = 0.0f, block = 0.0f;
+        for (int64_t j = 0; j < k; ++j) {
+          const int64_t tap = j / cin, iy = r / ow % oh * g.stride_h - g.top + tap / g.kw * g.dilation_h;
           const int64_t ix = r % ow * g.stride_w - g.left + tap % g.kw * g.dilation_w;
           const bool inside = iy >= 0 && iy < g.h && ix >= 0 && ix < g.w;
-          const float* pixel = inside ? x + ((r / (oh * ow) * g.h + iy) * g.w + ix) * g.c + o / cout * cin : nullptr;
-          for (int64_t ci = 0; ci < cin; ++ci) y = std::fmaf(pixel ? pixel[ci] : 0.0f, weight(o, tap, ci), y);
+          const int64_t at = ((r / (oh * ow) * g.h + iy) * g.w + ix) * g.c + o / cout * cin + j % cin;
+          block = std::fmaf(inside ? x[at] : 0.0f, weight(o, j), block);
+          if ((j + 1) % kProductBlock != 0 && j + 1 < k) continue;
+          y = j < kProductBlock ? block : y + block;
+          block = 0.0f;
         }
+        y += bias[o];
         y = std::min(std::max(y, lo), hi);
         std::memcpy(c, &y, 4);
       }
-    if (!same_everywhere(got, want, rows, w.n * 4, w.n * 4, side,
-                         [&](void* p) { conv2d_f32(w, g, x, static_cast<float*>(p), lo, hi); }))
-      return;
+    if (!same_everywhere(got, want, rows, w.n * 4, w.n * 4, side, [&](void* p) { conv2d_f32(w, g, x, p, w.n * 4, out); })) return;
   }
 }
 

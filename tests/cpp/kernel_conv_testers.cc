@@ -1,6 +1,7 @@
 // Testers of the kernels of convolution and pooling that are not GEMM: depthwise tiles, maxima, averages, sums, and the end of an
 // average.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -230,6 +231,68 @@ void test_sum_pool(const KernelRow& row) {
     kernel<sum_pool_args>(row)(g);
     if (!same_output(got, want, 1, 4 * channels)) return;
   }
+}
+
+namespace {
+
+// Float pixels at separate guarded addresses through `run(kernel, pointers, taps, channels, out)`, for the row and the reference.
+template <class Args, class Run>
+void test_float_pixels(const KernelRow& row, KernelFn<Args> reference, uint64_t seed, Run run) {
+  Rng rng(seed);
+  TapRows rows(4096);
+  Guarded pointers(8 * 257);
+  Output got(8192), want(8192);
+  const std::vector<float> odd{0.0f, -0.0f, INFINITY, -INFINITY, NAN, -NAN, 3e38f, 1e-40f};
+  for (int i = 0; i < cases(5000); ++i) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    const int channels = static_cast<int>(rng.pick<int64_t>({0, 1, 7, 8, 9, 15, 16, 17, 64, rng.between(0, 150)})),
+              taps = static_cast<int>(rng.pick<int64_t>({0, 1, 2, 4, 9, 9, 49, 257}));
+    const int strange = static_cast<int>(rng.pick<int64_t>({0, 0, 2, 30}));  // of a hundred values
+    std::vector<const float*> a(static_cast<size_t>(taps));
+    for (size_t t = 0; t < a.size(); ++t) {
+      auto* p = reinterpret_cast<float*>(rows.place(rng, Mood::uniform, t, 4 * channels, side));
+      for (int c = 0; c < channels; ++c) p[c] = rng.chance(strange) ? rng.pick(odd) : rng.uniform(-3, 3);
+      a[t] = p;
+    }
+    now_testing("%s channels=%d taps=%d strange=%d", row.name, channels, taps, strange);
+    const float* const* at = pointers.place(a, side);
+    const double count = static_cast<double>(rng.pick<int64_t>({taps, taps + 3, 0}));
+    run(reference, at, taps, channels, count, reinterpret_cast<float*>(want.place(1, 4 * channels, 4 * channels, side)));
+    run(kernel<Args>(row), at, taps, channels, count, reinterpret_cast<float*>(got.place(1, 4 * channels, 4 * channels, side)));
+    if (!same_output(got, want, 1, 4 * channels)) return;
+  }
+}
+
+}  // namespace
+
+void test_fdepthwise(const KernelRow& row) {
+  Guarded weights(4 * 300 * 150), biases(4 * 150);
+  test_float_pixels<fdepthwise_args>(row, table_of(Isa::ref).fdepthwise, 18,
+                                     [&](auto f, auto a, int taps, int channels, double, float* out) {
+                                       fdepthwise_args g{a, taps, channels, nullptr, nullptr, -1.0f, INFINITY, out};
+                                       float* b = weights.place<float>(static_cast<size_t>(taps * channels), Side::end);
+                                       float* bias = biases.place<float>(static_cast<size_t>(channels), Side::end);
+                                       Rng same(static_cast<uint64_t>(taps * channels));
+                                       for (int i = 0; i < taps * channels; ++i) b[i] = same.uniform(-2, 2);
+                                       for (int i = 0; i < channels; ++i) bias[i] = same.uniform(-2, 2);
+                                       g.b = b;
+                                       g.bias = bias;
+                                       f(g);
+                                     });
+}
+
+void test_fmax_pool(const KernelRow& row) {
+  test_float_pixels<fmax_pool_args>(row, table_of(Isa::ref).fmax_pool, 15,
+                                    [](auto f, auto a, int taps, int channels, double, float* out) {
+                                      f({a, taps, channels, out});
+                                    });
+}
+
+void test_mean_pool(const KernelRow& row) {
+  test_float_pixels<mean_pool_args>(row, table_of(Isa::ref).mean_pool, 16,
+                                    [](auto f, auto a, int taps, int channels, double count, float* out) {
+                                      f({a, taps, channels, count, taps % 2 == 0, out});
+                                    });
 }
 
 void test_requantize(const KernelRow& row) {

@@ -296,17 +296,26 @@ void test_gemm4(const KernelRow& row) {
 
 void test_product(const KernelRow& row) {
   Rng rng(5);
-  Guarded a_memory(1 << 16), b_memory(1 << 16), bias_memory(1 << 10);
+  Guarded a_memory(1 << 16), pointers(1 << 12), b_memory(1 << 16), bias_memory(1 << 10);
   Output got(1 << 15), want(1 << 15);
   const std::vector<float> odd{0.0f, -0.0f, INFINITY, -INFINITY, NAN, 1e-40f, 3e38f};
-  for (int i = 0; i < cases(6000); ++i) {
+  for (int i = 0; i < cases(8000); ++i) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
+    const bool window = rng.chance(50);
     product_args g{};
-    g.m = rng.pick<int64_t>({1, 2, 3, 4, 5, 6, 7, 12, 13, 17});
+    g.m = static_cast<int>(rng.pick<int64_t>({1, 2, 3, 4, 5, 6, 7, 12, 13, 17}));
+    g.tile_rows = row.mr;
     g.width = 16 * static_cast<int>(rng.between(1, 4));
     g.n = static_cast<int>(rng.between(1, g.width));
-    g.k = static_cast<int>(rng.pick<int64_t>({0, 1, 2, 5, 64, rng.between(0, 100)}));
-    g.lda = g.k + rng.pick<int64_t>({0, 0, 3});
+    g.taps = window ? static_cast<int>(rng.pick<int64_t>({1, 2, 5, 9})) : 1;
+    g.kc = static_cast<int>(window ? rng.pick<int64_t>({1, 2, 3, 8, 16}) : rng.pick<int64_t>({1, 2, 5, 64, rng.between(1, 100)}));
+    const int all = g.taps * g.kc, first = static_cast<int>(rng.chance(50) ? 0 : rng.between(0, all));
+    g.tap = first / g.kc;
+    g.first = first % g.kc;
+    g.k = static_cast<int>(rng.chance(50) ? all - first : rng.between(0, all - first));
+    g.offset = rng.pick<int64_t>({0, 0, 5});
+    const int64_t kc = g.offset + g.kc;
+    g.lda = kc + rng.pick<int64_t>({0, 0, 3});
     g.ldc = g.n + rng.pick<int64_t>({0, 0, 5});
     g.more = rng.chance(50);
     const bool last = rng.chance(60), any = last && rng.chance(20);
@@ -314,12 +323,21 @@ void test_product(const KernelRow& row) {
       for (int64_t j = 0; j < n; ++j) p[j] = any && rng.chance(3) ? rng.pick(odd) : rng.uniform(-2, 2);
       return p;
     };
-    const int64_t a_count = g.k > 0 ? (g.m - 1) * g.lda + g.k : 0, b_count = int64_t(g.k) * g.width;
-    g.a = values(a_memory.place<float>(static_cast<size_t>(a_count), side), a_count);
+    const int64_t a_count = window ? 3 * kc : (g.m - 1) * g.lda + kc, b_count = int64_t(g.k) * g.width;
+    const float* a = values(a_memory.place<float>(static_cast<size_t>(a_count), side), a_count);
+    if (window) {  // rows may be read by several taps
+      std::vector<const float*> taps(static_cast<size_t>(g.m * g.taps));
+      for (auto& p : taps) p = a + rng.between(0, 2) * kc;
+      g.a = pointers.place(taps, side);
+    } else {
+      g.base = a;
+    }
     g.b = values(b_memory.place<float>(static_cast<size_t>(b_count), side), b_count);
     if (last) g.bias = values(bias_memory.place<float>(static_cast<size_t>(g.n), side), g.n);
-    now_testing("%s m=%d n=%d width=%d k=%d lda=%d ldc=%d more=%d last=%d", row.name, int(g.m), g.n, g.width, g.k, int(g.lda),
-                int(g.ldc), g.more, last);
+    g.lo = rng.pick({-INFINITY, 0.0f});
+    g.hi = rng.pick({INFINITY, 6.0f});
+    now_testing("%s window=%d m=%d n=%d width=%d taps=%d kc=%d first=%d k=%d lda=%d ldc=%d more=%d last=%d", row.name, window,
+                g.m, g.n, g.width, g.taps, g.kc, first, g.k, int(g.lda), int(g.ldc), g.more, last);
     const uint64_t seed = rng.next();
     for (Output* o : {&want, &got}) {
       g.c = reinterpret_cast<float*>(o->place(g.m, g.n * 4, g.ldc * 4, side));

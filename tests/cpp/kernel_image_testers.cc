@@ -136,44 +136,5 @@ void test_mix(const KernelRow& row) {
   }
 }
 
-void test_sgemm(const KernelRow& row) {
-  Rng rng(35);
-  Guarded a_memory(1 << 14), pointers(1 << 12), b_memory(1 << 16), bias_memory(256);
-  Output got(1 << 13), want(1 << 13);
-  for (int i = 0; i < cases(10000); ++i) {
-    const Side side = rng.chance(50) ? Side::start : Side::end;
-    const int64_t m = rng.between(1, row.mr), n = rng.between(1, kSgemmPanel), taps = rng.between(0, 5),
-                  kc = rng.pick<int64_t>({0, 1, 2, 3, 7, 16, rng.between(1, 40)}), offset = rng.pick<int64_t>({0, 0, 5}),
-                  ldc = n + rng.pick<int64_t>({0, 0, 3});
-    const auto values = [&](Guarded& memory, int64_t count) {
-      float* x = memory.place<float>(static_cast<size_t>(count), side);
-      for (int64_t j = 0; j < count; ++j) x[j] = rng.chance(3) ? rng.pick({0.0f, -0.0f, 1e18f}) : rng.uniform(-3, 3);
-      return x;
-    };
-    const float* x = values(a_memory, 3 * (offset + kc));
-    std::vector<const float*> a(static_cast<size_t>(taps * m));
-    for (auto& p : a) p = x + rng.between(0, 2) * (offset + kc);
-    now_testing("%s m=%d n=%d taps=%d kc=%d", row.name, static_cast<int>(m), static_cast<int>(n), static_cast<int>(taps),
-                static_cast<int>(kc));
-    sgemm_args g{};
-    g.a = pointers.place(a, side);
-    g.offset = offset;
-    g.m = static_cast<int32_t>(m);
-    g.taps = static_cast<int32_t>(taps);
-    g.kc = static_cast<int32_t>(kc);
-    g.n = static_cast<int32_t>(n);
-    g.b = values(b_memory, taps * kc * kSgemmPanel);
-    g.bias = values(bias_memory, n);
-    g.lo = rng.pick({-INFINITY, 0.0f});
-    g.hi = rng.pick({INFINITY, 6.0f});
-    g.ldc = ldc;
-    g.c = reinterpret_cast<float*>(want.place(m, 4 * n, 4 * ldc, side));
-    table_of(Isa::ref).sgemm(g);
-    g.c = reinterpret_cast<float*>(got.place(m, 4 * n, 4 * ldc, side));
-    kernel<sgemm_args>(row)(g);
-    if (!same_output(got, want, m, 4 * n)) return;
-  }
-}
-
 }  // namespace test
 }  // namespace qgemm

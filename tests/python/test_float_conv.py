@@ -9,7 +9,7 @@ import qgemm
 from onnx_nets import Builder, reference
 from qgemm import _core, numerics
 from qgemm.errors import ShapeError
-from qgemm.graph.floatconv import pack
+from qgemm.graph.floatlayers import pack
 
 CASES = {
     # batch, h, w, channels, outputs, kernel, groups, stride, padding, dilation
@@ -26,26 +26,37 @@ def floats(rng, *shape):
     return rng.standard_normal(shape).astype(np.float32)
 
 
+def conv(x, weight, bias, out, case=(), **bounds):
+    kernel, groups, stride, padding, dilation = case or (weight.shape[2:], 1, (1, 1), (0, 0, 0, 0), (1, 1))
+    _core.conv2d_f32(x, pack(weight, groups), bias, out, kernel, groups, stride, padding, dilation, **bounds)
+    return out
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_the_engine_gives_the_specified_bits(case, rng, isa):
     batch, h, w, c, n, kernel, groups, stride, padding, dilation = case
     x, weight, bias = floats(rng, batch, h, w, c), floats(rng, n, c // groups, *kernel), floats(rng, n)
+    where = kernel, groups, stride, padding, dilation
+    for b in (bias, None):
+        want = numerics.conv2d_f32(x, weight, b, stride, padding, dilation, groups)
+        assert np.array_equal(conv(x, weight, b, np.empty_like(want), where), want)
     want = numerics.conv2d_f32(x, weight, bias, stride, padding, dilation, groups)
-    for lo, hi in ((None, None), (0.0, 1.5)):
-        out = np.empty(want.shape, np.float32)
-        _core.conv2d_f32(x, pack(weight, groups), bias, out, kernel, stride, padding, dilation, lo, hi)
-        assert np.array_equal(out, want if lo is None else np.clip(want, lo, hi))
+    assert np.array_equal(conv(x, weight, bias, np.empty_like(want), where, lo=0.0, hi=1.5), np.clip(want, 0, 1.5))
+    got = conv(x, weight, bias, np.empty(want.shape, np.uint8), where, out_scale=0.03, out_zero_point=7, lo=7)
+    assert np.array_equal(got, numerics.quantize(want, 0.03, 7, 7, 255))
 
 
-def test_threads_do_not_change_a_bit(rng):
+@pytest.mark.parametrize("kernel, groups", [((3, 3), 1), ((1, 1), 1), ((3, 3), 96)])
+def test_threads_do_not_change_a_bit(rng, kernel, groups):
     torch = pytest.importorskip("torch")
-    x, weight, bias = floats(rng, 2, 30, 31, 48), floats(rng, 200, 48, 3, 3), floats(rng, 200)
+    x, weight, bias = floats(rng, 2, 30, 31, 96), floats(rng, 192 if groups == 1 else groups, 96 // groups, *kernel), floats(rng, 192)
+    bias = bias[: len(weight)]
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(np.empty((2, 28, 29, 200), np.float32))
-            _core.conv2d_f32(x, pack(weight), bias, results[-1], (3, 3), (1, 1), (0, 0, 0, 0), (1, 1))
+            out = np.empty((2, 31 - kernel[0], 32 - kernel[1], len(weight)), np.float32)
+            results.append(conv(x, weight, bias, out, (kernel, groups, (1, 1), (0, 0, 0, 0), (1, 1))))
     finally:
         torch.set_num_threads(before)
     assert all(np.array_equal(r, results[0]) for r in results)
@@ -54,19 +65,86 @@ def test_threads_do_not_change_a_bit(rng):
 def test_infinities_and_nan_pass(rng, isa):
     x = np.full((1, 1, 3, 4), 1.0, np.float32)
     x[0, 0, 0, 0], x[0, 0, 1, 0] = np.nan, np.inf
-    out = np.empty((1, 1, 3, 20), np.float32)
-    _core.conv2d_f32(x, pack(np.ones((20, 4, 1, 1), np.float32)), np.zeros(20, np.float32), out, (1, 1), (1, 1), (0,) * 4, (1, 1), 0.0, 6.0)
-    assert np.isnan(out[0, 0, 0]).all() and (out[0, 0, 1] == 6).all() and (out[0, 0, 2] == 4).all()
+    for weight in (np.ones((20, 4, 1, 1), np.float32), np.full((4, 1, 1, 1), 4, np.float32)):
+        groups = 1 if len(weight) == 20 else 4
+        case = (1, 1), groups, (1, 1), (0,) * 4, (1, 1)
+        out = conv(x, weight, None, np.empty((1, 1, 3, len(weight)), np.float32), case, lo=0.0, hi=6.0)[..., : 20 // groups]
+        assert np.isnan(out[0, 0, 0, 0]) and out[0, 0, 1, 0] == 6 and (out[0, 0, 2] == 4).all()
 
 
-def test_panels_that_are_not_the_weights_are_refused(rng):
+def test_a_weight_of_another_shape_is_refused(rng):
     x, out = floats(rng, 1, 4, 4, 8), np.empty((1, 4, 4, 16), np.float32)
-    panels = pack(floats(rng, 16, 8, 1, 1))
-    for given, bias in ((panels[:, :, :-1], 16), (panels, 40), (pack(floats(rng, 16, 8, 3, 3)), 16)):
-        with pytest.raises(ShapeError, match="panels"):
-            _core.conv2d_f32(x, np.ascontiguousarray(given), np.zeros(bias, np.float32), out, (1, 1), (1, 1), (0,) * 4, (1, 1))
+    packed = pack(floats(rng, 16, 8, 1, 1))
+    window = (1, 1), 1, (1, 1), (0,) * 4, (1, 1)
+    for given in (packed[:-1], pack(floats(rng, 16, 8, 3, 3)), pack(floats(rng, 40, 8, 1, 1))):
+        with pytest.raises(ShapeError, match="no weight of 16 outputs"):
+            _core.conv2d_f32(x, np.ascontiguousarray(given), None, out, *window)
+    with pytest.raises(ShapeError, match="bias"):
+        _core.conv2d_f32(x, packed, np.zeros(40, np.float32), out, *window)
     with pytest.raises(ShapeError, match="out has shape"):
-        _core.conv2d_f32(x, panels, np.zeros(16, np.float32), out[:, :2], (1, 1), (1, 1), (0,) * 4, (1, 1))
+        _core.conv2d_f32(x, packed, None, out[:, :2], *window)
+
+
+POOLS = {
+    # batch, h, w, channels, kernel, stride, padding, dilation
+    "2x2": (2, 6, 8, 5, (2, 2), (2, 2), (0, 0, 0, 0), (1, 1)),
+    "3x3, padded": (1, 7, 6, 33, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1)),
+    "uneven": (1, 9, 5, 16, (3, 1), (1, 2), (0, 2, 1, 0), (1, 1)),
+    "dilated": (1, 9, 8, 20, (2, 3), (1, 1), (1, 0, 1, 2), (2, 2)),
+    "whole image": (3, 5, 7, 70, (5, 7), (1, 1), (0, 0, 0, 0), (1, 1)),
+}
+
+
+def strange(rng, *shape):
+    """Floats among which are NaN, infinities and zeros of both signs."""
+    x = floats(rng, *shape)
+    at = rng.integers(0, x.size, max(x.size // 20, 1))
+    x.reshape(-1)[at] = rng.choice(np.float32([np.nan, np.inf, -np.inf, 0.0, -0.0, -0.0]), at.size)
+    return x
+
+
+@pytest.mark.parametrize("case", POOLS.values(), ids=POOLS)
+def test_pools_give_the_specified_bits(case, rng, isa):
+    batch, h, w, c, *window = case
+    for x in (floats(rng, batch, h, w, c), strange(rng, batch, h, w, c), np.zeros((batch, h, w, c), np.float32) * -1):
+        want = numerics.max_pool2d_f32(x, *window)
+        out = np.empty_like(want)
+        _core.max_pool2d_f32(x, out, *window)
+        assert out.tobytes() == want.tobytes()
+        for with_pad in (False, True):
+            want = numerics.avg_pool2d_f32(x, *window, with_pad)
+            out, q = np.empty_like(want), np.empty(want.shape, np.uint8)
+            _core.avg_pool2d_f32(x, out, *window, with_pad)
+            assert out.tobytes() == want.tobytes()
+            _core.avg_pool2d_f32(x, q, *window, with_pad, out_scale=0.02, out_zero_point=99)
+            assert np.array_equal(q, numerics.quantize(want, 0.02, 99, 0, 255))
+
+
+def test_pools_are_torchs(rng):
+    torch = pytest.importorskip("torch")
+    x = strange(rng, 2, 9, 8, 6)
+    t = torch.from_numpy(x).permute(0, 3, 1, 2)
+    got, window = np.empty((2, 5, 4, 6), np.float32), ((3, 3), (2, 2), (1, 1, 1, 1), (1, 1))
+    got = np.empty((2, 5, 4, 6), np.float32)
+    _core.max_pool2d_f32(x, got, *window)
+    np.testing.assert_array_equal(got, torch.nn.functional.max_pool2d(t, 3, 2, 1).permute(0, 2, 3, 1).numpy())
+    for with_pad in (False, True):
+        _core.avg_pool2d_f32(x, got, *window, with_pad)
+        want = torch.nn.functional.avg_pool2d(t, 3, 2, 1, count_include_pad=with_pad).permute(0, 2, 3, 1).numpy()
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [*enumerate(["mean", "sum", "sum_of_squares", "max"])], ids=lambda kind: kind[1])
+def test_reductions_give_the_specified_bits(kind, rng, isa):
+    number, name = kind
+    for shape in ((1, 1, 1), (3, 50, 17), (7, 3, 1), (2, 300, 64)):
+        for x in (floats(rng, *shape), strange(rng, *shape)):
+            want = numerics.reduce_f32(x, name)
+            out = np.empty_like(want)
+            _core.reduce_f32(x, out, number)
+            assert out.tobytes() == want.tobytes()
+    with pytest.raises(ShapeError, match="kind"):
+        _core.reduce_f32(x, out, 4)
 
 
 @pytest.mark.parametrize("spatial", [(9, 8), (15,)])
@@ -88,12 +166,38 @@ def test_layers_of_a_network(rng, isa, spatial):
     assert all(s.reason for s in p.steps if s.op in ("Conv", "Linear"))
 
 
-def test_a_depthwise_layer_stays_in_numpy(rng):
+def islands(p) -> list[str]:
+    return [p.steps[step].op for c in p._compiled.values() for step, _, _, _, island in c.core.ops() if island]
+
+
+@pytest.mark.parametrize("bits", [None, 8, 16])
+@pytest.mark.parametrize(
+    "op", ["conv", "depthwise", "group", "max pool", "average pool", "global average", "global max", "linear", "mean", "norm"]
+)
+def test_float_layers_and_their_encodings_are_native(rng, op, bits):
+    """A float input, and a result without an encoding, on an 8-bit grid or on a 16-bit one."""
     b = Builder()
-    b.input("x", ["n", 6, 5, 5])
-    b.const("w", floats(rng, 6, 1, 3, 3))
-    b.add("Conv", ["x", "w"], "y", group=6)
-    p = qgemm.load(b.model("y"))
-    x = floats(rng, 1, 6, 5, 5)
-    np.testing.assert_allclose(p(x), reference(b.model("y"), {"x": x})[0], rtol=1e-4, atol=1e-4)
-    assert [s.kernel for s in p.steps] == ["numpy"]
+    b.input("x", ["n", 8, 7, 6])
+    for name, shape in (("w", (16, 8, 3, 3)), ("dw", (8, 1, 3, 3)), ("gw", (8, 2, 1, 1)), ("m", (6, 5)), ("axes", ())):
+        b.const(name, np.array([1, 3], np.int64) if name == "axes" else floats(rng, *shape))
+    window = {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1]}
+    y = {
+        "conv": lambda: b.add("Conv", ["x", "w"], "y0", pads=[1, 1, 1, 1], strides=[2, 2]),
+        "depthwise": lambda: b.add("Conv", ["x", "dw"], "y0", group=8),
+        "group": lambda: b.add("Conv", ["x", "gw"], "y0", group=4),
+        "max pool": lambda: b.add("MaxPool", ["x"], "y0", **window),
+        "average pool": lambda: b.add("AveragePool", ["x"], "y0", **window),
+        "global average": lambda: b.add("GlobalAveragePool", ["x"], "y0"),
+        "global max": lambda: b.add("GlobalMaxPool", ["x"], "y0"),
+        "linear": lambda: b.add("MatMul", ["x", "m"], "y0"),
+        "mean": lambda: b.add("ReduceMean", ["x", "axes"], "y0", keepdims=0),
+        "norm": lambda: b.add("ReduceL2", ["x", "axes"], "y0", keepdims=1),
+    }[op]()
+    if bits is not None:
+        y = b.q(y, 16 / 2**bits, 2 ** (bits - 1), dtype=f"uint{bits}")
+    m = b.model(y)
+    p = qgemm.load(m)
+    for n in (1, 3):
+        x = floats(rng, n, 8, 7, 6)
+        np.testing.assert_allclose(p(x), reference(m, {"x": x})[0], rtol=1e-4, atol=1e-4 if bits is None else 16.01 / 2**bits)
+    assert not islands(p) and all(s.kernel != "numpy" for s in p.steps)

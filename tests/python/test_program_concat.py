@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from onnx import helper
 
 import qgemm
 from onnx_nets import Builder, reference
@@ -113,6 +114,72 @@ def test_a_skip_connection_is_pooled_and_joined(rng):
     turned = grid(b, b.add("ConvTranspose", [deep, up], "turned", strides=[2, 2]))
     grid(b, conv(b, rng, cat(b, skip, turned), 4, 32, (3, 3)), out="y")
     assert run(b, "y", shape=(8, 8, 8), rng=rng)["copy"] == 0
+
+
+def normed(b, rng, x, n):
+    """BatchNormalization that no layer can take in: a depthwise convolution of one tap."""
+    params = [b.const(f"bn{k}_{len(b.nodes)}", rng.uniform(0.5, 1.5, n).astype(np.float32)) for k in range(4)]
+    return grid(b, b.add("BatchNormalization", [x, *params], f"bn{len(b.nodes)}"))
+
+
+def test_a_dense_block_with_its_norms_copies_nothing(rng, isa):
+    """Norms and 1x1 convolutions read the part of the block that is there."""
+    b, x = start()
+    parts = [conv(b, rng, x, 16, 8, (1, 1))]
+    for k in range(3):
+        width = 16 + 8 * k
+        joined = cat(b, *parts) if k else parts[0]
+        inner = conv(b, rng, normed(b, rng, joined, width) if k % 2 else joined, 12, width, (1, 1))
+        parts.append(conv(b, rng, inner, 8, 12, (3, 3), pads=[1, 1, 1, 1]))
+    grid(b, b.add("MaxPool", [cat(b, *parts)], "m", kernel_shape=[2, 2]), out="y")
+    found = run(b, "y", shape=(8, 6, 5), rng=rng)
+    assert found["copy"] == 0 and found["conv2d depthwise"] == 1
+
+
+def test_windows_over_a_part(rng, isa):
+    """Strided, padded and dilated ones; an average that is a convolution with ones."""
+    b, x = start()
+    a, c = conv(b, rng, x, 24, 8, (1, 1)), conv(b, rng, x, 8, 8, (1, 1))
+    joined = conv(b, rng, cat(b, a, c), 8, 32, (1, 1))
+    wide = conv(b, rng, a, 24, 24, (3, 3), group=24, pads=[2, 2, 2, 2], dilations=[2, 2])
+    strided = conv(b, rng, a, 24, 24, (3, 3), group=24, pads=[1, 1, 1, 1], strides=[2, 2])
+    mean = grid(b, b.add("AveragePool", [a], "mean", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1))
+    for k, y in enumerate((joined, wide, strided, mean)):
+        b.add("Identity", [y], f"y{k}")
+    assert run(b, "y0", "y1", "y2", "y3", shape=(8, 6, 5), rng=rng)["copy"] == 0
+
+
+def test_floats_over_a_part(rng, isa):
+    """Convolutions, pools and expressions without an encoding read floats with gaps, and write them."""
+    b = Builder()
+    b.input("x", ["n", 8, 6, 5])
+    for name, shape in (("w", (8, 8, 1, 1)), ("v", (4, 8, 3, 3)), ("d", (8, 1, 3, 3)), ("last", (4, 20, 1, 1))):
+        b.const(name, rng.standard_normal(shape).astype(np.float32))
+    a, c = b.add("Conv", ["x", "w"], "a"), b.add("Conv", ["x", "v"], "c", pads=[1, 1, 1, 1])
+    depth = b.add("Conv", [a, "d"], "depth", group=8, pads=[1, 1, 1, 1])
+    b.add("Conv", [b.add("Concat", [a, c, depth], "joined", axis=1), "last"], "y")
+    pooled = b.add("MaxPool", [a], "pooled", kernel_shape=[2, 2])
+    b.add("GlobalAveragePool", [b.add("Mul", [pooled, pooled], "squared")], "z")
+    b.add("GlobalMaxPool", [b.add("Tanh", [a], "t")], "u")
+    found = run(b, "y", "z", "u", shape=(8, 6, 5), rng=rng)
+    assert found["copy"] <= 4 and found["numpy"] == 0  # the input, the results
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_a_channel_shuffle_keeps_pixels_whole(rng, isa, groups):
+    """ShuffleNet: reshape, transpose, reshape; half of the channels go through a 1x1 convolution, which reads them where they are."""
+    b, x = start(c=12)
+    a = conv(b, rng, x, 12, 12, (1, 1))
+    for k, shape in enumerate(([0, groups, 12 // groups, 6, 5], [0, 12, 6, 5])):
+        b.const(f"shape{k}", np.array(shape, np.int64))
+    apart = grid(b, b.add("Reshape", [a, "shape0"], "apart"))
+    turned = grid(b, b.add("Transpose", [apart], "turned", perm=[0, 2, 1, 3, 4]))
+    mixed = grid(b, b.add("Reshape", [turned, "shape1"], "mixed"))
+    b.const("sizes", np.array([4, 8], np.int64))
+    b.nodes.append(helper.make_node("Split", [mixed, "sizes"], ["left", "right"], axis=1))
+    grid(b, conv(b, rng, cat(b, "left", conv(b, rng, "right", 8, 8, (1, 1))), 8, 12, (1, 1)), out="y")
+    found = run(b, "y", shape=(12, 6, 5), rng=rng)
+    assert found["permute"] == 1 and found["copy"] <= 1, found  # left
 
 
 def test_a_reader_that_needs_all_bytes_together_keeps_the_copy(rng):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from time import process_time
 
 import numpy as np
 import pytest
@@ -63,9 +64,9 @@ def test_a_token_sees_no_later_one():
 class Encoder(nn.Module):
     """Ids and a mask of padding [B, S], both sizes open -> [B, S, width]. GELU as ``form`` writes it."""
 
-    def __init__(self, form: str = "none", width: int = 32, heads: int = 4):
+    def __init__(self, form: str = "none", width: int = 32, heads: int = 4, places: int = 64):
         super().__init__()
-        self.words, self.places = nn.Embedding(40, width), nn.Embedding(64, width)
+        self.words, self.places = nn.Embedding(40, width), nn.Embedding(places, width)
         self.heads, self.form = heads, form
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
@@ -119,6 +120,48 @@ def test_each_shape_is_compiled_once_and_computes_what_torch_does(tmp_path):
         other[:, n - 2 :] = 7
         assert torch.equal(program(other, keep)[:, : n - 2], got[:, : n - 2])
     assert len(program._compiled) == len(set(shapes)) and is_native(program)
+
+
+class Ids(nn.Module):
+    """An encoder of ids alone, without padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = Encoder(places=128)
+
+    def forward(self, ids):
+        return self.encoder(ids, torch.ones_like(ids))
+
+
+def test_a_quantized_encoder_takes_17_then_128_tokens_and_1_then_3_sequences(tmp_path):
+    """From AIMET's files, both sizes open: each combination is planned once, in memory that grows as its tokens do."""
+    pytest.importorskip("aimet_torch")
+    from aimet_networks import quiet, simulate
+
+    torch.manual_seed(0)
+    batches = [torch.randint(0, 40, (2, 40)) for _ in range(2)]
+    sim = simulate(Ids(), batches, prepare=False, fold=False)
+    sizes, path = {0: "batch", 1: "length"}, str(tmp_path / "encoder.onnx")
+    with quiet():
+        sim.onnx.export(
+            batches[0], path, encoding_version="2.0.0", dynamo=False, export_int32_bias=False, input_names=["ids"], output_names=["y"],
+            dynamic_axes={"ids": sizes, "y": sizes},
+        )  # fmt: skip
+    program, arenas = qgemm.load(path, encodings=path.replace(".onnx", ".encodings")), {}
+    assert sum(r.scheme == "W8A8" for r in qgemm.report(program)) >= 2
+    for b, n in ((1, 17), (1, 128), (3, 128), (3, 17), (1, 17)):
+        ids = torch.randint(0, 40, (b, n))
+        with torch.no_grad():
+            want = sim.model(ids).as_subclass(torch.Tensor)
+        started = process_time()
+        got = program(ids)
+        assert process_time() - started < 5 and got.shape == want.shape and sqnr(got, want) > 30
+        assert torch.equal(program(ids[-1:]), got[-1:])
+        arenas[b, n], minimum = program._compiled[next(k for k in program._compiled if k[0][0] == (b, n))].core.memory()
+        assert arenas[b, n] <= 1.2 * minimum
+    assert set(k[0][0] for k in program._compiled) == set(arenas) and is_native(program)
+    assert arenas[1, 17] < arenas[1, 128] < arenas[3, 128] <= 3.1 * arenas[1, 128]
+    assert program.memory["arena_bytes"] == arenas[3, 128]
 
 
 @pytest.mark.parametrize("form", ["none", "tanh", "erf", "tanh written out"])

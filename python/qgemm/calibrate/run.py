@@ -18,6 +18,7 @@ from ..graph.passes.batch import free_batch
 from ..graph.passes.batchnorm import fold_batchnorm
 from ..graph.passes.cleanup import drop_dead, drop_identities
 from ..graph.passes.constants import fold_constants
+from ..graph.passes.einsum import form_products
 from ..graph.passes.linear import form_linear
 from ..graph.passes.norm import form_norms
 from ..numerics import activation_encoding
@@ -87,7 +88,7 @@ def _float_graph(model, first: tuple) -> Graph:
     """The imported model in the form in which quantizers are placed: constants folded, linear layers and norms formed, BatchNorm gone."""
     graph = import_torch(model, first, "qgemm.quantize")
     check_grids(graph)
-    for p in (fold_constants, drop_identities, form_linear, form_norms, fold_batchnorm, drop_dead, free_batch):
+    for p in (fold_constants, drop_identities, form_products, form_linear, form_norms, fold_batchnorm, drop_dead, free_batch):
         p(graph)
     return graph
 

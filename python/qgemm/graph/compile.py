@@ -188,8 +188,9 @@ class Compiler:
         """Memory for a result of the current step, in its numpy result's memory order (rows: which must be C-contiguous).
 
         fits: given by a form that can also write with gaps, as where the result is part of a concatenation; whether it can write so.
+        Asked again within a step, the place is the same.
         """
-        v = self._part(name, fits) or self._allocate(self.results[name], name)
+        v = self.pending.get(name) or self._part(name, fits) or self._allocate(self.results[name], name)
         if rows and not v.dense_as(range(len(v.shape))):
             raise NotNative
         self.pending[name] = v

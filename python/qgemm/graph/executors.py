@@ -111,15 +111,18 @@ def _logical(t: np.ndarray, ndim: int) -> np.ndarray:
     return t.transpose(0, 3, 1, 2) if ndim == 4 else t[:, 0].transpose(0, 2, 1)
 
 
-def windowed(x: str, y: str, win: Window, channels: int | None, n: int | None, call, dtype, label: str):
-    """A kernel over [B, H, W, C] windows. call(t, out, stride, padding, dilation); n: output channels, None keeps the input's."""
+def windowed(x: str, y: str, win: Window, channels: int | None, n: int | None, call, dtype, label: str, read=None):
+    """A kernel over [B, H, W, C] windows. call(t, out, stride, padding, dilation); n: output channels, None keeps the input's.
+
+    read(env): the input, where that is not ``x`` as it is held.
+    """
     fixed, stride, dilation = _geometry(win)
     kh, kw = _two(win.kernel, 1)
     ekh, ekw = dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1
     ndim = 2 + len(win.kernel)
 
     def run(env):
-        a = env[x]
+        a = env[x] if read is None else read(env)
         if a.ndim != ndim or (channels is not None and a.shape[1] != channels):
             raise ShapeError(f"layer '{label}' takes {ndim} dimensions with {channels or 'any number of'} channels in axis 1; "
                              f"its input '{x}' has shape {a.shape}")  # fmt: skip
@@ -168,21 +171,50 @@ def avg_pool(x: str, y: str, win: Window, with_pad: bool, grid: QParams, result:
     return result.finish(windowed(x, y, win, None, None, call, result.dtype, label), y)
 
 
-def global_avg_pool(x: str, y: str, grid: QParams, result: Result, label: str):
-    core, bounds, dtype = _core.avg_pool2d, result.bounds, result.dtype
-    sx, zx = grid.scale.item(), grid.zero_point.item()
+def whole_images(x: str, y: str, call, dtype, label: str, read=None):
+    """A pool over whole images: call(t, out, kernel, stride, padding, dilation). read: as in windowed."""
 
     def run(env):
-        a = env[x]
+        a = env[x] if read is None else read(env)
         if a.ndim not in (3, 4) or 0 in a.shape[2:]:
-            raise ShapeError(f"layer '{label}' averages over one or two non-empty spatial axes; its input '{x}' has shape {a.shape}")
+            raise ShapeError(f"layer '{label}' pools over one or two non-empty spatial axes; its input '{x}' has shape {a.shape}")
         t = _channels_last(a)
         b, h, w, c = t.shape
         out = np.empty((b, 1, 1, c), dtype)
-        core(t, out, (h, w), (1, 1), (0, 0, 0, 0), False, sx, zx, *bounds)
+        call(t, out, (h, w), (1, 1), (0, 0, 0, 0), (1, 1))
         env[y] = _logical(out, a.ndim)
 
-    return result.finish(run, y)
+    return run
+
+
+def global_avg_pool(x: str, y: str, grid: QParams, result: Result, label: str):
+    core, bounds = _core.avg_pool2d, result.bounds
+    sx, zx = grid.scale.item(), grid.zero_point.item()
+
+    def call(t, out, kernel, stride, padding, dilation):
+        core(t, out, kernel, stride, padding, False, sx, zx, *bounds)
+
+    return result.finish(whole_images(x, y, call, result.dtype, label), y)
+
+
+def global_max_pool(x: str, y: str, label: str):
+    return whole_images(x, y, _core.max_pool2d, np.uint8, label)
+
+
+def permute_channels(x: str, y: str, index: np.ndarray, label: str):
+    """The channels of an image of bytes in another order."""
+    order = np.ascontiguousarray(index, np.int32)
+
+    def run(env):
+        a = env[x]
+        if a.ndim != 4 or a.shape[1] != order.size:
+            raise ShapeError(f"layer '{label}' orders the {order.size} channels of an image; its input '{x}' has shape {a.shape}")
+        t = _channels_last(a)
+        out = np.empty(t.shape, np.uint8)
+        _core.permute_channels(t, out, order)
+        env[y] = _logical(out, 4)
+
+    return run
 
 
 def _same_order(a: np.ndarray, b: np.ndarray):

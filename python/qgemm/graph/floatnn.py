@@ -91,6 +91,11 @@ class Window:
         if self.auto == "VALID":
             self.pads = ((0, 0),) * d
 
+    @property
+    def of_pixels(self) -> bool:
+        """True when each position sees one pixel, its own."""
+        return self.static and not any(map(any, self.pads)) and {*self.kernel, *self.stride} == {1}
+
     def resolve(self, sizes) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
         """(padding before and after, output size) of each axis. Ceil mode becomes extra padding at the end."""
         pads, outs = [], []

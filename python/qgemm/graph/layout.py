@@ -54,3 +54,13 @@ def memory_order(shape, strides) -> tuple[int, ...]:
 
 def like(a: np.ndarray, back: tuple[int, ...] | None) -> np.ndarray:
     return a if back is None else a.transpose(back)
+
+
+def reduction_order(shape: tuple[int, ...], memory: tuple[int, ...], axes: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+    """How the engine reduces ``axes``: (the axes as it reads them, how many of them come before those). Elements are added in the order
+    of their indices, so where these do not lie so side by side in memory, they are copied behind the others."""
+    at = [memory.index(a) for a in axes]
+    if all(b == a + 1 for a, b in zip(at, at[1:], strict=False)):
+        return memory, at[0]
+    kept = tuple(a for a in range(len(shape)) if a not in axes)
+    return (*kept, *axes), len(kept)

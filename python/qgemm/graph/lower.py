@@ -13,7 +13,7 @@ import numpy as np
 from .. import _core
 from ..errors import AccumulatorOverflowError, QuantizationError, UnsupportedOpError
 from . import executors as ex
-from . import expressions, floatnn  # noqa: F401  (registers its operators)
+from . import expressions, floatlayers, floatnn
 from . import native as nat
 from . import native_float as fl
 from .floatnn import Window
@@ -288,8 +288,9 @@ class Lowering(ConvLowering, RowLowering):
         channels = w.data.shape[1] * groups
         result = self._result(n)
         run = ex.conv(n.inputs[0], n.outputs[0], packed, win, channels, w.data.shape[0], result, n.module or n.name)
-        form = expressions.rounded(result, nat.Conv(n.inputs[0], n.outputs[0], packed, win, result))
         depthwise = groups > 1 and w.data.shape[1] == 1 and w.data.shape[0] == groups
+        strided = depthwise or (groups == 1 and channels % 4 == 0 and win.of_pixels and not w.qparams.zero_point.any())
+        form = expressions.rounded(result, nat.Conv(n.inputs[0], n.outputs[0], packed, win, result, strided))
         kernel = "conv2d depthwise" if depthwise else "conv2d"
         return self._step(n, kernel, self._scheme(n), run, weight_bytes=packed.nbytes, native=form)
 
@@ -343,30 +344,101 @@ class Lowering(ConvLowering, RowLowering):
         if any(n.outputs[1:]):
             raise UnsupportedOpError(f"MaxPool '{n.name}' also returns indices; qgemm returns the values only")
         kernel = n.attrs["kernel_shape"]
-        if not moves_bytes(self.graph, n) or len(kernel) > 2:
-            return None
         x, y, win = n.inputs[0], n.outputs[0], Window(n.attrs, kernel)
+        if len(kernel) > 2 or n.attrs.get("storage_order"):
+            return None
+        if not moves_bytes(self.graph, n):
+            return self._pool_floats(n, win, None)
         return self._step(n, "max_pool2d", "bytes", ex.max_pool(x, y, win, n.name), native=nat.MaxPool(x, y, win))
+
+    def _globalmaxpool(self, n: Node) -> Step | None:
+        x, y = n.inputs[0], n.outputs[0]
+        if not self._is_image(x):
+            return None
+        if not moves_bytes(self.graph, n):
+            return self._pool_floats(n, None, None)
+        return self._step(n, "max_pool2d", "bytes", ex.global_max_pool(x, y, n.name), native=nat.MaxPool(x, y, None))
+
+    def _is_image(self, name: str) -> bool:
+        """True unless a tensor is known to have other than one or two spatial axes."""
+        shape = self.graph.tensors[name].shape
+        return shape is None or len(shape) in (3, 4)
 
     def _averagepool(self, n: Node) -> Step | None:
         qp, kernel = self._qp(n.inputs[0]), n.attrs["kernel_shape"]
         with_pad = bool(n.attrs.get("count_include_pad", 0))
         win = Window(n.attrs, kernel)
-        if qp is None or len(kernel) > 2 or any(d != 1 for d in win.dilation) or (win.ceil and with_pad):
+        if len(kernel) > 2 or (win.ceil and with_pad):
             return None
+        if qp is None or any(d != 1 for d in win.dilation):
+            return self._pool_floats(n, win, with_pad)
         result = self._result(n)
         run = ex.avg_pool(n.inputs[0], n.outputs[0], win, with_pad, qp, result, n.name)
         form = expressions.rounded(result, nat.AvgPool(n.inputs[0], n.outputs[0], win, with_pad, nat.Grid.of(qp), result))
         return self._step(n, "avg_pool2d", f"u{qp.bits}", run, native=form)
 
     def _globalaveragepool(self, n: Node) -> Step | None:
-        qp, rank = self._qp(n.inputs[0]), self.graph.tensors[n.inputs[0]].shape
-        if qp is None or (rank is not None and len(rank) not in (3, 4)):
+        qp = self._qp(n.inputs[0])
+        if not self._is_image(n.inputs[0]):
             return None
+        if qp is None:
+            return self._pool_floats(n, None, False)
         result = self._result(n)
         run = ex.global_avg_pool(n.inputs[0], n.outputs[0], qp, result, n.name)
         form = expressions.rounded(result, nat.AvgPool(n.inputs[0], n.outputs[0], None, False, nat.Grid.of(qp), result))
         return self._step(n, "avg_pool2d", f"u{qp.bits}", run, native=form)
+
+    def _pool_floats(self, n: Node, win: Window | None, average: bool | None) -> Step | None:
+        """A pool of real numbers; None where its input is not such. average: whether padding counts; None: the maximum."""
+        x = self.graph.tensors[n.inputs[0]]
+        if not self._floats(x):
+            return None
+        result, y = self._result(n), n.outputs[0]
+        run = floatlayers.pool(reader(self.graph, x.name), x.name, y, win, average, result, n.name)
+        form = expressions.rounded(result, fl.Pool(self._real_operand(x), y, win, average, result))
+        kernel = "max_pool2d_f32" if average is None else "avg_pool2d_f32"
+        return self._step(n, kernel, "float", run, self._why(n), native=form)
+
+    def _reducemean(self, n: Node) -> Step | None:
+        return self._reduced(n, floatlayers.MEAN)
+
+    def _reducesum(self, n: Node) -> Step | None:
+        return self._reduced(n, floatlayers.SUM)
+
+    def _reducesumsquare(self, n: Node) -> Step | None:
+        return self._reduced(n, floatlayers.SUM_OF_SQUARES)
+
+    def _reducel2(self, n: Node) -> Step | None:
+        return self._reduced(n, floatlayers.SUM_OF_SQUARES, root=True)
+
+    def _reducemax(self, n: Node) -> Step | None:
+        return None if moves_bytes(self.graph, n) else self._reduced(n, floatlayers.MAX)
+
+    def _reduced(self, n: Node, kind: int, root: bool = False) -> Step | None:
+        """A reduction of real numbers over axes that are known; None where it is not such. root: of the result."""
+        x, axes, out = self.graph.tensors[n.inputs[0]], n.attrs.get("axes"), self.graph.tensors[n.outputs[0]]
+        if len(n.inputs) > 1 and n.inputs[1]:
+            given = self.graph.tensors[n.inputs[1]]
+            axes = given.data.ravel().tolist() if given.is_const else None
+        if not axes or not self._floats(x) or "lo" in n.attrs or "hi" in n.attrs:
+            return None
+        axes, keep, grid = tuple(map(int, axes)), bool(n.attrs.get("keepdims", 1)), self._qp(out.name)
+        run = floatlayers.reduction(reader(self.graph, x.name), axes, keep, kind, root, writer(self.graph, out.name), n.name)
+        grid = None if grid is None else nat.Grid.of(grid)
+        form = expressions.rounded(self._result(n), fl.Reduce(self._real_operand(x), out.name, axes, keep, kind, root, grid))
+        return self._step(n, "reduce_f32", "float", run, self._why(n), native=form)
+
+    def _gather(self, n: Node) -> Step | None:
+        """The channels of an image of bytes in another order."""
+        x, index = self.graph.tensors[n.inputs[0]], self.graph.tensors[n.inputs[1]]
+        if not moves_bytes(self.graph, n) or n.attrs.get("axis", 0) != 1 or not index.is_const or index.data.ndim != 1:
+            return None
+        channels = x.shape[1] if x.shape is not None and len(x.shape) == 4 else None
+        if index.data.size != channels or not np.array_equal(np.sort(index.data), np.arange(channels)):
+            return None
+        order, y = np.ascontiguousarray(index.data, np.int32), n.outputs[0]
+        run = ex.permute_channels(x.name, y, order, n.name)
+        return self._step(n, "permute", "bytes", run, native=nat.PermuteChannels(x.name, y, order))
 
     def _matmul(self, n: Node) -> Step | None:
         grids = []

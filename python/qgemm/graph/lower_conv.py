@@ -7,14 +7,15 @@ import dataclasses
 import numpy as np
 
 from .. import _core
-from . import convops, expressions, floatconv
+from . import convops, expressions, floatlayers
 from . import executors as ex
 from . import native as nat
+from . import native_float as fl
 from .floatnn import Window
 from .grids import real, shift
 from .ir import Node, QParams
 from .step import Step
-from .values import raw_reader
+from .values import raw_reader, reader
 
 
 class ConvLowering:
@@ -36,24 +37,20 @@ class ConvLowering:
         return self._step(n, "mul", "u8", convops.product(out.name, *reads, *grids, result), native=form)
 
     def _conv_floats(self, n: Node, reason: str) -> Step | None:
-        """A convolution in float32 on the engine; None where its operands are not float tensors and constants."""
-        x, w, y = self.graph.tensors[n.inputs[0]], self.graph.tensors[n.inputs[1]], self.graph.tensors[n.outputs[0]]
-        b = self.graph.tensors[n.inputs[2]] if len(n.inputs) > 2 and n.inputs[2] else None
-        if x.is_const or self._qp(x.name) is not None or not w.is_const or (b is not None and not b.is_const) or y.qparams is not None:
+        """A convolution of real numbers by the engine; None where its operands are not such tensors and constants."""
+        x, w, b = (self.graph.tensors[i] if i else None for i in (*n.inputs, "")[:3])
+        if not self._floats(x) or not w.is_const or (b is not None and not b.is_const):
             return None
-        data, groups = real(w), n.attrs.get("group", 1)
+        data, groups, y = real(w), n.attrs.get("group", 1), n.outputs[0]
         if data.ndim not in (3, 4) or data.dtype != np.float32 or data.size == 0:
             return None
-        if data.shape[0] // groups < floatconv.LEAST_COLUMNS:
-            return None
-        bias = np.zeros(len(data), np.float32)
-        if b is not None:
-            bias = np.ascontiguousarray(np.broadcast_to(real(b).reshape(-1), len(data)), np.float32)
-        panels = floatconv.pack(data.reshape(*data.shape[:2], *([1] * (4 - data.ndim)), *data.shape[2:]), groups)
-        bounds, win = (n.attrs.get("lo"), n.attrs.get("hi")), Window(n.attrs, data.shape[2:])
-        run = floatconv.conv(x.name, y.name, panels, bias, win, data.shape[1] * groups, *bounds, n.module or n.name)
-        form = nat.FloatConv(x.name, y.name, panels, bias, win, *bounds)
-        return self._step(n, "conv2d_f32", "float", run, reason, panels.nbytes, form)
+        bias = None if b is None else np.ascontiguousarray(np.broadcast_to(real(b).reshape(-1), len(data)), np.float32)
+        packed = floatlayers.pack(data.reshape(*data.shape[:2], *([1] * (4 - data.ndim)), *data.shape[2:]), groups)
+        result, win = self._result(n), Window(n.attrs, data.shape[2:])
+        read, channels = reader(self.graph, x.name), data.shape[1] * groups
+        run = floatlayers.conv(read, x.name, y, packed, bias, win, channels, len(data), groups, result, n.module or n.name)
+        form = expressions.rounded(result, fl.Conv(self._real_operand(x), y, packed, bias, win, len(data), groups, result))
+        return self._step(n, "conv2d_f32", "float", run, reason, packed.nbytes, form)
 
     def _batchnormalization(self, n: Node) -> Step | None:
         """One that no layer before it could take in: y = x * k + b a channel, a depthwise convolution of one tap whose weight is the
@@ -75,7 +72,7 @@ class ConvLowering:
         )  # fmt: skip
         result, win = self._result(n), Window({}, (1,) * (len(rank) - 2))
         run = ex.conv(n.inputs[0], n.outputs[0], packed, win, len(sign), len(sign), result, n.module or n.name)
-        form = expressions.rounded(result, nat.Conv(n.inputs[0], n.outputs[0], packed, win, result))
+        form = expressions.rounded(result, nat.Conv(n.inputs[0], n.outputs[0], packed, win, result, strided=len(sign) > 1))
         return self._step(n, "conv2d depthwise", f"u{x.bits}", run, weight_bytes=packed.nbytes, native=form)
 
     def _resize(self, n: Node) -> Step | None:

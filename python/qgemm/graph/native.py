@@ -60,8 +60,8 @@ class Rounded:
     grid: _core.Expression
 
     def emit(self, c: Compiler) -> None:
+        y = c.result(self.y)  # without gaps, where ``form`` will find it
         self.form.emit(c)
-        y = c.pending[self.y]
         order = y.dense()
         steps = [y.strides[i] // y.dtype.itemsize for i in order]
         c.core.expression(self.grid, [(y.at, y.dtype, steps)], y.at, y.dtype, [y.shape[i] for i in order], 0)
@@ -138,12 +138,12 @@ def _two(values, fill):
     return values if len(values) == 2 else (fill, *values)
 
 
-class _Image:
+class Image:
     """A [B, C, H, W] or [B, C, W] value as the channels-last image that the engine's windows walk over."""
 
-    def __init__(self, c: Compiler, name: str, strided: bool = False):
+    def __init__(self, c: Compiler, x: str | Value, strided: bool = False):
         """strided: the pixels may lie further apart than a pixel's bytes; then ``stride`` says how far."""
-        x = c.value(name)
+        x = c.value(x) if isinstance(x, str) else x
         if len(x.shape) == 4:
             b, ch, h, w = x.shape
             order, self.shape = _NHWC, (b, h, w, ch)
@@ -152,21 +152,27 @@ class _Image:
             order, self.shape = (0, 2, 1), (b, 1, w, ch)
         else:
             raise NotNative
-        self.stride = (strided and _pixel_stride(x)) or 0
+        self.stride = (strided and pixel_stride(x)) or 0
         self.at = x.at if self.stride else c.dense(x, order)
         self.spatial = x.shape[2:]
 
+    def window(self, win: Window | None):
+        """(kernel, stride, padding, dilation) in two dimensions; None: the whole image."""
+        if win is None:
+            return self.shape[1:3], (1, 1), (0, 0, 0, 0), (1, 1)
+        return _two(win.kernel, 1), _two(win.stride, 1), padding(win, self.spatial), _two(win.dilation, 1)
 
-def _image_result(c: Compiler, name: str):
+
+def image_result(c: Compiler, name: str):
     """Memory for a channels-last image, and the bytes from one of its pixels to the next (0: it has no gaps)."""
-    y = c.result(name, fits=lambda v: _pixel_stride(v) is not None)
-    stride = _pixel_stride(y)
+    y = c.result(name, fits=lambda v: pixel_stride(v) is not None)
+    stride = pixel_stride(y)
     if stride is None:
         raise NotNative
     return y, stride
 
 
-def _pixel_stride(v) -> int | None:
+def pixel_stride(v) -> int | None:
     """Bytes from pixel to pixel of a [B, C, H, W] or [B, C, W] value in channels-last memory, 0 without gaps; None for other memory."""
     order = _NHWC if len(v.shape) == 4 else (0, 2, 1)
     if v.dense_as(order):
@@ -185,7 +191,7 @@ def _pixel_stride(v) -> int | None:
     return stride
 
 
-def _padding(win: Window, spatial) -> tuple[int, int, int, int]:
+def padding(win: Window, spatial) -> tuple[int, int, int, int]:
     pads, _ = win.resolve(spatial)
     (t, b), (le, r) = ((0, 0), pads[0]) if len(pads) == 1 else pads
     return t, le, b, r
@@ -193,39 +199,20 @@ def _padding(win: Window, spatial) -> tuple[int, int, int, int]:
 
 @dataclass(frozen=True)
 class Conv:
+    """strided: the window reads pixels that lie further apart than their channels."""
+
     x: str
     y: str
     packed: np.ndarray
     win: Window
     result: Result
+    strided: bool = False
 
     def emit(self, c: Compiler) -> None:
-        image, (y, stride) = _Image(c, self.x), _image_result(c, self.y)
+        image, (y, stride) = Image(c, self.x, self.strided), image_result(c, self.y)
         c.core.conv2d(
-            image.at, y.at, self.packed, image.shape, _two(self.win.stride, 1), _padding(self.win, image.spatial),
-            _two(self.win.dilation, 1), *bounds(self.result), stride,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class FloatConv:
-    """lo, hi: bounds of the result, or None."""
-
-    x: str
-    y: str
-    panels: np.ndarray
-    bias: np.ndarray
-    win: Window
-    lo: float | None
-    hi: float | None
-
-    def emit(self, c: Compiler) -> None:
-        image, y = _Image(c, self.x), c.result(self.y)
-        if _pixel_stride(y) != 0:
-            raise NotNative
-        c.core.conv2d_f32(
-            image.at, y.at, self.panels, self.bias, image.shape, _two(self.win.kernel, 1), _two(self.win.stride, 1),
-            _padding(self.win, image.spatial), _two(self.win.dilation, 1), self.lo, self.hi,
+            image.at, y.at, self.packed, image.shape, _two(self.win.stride, 1), padding(self.win, image.spatial),
+            _two(self.win.dilation, 1), *bounds(self.result), image.stride, stride,
         )  # fmt: skip
 
 
@@ -241,7 +228,7 @@ class ConvTranspose:
     result: Result
 
     def emit(self, c: Compiler) -> None:
-        image, (y, stride) = _Image(c, self.x), _image_result(c, self.y)
+        image, (y, stride) = Image(c, self.x), image_result(c, self.y)
         (t, b), (le, r) = ((0, 0), *self.win.pads)[-2:]
         extra = _two(self.extra, 0)
         c.core.conv_transpose2d(image.at, y.at, self.packed, image.shape, (t, le, b, r), extra, *bounds(self.result), stride)
@@ -275,8 +262,8 @@ class ResizeLinear:
     result: Result
 
     def emit(self, c: Compiler) -> None:
-        image, y = _Image(c, self.x), c.result(self.y)
-        if _pixel_stride(y) != 0:
+        image, y = Image(c, self.x), c.result(self.y)
+        if pixel_stride(y) != 0:
             raise NotNative
         axes = self.axes(c.value(self.x).shape, self.axes.wanted(c.static))
         c.core.resize_linear(image.at, y.at, image.shape, *axes, self.grid.scale, self.grid.zero_point, *self.result.bounds)
@@ -284,17 +271,16 @@ class ResizeLinear:
 
 @dataclass(frozen=True)
 class MaxPool:
+    """win None: over the whole image."""
+
     x: str
     y: str
-    win: Window
+    win: Window | None
     strided: ClassVar[bool] = True
 
     def emit(self, c: Compiler) -> None:
-        image, (y, stride) = _Image(c, self.x, True), _image_result(c, self.y)
-        c.core.max_pool2d(
-            image.at, y.at, image.shape, _two(self.win.kernel, 1), _two(self.win.stride, 1), _padding(self.win, image.spatial),
-            _two(self.win.dilation, 1), image.stride, stride,
-        )  # fmt: skip
+        image, (y, stride) = Image(c, self.x, True), image_result(c, self.y)
+        c.core.max_pool2d(image.at, y.at, image.shape, *image.window(self.win), image.stride, stride)
 
 
 @dataclass(frozen=True)
@@ -310,15 +296,26 @@ class AvgPool:
     strided: ClassVar[bool] = True
 
     def emit(self, c: Compiler) -> None:
-        image, (y, stride) = _Image(c, self.x, True), _image_result(c, self.y)
-        if self.win is None:
-            geometry = image.shape[1:3], (1, 1), (0, 0, 0, 0)
-        else:
-            geometry = _two(self.win.kernel, 1), _two(self.win.stride, 1), _padding(self.win, image.spatial)
+        image, (y, stride) = Image(c, self.x, True), image_result(c, self.y)
+        kernel, step, pads, _ = image.window(self.win)
         c.core.avg_pool2d(
-            image.at, y.at, image.shape, *geometry, self.with_pad, self.grid.scale, self.grid.zero_point, *bounds(self.result),
+            image.at, y.at, image.shape, kernel, step, pads, self.with_pad, self.grid.scale, self.grid.zero_point, *bounds(self.result),
             image.stride, stride,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PermuteChannels:
+    x: str
+    y: str
+    index: np.ndarray  # int32
+
+    def emit(self, c: Compiler) -> None:
+        image, y = Image(c, self.x), c.result(self.y)
+        if pixel_stride(y) != 0:
+            raise NotNative
+        b, h, w, _ = image.shape
+        c.core.permute_channels(image.at, y.at, self.index, b * h * w)
 
 
 @dataclass(frozen=True)

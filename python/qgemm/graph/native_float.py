@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from .. import _core
-from .layout import memory_order
-from .native import Grid, Move, NotNative, bounds, matrix, product_result
+from .layout import memory_order, reduction_order
+from .native import Grid, Image, Move, NotNative, bounds, image_result, matrix, product_result
 
 if TYPE_CHECKING:
     from .compile import Compiler
     from .executors import Result
+    from .floatnn import Window
     from .step import Native
 
 _MOST_DIMENSIONS = 8
+_SQRT = 3  # of the engine's functions of one operand
+_ROOT = _core.Expression([(1.0, 0)], [(0, _SQRT, 0, -1, -1)], [(0.0,) * 4], [1], [(1.0, 0, 0, 255)])
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Expression:
     core: _core.Expression
     inputs: tuple[str | np.ndarray, ...]
     y: str
+    strided: ClassVar[bool] = True
 
     def emit(self, c: Compiler) -> None:
         given = [c.value(i) if isinstance(i, str) else c.constant(i) for i in self.inputs]
@@ -128,6 +132,77 @@ class Product:
         x, y = self.x.value(c), c.result(self.y, rows=True)
         rows = c.dense(x, range(len(x.shape)))
         c.core.product(rows, y.at, self.packed, self.bias, x.size // self.k, self.k, self.n, *bounds(self.result))
+
+
+@dataclass(frozen=True)
+class Conv:
+    x: Operand
+    y: str
+    packed: np.ndarray
+    bias: np.ndarray | None
+    win: Window
+    n: int
+    groups: int
+    result: Result
+
+    @property
+    def strided(self) -> bool:
+        return self.x.grid is None
+
+    def emit(self, c: Compiler) -> None:
+        image, (y, stride) = Image(c, self.x.value(c), True), image_result(c, self.y)
+        c.core.conv2d_f32(
+            image.at, y.at, self.packed, self.bias, image.shape, self.n, self.groups, *image.window(self.win), *bounds(self.result),
+            image.stride, stride,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pool:
+    """win None: over the whole image. average: whether padding counts; None: the maximum."""
+
+    x: Operand
+    y: str
+    win: Window | None
+    average: bool | None
+    result: Result
+
+    @property
+    def strided(self) -> bool:
+        return self.x.grid is None
+
+    def emit(self, c: Compiler) -> None:
+        image, (y, stride) = Image(c, self.x.value(c), True), image_result(c, self.y)
+        c.core.pool2d_f32(image.at, y.at, image.shape, *image.window(self.win), self.average, *bounds(self.result), image.stride, stride)
+
+
+@dataclass(frozen=True)
+class Reduce:
+    """A sum, mean or maximum over ``axes``, or the root of one. grid: of a result that is bytes."""
+
+    x: Operand
+    y: str
+    axes: tuple[int, ...]
+    keep: bool
+    kind: int
+    root: bool
+    grid: Grid | None
+
+    def emit(self, c: Compiler) -> None:
+        x, y = self.x.value(c), c.result(self.y)
+        where = tuple(sorted({axis % len(x.shape) for axis in self.axes}))
+        order, before = reduction_order(x.shape, memory_order(x.shape, x.strides), where)
+        kept = [i for i in order if i not in where]
+        if not y.dense_as([*kept, *where] if self.keep else [sorted(kept).index(i) for i in kept]):
+            raise NotNative
+        sizes = [x.shape[i] for i in order]
+        outer, n = (int(np.prod(s, dtype=np.int64)) for s in (sizes[:before], sizes[before : before + len(where)]))
+        to = y.at if self.grid is None else c.temporary(4 * y.size)
+        c.core.reduce_f32(c.dense(x, order), to, outer, n, y.size // outer, self.kind)
+        if self.root:
+            c.core.expression(_ROOT, [(to, np.dtype(np.float32), [1])], to, np.dtype(np.float32), [y.size], -1)
+        if self.grid is not None:
+            c.core.quantize(to, y.at, y.size, self.grid.scale, self.grid.zero_point, self.grid.qmax)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from .batch import free_batch
 from .batchnorm import fold_batchnorm
 from .cleanup import drop_dead, drop_identities
 from .constants import fold_constants
+from .einsum import form_products
 from .factor import absorb_factors
 from .fuse_relu import fuse_relu
 from .grid import propagate_grids
@@ -19,6 +20,7 @@ from .mean import mean_to_pool
 from .norm import form_norms
 from .qdq import fold_qdq
 from .shapes import fold_shapes
+from .shuffle import form_shuffles
 from .signs import normalize_signs
 
 ORDER = (
@@ -27,11 +29,13 @@ ORDER = (
     drop_identities,
     fold_shapes,
     normalize_signs,
+    form_products,
     form_linear,
     fold_batchnorm,
     form_norms,
     mean_to_pool,
     propagate_grids,
+    form_shuffles,
     absorb_factors,
     fuse_relu,
     make_tables,
