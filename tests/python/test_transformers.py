@@ -191,3 +191,47 @@ def test_rows_of_a_causal_mask_are_not_flattened_by_its_smallest_value():
     assert len(softmax.inputs) == 2 and graph.tensors[softmax.inputs[0]].qparams.scale < 1
     weights = program.trace(torch.randint(0, 50, (1, 16)))[softmax.outputs[0]]
     assert (np.triu(weights[0, 0], 1) == 0).all() and len(np.unique(weights[0, 0, -1])) > 4
+
+
+class Attention(nn.Module):
+    """Of unit vectors (Swin v2) or with its products written as einsums (MaxViT)."""
+
+    def __init__(self, einsum: bool, width: int = 32):
+        super().__init__()
+        self.qkv, self.out, self.einsum = nn.Linear(width, 3 * width), nn.Linear(width, width), einsum
+
+    def forward(self, x):
+        b, windows, n, width = x.shape
+        q, k, v = (t.view(b, windows, n, 4, -1).permute(0, 1, 3, 2, 4) for t in self.qkv(x).chunk(3, -1))
+        if self.einsum:
+            scores = torch.einsum("B G H I D, B G H J D -> B G H I J", q, k) * 0.35
+            y = torch.einsum("B G H I J, B G H J D -> B G H I D", scores.softmax(-1), v)
+        else:
+            q, k = nn.functional.normalize(q, dim=-1), nn.functional.normalize(k, dim=-1)
+            y = (q @ k.transpose(-1, -2) * 5).softmax(-1) @ v
+        return self.out(y.transpose(2, 3).reshape(b, windows, n, width))
+
+
+@pytest.mark.parametrize("einsum", [False, True])
+def test_attention_of_windows_is_native(einsum):
+    torch.manual_seed(0)
+    model = Attention(einsum).eval()
+    batches = [torch.randn(2, 3, 9, 32) for _ in range(2)]
+    with torch.no_grad():
+        want = model(batches[0])
+    floats, program = qgemm.from_torch(model, batches[0]), qgemm.quantize(model, batches)
+    assert sqnr(floats(batches[0]), want) > 100 and is_native(floats)
+    assert sqnr(program(batches[0]), want) > 20 and is_native(program)
+    assert [n.op for n in program.graph.nodes].count("MatMul") == 2 and all(n.op != "Einsum" for n in program.graph.nodes)
+
+
+def test_an_adaptive_pool_that_repeats_pixels_is_native():
+    """AlexNet and VGG on images of fewer pixels than the result has."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.AdaptiveAvgPool2d((6, 6)), nn.Flatten(), nn.Linear(288, 5)).eval()
+    batches = [torch.randn(2, 3, 4, 4) for _ in range(2)]
+    with torch.no_grad():
+        want = model(batches[0])
+    floats, program = qgemm.from_torch(model, batches[0]), qgemm.quantize(model, batches)
+    assert sqnr(floats(batches[0]), want) > 100 and is_native(floats)
+    assert sqnr(program(batches[0]), want) > 20 and is_native(program)
