@@ -486,7 +486,7 @@ enum class Binary : int32_t {
   logical_xor
 };
 
-// y = op(x); y may be x itself. round_to_grid: fl(clamp(rint(x * p[0]), p[1], p[2]) * p[3]), NaN to 0.
+// y = op(x); y may be x itself. round_to_grid: fl(clamp(rint(x * p[0]), p[1], p[2]) * p[3]), NaN and -0 to 0.
 struct unary_args {
   Unary op;
   const float* x;

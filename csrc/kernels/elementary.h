@@ -108,7 +108,7 @@ static inline __attribute__((always_inline)) V unary(V x, const float* p) {
       q = blend(unordered(q, q), zero, q);
       q = blend(lt(q, V::set(p[1])), V::set(p[1]), q);
       q = blend(lt(V::set(p[2]), q), V::set(p[2]), q);
-      return q * V::set(p[3]);
+      return (q + zero) * V::set(p[3]);  // an integer has no negative zero
     }
   }
   return x;
