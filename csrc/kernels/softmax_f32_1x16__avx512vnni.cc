@@ -108,7 +108,8 @@ QGEMM_INLINE int64_t exponentials(const softmax_args& g, const void* x, float mo
   return _mm512_reduce_add_epi64(sum);
 }
 
-// exp of a row in the scratch; one over its sum, NaN for a row without a finite maximum.
+// exp of a row in the scratch; one over its sum. A row without a finite maximum gives NaN, or infinity over zeros where u8
+// numbers overflow.
 QGEMM_INLINE float raise(const softmax_args& g, ptrdiff_t row, float* scratch) {
   const void* x = static_cast<const char*>(g.x) + row * g.ldx;
   const float* mask = g.mask ? g.mask + row * g.ldmask : nullptr;
@@ -135,7 +136,7 @@ QGEMM_INLINE void store_row(const softmax_args& g, ptrdiff_t row, const float* s
   void* out = static_cast<char*>(g.out) + row * g.ldo;
   const __m512 k = _mm512_set1_ps(inverse);
   ptrdiff_t i = 0;
-  if (g.ep->out != OutType::f32 && inverse == inverse && __builtin_isfinite(g.ep->inv_scale))  // so no product is NaN
+  if (g.ep->out != OutType::f32 && __builtin_isfinite(inverse) && __builtin_isfinite(g.ep->inv_scale))  // so no product is NaN
     for (; i + 64 <= g.n; i += 64) {
       const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
       __m512i q[4];

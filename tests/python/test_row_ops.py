@@ -54,6 +54,12 @@ def test_softmax_exp_is_within_an_ulp():
     assert numerics.softmax_exp([0.0, -87.5, -np.inf]).tolist() == [1.0, 0.0, 0.0]
 
 
+def test_softmax_of_bytes_beyond_float32(isa):
+    """A scale so large that a byte's number is infinite: the row is NaN, as the float32 operation's."""
+    x = np.arange(200, dtype=np.uint8).reshape(1, 200)
+    both_outputs(np.full(x.shape, np.nan, np.float32), 0.01, 9, lambda out, **k: _core.softmax(x, out, None, 3e38, 0, **k))
+
+
 def test_softmax_of_rows_without_a_maximum(isa):
     x = np.zeros((4, 20), np.float32)
     x[0, 3], x[1, 5], x[2, :] = np.nan, np.inf, -np.inf
