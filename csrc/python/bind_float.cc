@@ -182,7 +182,8 @@ void bind_float(py::module_& m) {
         need_rank(x, "x", 3, "[outer, N, inner]");
         need_contiguous(x, "x");
         need_output(out, x, "x");
-        if (out.ndim() != 2 || out.shape(0) != x.shape(0) || out.shape(1) != x.shape(2) || x.shape(1) < 1)
+        if (x.shape(1) == 0) throw Error(Code::shape, "reduce_f32: x of shape " + shape_of(x) + " has nothing along N to reduce");
+        if (out.ndim() != 2 || out.shape(0) != x.shape(0) || out.shape(1) != x.shape(2))
           throw Error(Code::shape, "reduce_f32: out has shape " + shape_of(out) + " for x of shape " + shape_of(x));
         const auto* from = static_cast<const float*>(x.data());
         auto* to = static_cast<float*>(out.mutable_data());

@@ -145,6 +145,19 @@ def test_reductions_give_the_specified_bits(kind, rng, isa):
             assert out.tobytes() == want.tobytes()
     with pytest.raises(ShapeError, match="kind"):
         _core.reduce_f32(x, out, 4)
+    with pytest.raises(ShapeError, match="nothing along N"):
+        _core.reduce_f32(np.empty((2, 0, 3), np.float32), np.empty((2, 3), np.float32), number)
+
+
+@pytest.mark.parametrize("op", ["ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2", "ReduceMax"])
+def test_reductions_of_an_empty_batch(op):
+    b = Builder()
+    b.input("x", ["n", 3, 4, 5])
+    b.const("axes", np.array([1, 3], np.int64))
+    b.add(op, ["x", "axes"], "y", keepdims=0)
+    p = qgemm.load(b.model("y"))
+    assert p(np.empty((0, 3, 4, 5), np.float32)).shape == (0, 4)
+    assert p(np.ones((2, 3, 4, 5), np.float32)).shape == (2, 4)
 
 
 @pytest.mark.parametrize("spatial", [(9, 8), (15,)])

@@ -10,7 +10,7 @@ from .. import _core
 from ..errors import ShapeError
 from .executors import Result, _two, whole_images, windowed
 from .floatnn import Window
-from .layout import memory_order, reduction_order
+from .layout import memory_order, parts, reduction_order
 from .step import Env
 
 MEAN, SUM, SUM_OF_SQUARES, MAX = range(4)  # kinds of reduction, as the engine numbers them
@@ -70,9 +70,9 @@ def reduction(read: Read, axes: tuple[int, ...], keep: bool, kind: int, root: bo
         where = tuple(sorted({axis % a.ndim for axis in axes}))
         order, before = reduction_order(a.shape, memory_order(a.shape, a.strides), where)
         t = np.ascontiguousarray(a.transpose(order))
-        outer, n = (int(np.prod(s)) for s in (t.shape[:before], t.shape[before : before + len(where)]))
-        out = np.empty((outer, t.size // max(outer * n, 1)), np.float32)
-        _core.reduce_f32(t.reshape(outer, n, -1), out, kind)
+        outer, n, inner = parts(t.shape, before, len(where))
+        out = np.empty((outer, inner), np.float32)
+        _core.reduce_f32(t.reshape(outer, n, inner), out, kind)
         if root:
             out = np.sqrt(out)
         kept = [i for i in order if i not in where]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 _NHWC, _NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
@@ -64,3 +67,8 @@ def reduction_order(shape: tuple[int, ...], memory: tuple[int, ...], axes: tuple
         return memory, at[0]
     kept = tuple(a for a in range(len(shape)) if a not in axes)
     return (*kept, *axes), len(kept)
+
+
+def parts(sizes: Sequence[int], before: int, count: int) -> tuple[int, int, int]:
+    """How many elements the first ``before`` axes have, the ``count`` behind them, and the others."""
+    return math.prod(sizes[:before]), math.prod(sizes[before : before + count]), math.prod(sizes[before + count :])

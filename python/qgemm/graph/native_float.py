@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from .. import _core
-from .layout import memory_order, reduction_order
+from .layout import memory_order, parts, reduction_order
 from .native import Grid, Image, Move, NotNative, bounds, image_result, matrix, product_result
 
 if TYPE_CHECKING:
@@ -195,10 +195,9 @@ class Reduce:
         kept = [i for i in order if i not in where]
         if not y.dense_as([*kept, *where] if self.keep else [sorted(kept).index(i) for i in kept]):
             raise NotNative
-        sizes = [x.shape[i] for i in order]
-        outer, n = (int(np.prod(s, dtype=np.int64)) for s in (sizes[:before], sizes[before : before + len(where)]))
+        outer, n, inner = parts([x.shape[i] for i in order], before, len(where))
         to = y.at if self.grid is None else c.temporary(4 * y.size)
-        c.core.reduce_f32(c.dense(x, order), to, outer, n, y.size // outer, self.kind)
+        c.core.reduce_f32(c.dense(x, order), to, outer, n, inner, self.kind)
         if self.root:
             c.core.expression(_ROOT, [(to, np.dtype(np.float32), [1])], to, np.dtype(np.float32), [y.size], -1)
         if self.grid is not None:
