@@ -140,6 +140,8 @@ CASES = [
     ("Gemm", (5, 4), [f(5, 3)], {"transA": 1}),
     ("Gemm", (4, 5), [f(5, 3), f(4, 1)], {}),
     ("Einsum", (2, 3, 4), [f(2, 4, 5)], {"equation": "bij,bjk->bik"}),
+    ("Einsum", (2, 3, 1), [f(2, 4, 5)], {"equation": "bij,bjk->bik"}),
+    ("Einsum", (2, 3, 4), [f(2, 5, 1)], {"equation": "bij,bkj->bik"}),
     ("Conv", X4, [f(4, 3, 3, 3), f(4)], {"pads": [1, 1, 1, 1]}),
     ("Conv", X4, [f(6, 1, 3, 2)], {"group": 3, "strides": [2, 1], "dilations": [1, 2], "pads": [0, 1, 2, 0]}),
     ("Conv", X4, [f(4, 3, 3, 3)], {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),

@@ -11,7 +11,7 @@ def form_products(graph: Graph) -> None:
         if n.op != "Einsum" or len(n.inputs) != 2:
             continue
         swaps = _product(n.attrs["equation"].replace(" ", ""), [rank(graph, i) for i in n.inputs])
-        if swaps is None:
+        if swaps is None or _repeats(*(graph.tensors[i].shape for i in n.inputs), *swaps):
             continue
         n.op, n.attrs = "MatMul", {}
         for k, swap in enumerate(swaps):
@@ -36,6 +36,14 @@ def _product(equation: str, ranks: list[int | None]) -> tuple[bool, bool] | None
     if i not in a[-2:] or j not in b[-2:] or len(summed) != 1 or summed & {i, j}:
         return None
     return a[-2] != i, b[-1] != j
+
+
+def _repeats(a: tuple | None, b: tuple | None, a_swapped: bool, b_swapped: bool) -> bool:
+    """True when one operand has a single element along the summed axis for the several of the other, which an einsum repeats."""
+    if a is None or b is None:
+        return False
+    sizes = {a[-2 if a_swapped else -1], b[-1 if b_swapped else -2]}
+    return 1 in sizes and len(sizes) > 1
 
 
 def _swapped(graph: Graph, n: Node, name: str) -> str:
