@@ -37,14 +37,16 @@ struct Epilogue {
   bool bounded;  // |y * inv_scale| < 2^30 for every input: conversion to int32 cannot overflow (u8, s8 without row terms)
 };
 
-// A strip of C: m rows, n columns of one panel, all of K. The rows are cut in tiles of `tile_rows`, at most the kernel's mr, the
-// last two of even height: 16 rows are 6+5+5. (A call takes many tiles because the end of one can be worked off beside the
-// products of the next.) A is read through row pointers, so GEMM (taps = 1) and convolution (a tap is one filter position) are
-// one kernel. B panel: for each tap, for each group of 4 consecutive k (kc rounded up, zero filled): `width` columns x 4 bytes.
+// Where the rows of one tile of A lie.
 struct GemmTile {
   const uint8_t* const* rows;  // [taps][rows of the tile] pointers to kc readable bytes each, `offset` bytes further on
   ptrdiff_t offset;            // pixels in the midst of an image share one table and differ in this
 };
+
+// A strip of C: m rows, n columns of one panel, all of K. The rows are cut in tiles of `tile_rows`, at most the kernel's mr, the
+// last two of even height: 16 rows are 6+5+5. (A call takes many tiles because the end of one can be worked off beside the
+// products of the next.) A is read through row pointers, so GEMM (taps = 1) and convolution (a tap is one filter position) are
+// one kernel. B panel: for each tap, for each group of 4 consecutive k (kc rounded up, zero filled): `width` columns x 4 bytes.
 struct gemm_args {
   // [tiles of the strip], all of them another `offset` bytes further on, so that one table serves every group of a convolution.
   // Null: row r is at base + r * lda + offset, and taps = 1.
@@ -69,8 +71,8 @@ struct gemm_args {
 };
 
 // The same over a panel of a 4-bit weight as it is stored: `b` points to nibbles (docs/packing.md), so that few rows read half
-// the bytes and nothing is expanded in memory. For linear layers: a and next are null, taps is 1, and the kernel cuts the rows
-// itself. width: 32 or 64, with which pieces of nibbles end where a group of 4 k does. kc: at most kMaxNibbleProducts, up to
+// the bytes and nothing is expanded in memory. For linear layers: tiles and next are null, taps is 1, and the kernel cuts the
+// rows itself. width: 32 or 64, with which pieces of nibbles end where a group of 4 k does. kc: at most kMaxNibbleProducts, up to
 // which 16 times a sum fits int32: a nibble in the upper half of a byte is 16 times its value, and to put it there takes fewer
 // instructions than to extend its sign.
 constexpr int32_t kMaxNibbleProducts = 65536;
@@ -351,7 +353,7 @@ struct mean_pool_args {
   float* out;
 };
 
-// s32 -> output through an Epilogue of one row: used by average pooling. acc: [n].
+// s32 -> output through an Epilogue of one row: used by average pooling to floats, and where the K of a product is cut. acc: [n].
 struct requantize_args {
   const int32_t* acc;
   int32_t n;
