@@ -254,7 +254,8 @@ void dense(const Job& j) {
     blocks = std::max(blocks, std::min<int64_t>((pixels + mr - 1) / mr, (threads + w.sets * panels - 1) / (w.sets * panels)));
     // Three panels, or a wide one and a narrow one, are no even work for two threads, nor are seven blocks that are not cut.
     const bool whole = blocks * w.sets >= 3 * threads, few = blocks * w.sets * (whole ? 1 : panels) < 16 * threads;
-    const bool even = blocks * w.sets % threads == 0 || (!whole && panels % threads == 0 && w.panel_columns(panels - 1) == kPanel);
+    const bool even =
+        blocks * w.sets % threads == 0 || (!whole && panels % threads == 0 && w.panel_columns(panels - 1) == kPanel);
     if (!even && few && enough_pixels) blocks = (blocks + threads - 1) / threads * threads;
     if (blocks * w.sets < 3 * threads) cuts = std::min<int64_t>(panels, (3 * threads + blocks * w.sets - 1) / (blocks * w.sets));
   }

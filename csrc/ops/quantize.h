@@ -25,8 +25,8 @@ void quantize(const float* x, void* q, IntType type, const ChannelShape& shape, 
 // x = (q - zero_point) * scale
 void dequantize(const void* q, float* x, IntType type, const ChannelShape& shape, const float* scale, const int32_t* zero_point);
 
-// u8 with an encoding from the data (kernels/encoding.h): one a row of x ([m] rows of k floats, ldx floats apart), or one for all.
-// q: [m][k] contiguous; scale, zero_point: [m] or [1]. Throws Error(quantization) for NaN or infinity in x.
+// u8 with an encoding from the data (kernels/encoding.h): one a row of x ([m] rows of k floats, ldx floats apart), or one for
+// all. q: [m][k] contiguous; scale, zero_point: [m] or [1]. Throws Error(quantization) for NaN or infinity in x.
 void quantize_dynamic(const float* x, int64_t m, int64_t k, ptrdiff_t ldx, uint8_t* q, float* scale, int32_t* zero_point,
                       bool per_row, bool symmetric);
 
