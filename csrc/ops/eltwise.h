@@ -24,6 +24,7 @@ struct Operand8 {
   Encoding8 encoding;
   int64_t repeat = 1;
 };
+
 // A sum by tables (sum_args), for operands of two encodings: integers only, the same bytes. Made once, from all 65,536 pairs;
 // used where the instruction set path looks up faster than it computes.
 struct SumTables {
