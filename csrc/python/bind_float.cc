@@ -15,21 +15,7 @@ using Four = std::array<int64_t, 4>;
 // shape: of x, NHWC.
 Window window(const char* op, const Four& shape, const Pair& kernel, const Pair& stride, const Four& padding,
               const Pair& dilation, int64_t x_stride = 0) {
-  Window g;
-  g.batch = shape[0];
-  g.h = shape[1];
-  g.w = shape[2];
-  g.c = shape[3];
-  g.kh = kernel[0];
-  g.kw = kernel[1];
-  g.stride_h = stride[0];
-  g.stride_w = stride[1];
-  g.top = padding[0];
-  g.left = padding[1];
-  g.bottom = padding[2];
-  g.right = padding[3];
-  g.dilation_h = dilation[0];
-  g.dilation_w = dilation[1];
+  Window g = qgemm::window(shape, kernel, stride, padding, dilation);
   g.x_stride = x_stride / 4;
   g.check(op);
   return g;

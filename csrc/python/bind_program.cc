@@ -51,26 +51,6 @@ void add_linear16(Compiled& c, At x, At y, const py::array& packed, int64_t rows
                 });
 }
 
-Window window(const std::array<int64_t, 4>& x, const std::array<int64_t, 2>& kernel, const std::array<int64_t, 2>& stride,
-              const std::array<int64_t, 4>& padding, const std::array<int64_t, 2>& dilation) {
-  Window g;
-  g.batch = x[0];
-  g.h = x[1];
-  g.w = x[2];
-  g.c = x[3];
-  g.kh = kernel[0];
-  g.kw = kernel[1];
-  g.stride_h = stride[0];
-  g.stride_w = stride[1];
-  g.top = padding[0];
-  g.left = padding[1];
-  g.bottom = padding[2];
-  g.right = padding[3];
-  g.dilation_h = dilation[0];
-  g.dilation_w = dilation[1];
-  return g;
-}
-
 void add_conv2d(Compiled& c, At x, At y, const py::array& packed, const std::array<int64_t, 4>& shape,
                 const std::array<int64_t, 2>& stride, const std::array<int64_t, 4>& padding,
                 const std::array<int64_t, 2>& dilation, bool floats, double scale, int64_t zero_point, std::optional<double> lo,
