@@ -355,7 +355,7 @@ py::object run(Runner& runner, PyObject* const* values, size_t count) {
     }
     {
       py::gil_scoped_release release;
-      c->program.run(frame->addresses(), 0, c->program.ops().size());
+      c->program.run(*frame, 0, c->program.ops().size());
     }
     c->program.give(std::move(frame));
     for (size_t k = 0; k < fresh.size(); ++k) {
@@ -388,8 +388,11 @@ PyMethodDef g_methods[] = {
 
 py::list op_rows(const Compiled& c) {
   py::list rows;
-  for (const Program::Op& op : c.program.ops())
-    rows.append(py::make_tuple(op.step, op.kernel, op.work.macs, op.work.bytes, !op.run));
+  for (size_t i = 0; i < c.program.ops().size(); ++i) {
+    const Program::Op& op = c.program.ops()[i];
+    const int64_t times = c.program.times(i);
+    rows.append(py::make_tuple(op.step, op.kernel, op.work.macs * times, op.work.bytes * times, !op.run));
+  }
   return rows;
 }
 
@@ -420,7 +423,7 @@ void bind_program(py::module_& m) {
           [](FrameHolder& f, size_t begin, size_t end, std::optional<py::array_t<double>> seconds) {
             double* s = seconds ? seconds->mutable_data() : nullptr;
             py::gil_scoped_release release;
-            f.owner->program.run(f.frame->addresses(), begin, end, s);
+            f.owner->program.run(*f.frame, begin, end, s);
           },
           "begin"_a, "end"_a, "seconds"_a = py::none());
   py::class_<Runner>(m, "ProgramRunner")
@@ -498,7 +501,16 @@ void bind_program(py::module_& m) {
       .def("finish", [](Compiled& c) { c.program.finish(); })
       .def("__len__", [](const Compiled& c) { return c.program.ops().size(); })
       .def("ops", &op_rows)
-      .def("memory", [](const Compiled& c) { return py::make_tuple(c.program.plan().bytes, c.program.plan().minimum); })
+      .def(
+          "begin_loop", [](Compiled& c, int64_t times) { c.program.begin_loop(times); }, "times"_a)
+      .def(
+          "advance", [](Compiled& c, int32_t buffer, int64_t step) { c.program.advance(buffer, step); }, "buffer"_a, "step"_a)
+      .def("end_loop", [](Compiled& c) { c.program.end_loop(); })
+      .def("memory",
+           [](const Compiled& c) {
+             const Program& p = c.program;
+             return py::make_tuple(p.plan().bytes, p.plan().minimum, p.thread_bytes());
+           })
       .def("take", [](const std::shared_ptr<Compiled>& c) {
         return std::unique_ptr<FrameHolder>(new FrameHolder{c, c->program.take()});
       });

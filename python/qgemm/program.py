@@ -171,10 +171,12 @@ class Program:
     @property
     def memory(self) -> dict[str, int]:
         """Bytes: weight_bytes, packed for this CPU; and, for the shapes called so far, arena_bytes, the most that one call's tensors
-        take together, and minimum_bytes, what no plan of that arena could do without (0 before the first call)."""
+        take together, minimum_bytes, what no plan of that arena could do without, and thread_bytes, what each thread beside the first
+        needs for images of its own (0 before the first call)."""
         plans = [c.core.memory() for c in self._compiled.values() if c is not None]
-        arena, minimum = max(plans, default=(0, 0))
-        return {"weight_bytes": sum(s.weight_bytes for s in self.steps), "arena_bytes": arena, "minimum_bytes": minimum}
+        arena, minimum, thread = max(plans, default=(0, 0, 0))
+        weights = sum(s.weight_bytes for s in self.steps)
+        return {"weight_bytes": weights, "arena_bytes": arena, "minimum_bytes": minimum, "thread_bytes": thread}
 
     def _run(self, env: dict[str, np.ndarray]) -> None:
         for run, step, dead in self._plan:

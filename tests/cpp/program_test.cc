@@ -135,18 +135,80 @@ TEST(Program, RunsInItsArenaInPlace) {
     f->bind(y, out.data());
     std::fill(out.begin(), out.end(), uint8_t(0));
     std::vector<double> seconds(4, 0.0);
-    p.run(f->addresses(), 0, 3, seconds.data());
+    p.run(*f, 0, 3, seconds.data());
     for (size_t i = 0; i < in.size(); ++i) ASSERT_EQ(out[i], 2 * in[i] + 2);
     EXPECT_GT(seconds[0] + seconds[1] + seconds[2], 0);
   }
   try {
-    p.run(frame->addresses(), 3, 4);
+    p.run(*frame, 3, 4);
     FAIL() << "an operation that throws";
   } catch (const Error& e) {
     EXPECT_EQ(std::string(e.what()), "layer 'b' (Add): no");
   }
   p.give(std::move(frame));
   p.give(std::move(other));
+}
+
+// Parts of `kPart` bytes: x -> t1 -> t2 -> y within the loop, of which t1 and t2 hold one part; then y -> z, all at once.
+TEST(Program, LoopsRunPartByPart) {
+  constexpr int64_t kPart = 100, kParts = 7;
+  uint8_t add_one[256];
+  for (int i = 0; i < 256; ++i) add_one[i] = static_cast<uint8_t>(i + 1);
+  Program p;
+  const int32_t x = p.outside(kPart * kParts), z = p.outside(kPart * kParts), y = p.arena(kPart * kParts);
+  const int32_t t1 = p.arena(kPart), t2 = p.arena(kPart), table = p.constant(add_one, 256);
+  bool fails = false;
+  auto step = [&](int32_t from, int32_t to, int64_t bytes, bool in_place) {
+    p.add(
+        "lut", {1 << 20, 2 * bytes}, {from, to, table},
+        [=, &fails](Addresses a) {
+          if (fails && a[from][0] == 5 + 2) throw Error(Code::shape, "the fifth part");
+          for (int64_t i = 0; i < bytes; ++i)
+            a[to][i] = static_cast<char>(reinterpret_cast<uint8_t*>(a[table])[static_cast<uint8_t>(a[from][i])]);
+        },
+        in_place);
+  };
+  p.begin_loop(kParts);
+  p.advance(x, kPart);
+  p.advance(y, kPart);
+  p.advance(y, kPart);
+  EXPECT_THROW(p.advance(y, 2 * kPart), Error);
+  step(x, t1, kPart, false);
+  step(t1, t2, kPart, true);
+  p.step(1, "'b' (Lut)");
+  step(t2, y, kPart, true);
+  p.end_loop();
+  step(y, z, kPart * kParts, true);
+  p.finish();
+  EXPECT_EQ(p.times(0), kParts);
+  EXPECT_EQ(p.times(3), 1);
+  EXPECT_EQ(p.thread_bytes(), 128);
+  EXPECT_EQ(p.plan().bytes, 128 + 704);
+  EXPECT_EQ(p.plan().minimum, kPart + kPart * kParts);
+  std::vector<uint8_t> in(kPart * kParts), out(kPart * kParts);
+  for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<uint8_t>(i / kPart);
+  auto frame = p.take();
+  frame->bind(x, in.data());
+  frame->bind(z, out.data());
+  const int before = omp_get_max_threads();
+  for (const int threads : {1, 2, 3, 8}) {
+    omp_set_num_threads(threads);
+    std::fill(out.begin(), out.end(), uint8_t(0));
+    std::vector<double> seconds(4, 0.0);
+    p.run(*frame, 0, 4, seconds.data());
+    for (size_t i = 0; i < in.size(); ++i) ASSERT_EQ(out[i], in[i] + 4) << threads;
+    EXPECT_GT(seconds[0] + seconds[1] + seconds[2] + seconds[3], 0);
+    fails = true;
+    try {
+      p.run(*frame, 0, 4);
+      FAIL() << "a part that throws";
+    } catch (const Error& e) {
+      EXPECT_EQ(std::string(e.what()), "layer 'b' (Lut): the fifth part");
+    }
+    fails = false;
+  }
+  omp_set_num_threads(before);
+  p.give(std::move(frame));
 }
 
 TEST(Ops, CopyStrided) {

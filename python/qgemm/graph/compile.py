@@ -3,19 +3,21 @@
 The steps run once, in order, on the call's own inputs: that tells every tensor's shape, memory order and type, whatever the
 operators are (``slots.watch``). Then each step's native form is emitted. Results that are views of other tensors cost nothing; values
 that depend on shapes alone are constants of the program; inputs of a concatenation are computed where it wants them (``slots``); a
-step without a native form becomes an island that runs in Python, on views of the program's memory.
+step without a native form becomes an island that runs in Python, on views of the program's memory. Stretches of steps that treat every
+image of a batch alike run an image at a time where that keeps what they pass on in the cache (``batch``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import numpy as np
 
 from .. import _core
 from ..errors import ModelFormatError, QgemmError
+from .batch import Stretch, stretches
 from .grids import real
 from .guard import DAMAGE
 from .ir import Graph
@@ -148,6 +150,9 @@ class Compiler:
 
     def __init__(self, graph: Graph, steps: Sequence[Step], run_step: Callable[[Step, Env], None]):
         self.graph, self.steps, self.run_step = graph, steps, run_step
+        self._begin()
+
+    def _begin(self) -> None:
         self.core = _core.ProgramBuilder()
         self.values: dict[str, Value] = {}
         self.made_by: dict[str, Island] = {}  # results that only Python has so far
@@ -157,13 +162,14 @@ class Compiler:
         self.current = -1
         self.wholes: dict[Tensor, Value] = {}  # results of concatenations whose parts are computed in place
         self.copied: set[tuple] = set()  # (place, place) of parts that an earlier concatenation has copied
+        self.stretch: Stretch | None = None  # that the current step belongs to: then forms see one image of every tensor
 
     # ---- what forms use ----
 
     def value(self, name: str) -> Value:
         """Where a run-time tensor lies before the current step."""
         if name in self.values:
-            return self.values[name]
+            return self._image(self.values[name])
         if name in self.made_by:
             island = self.made_by[name]
             v = self._allocate(self.layouts[name])
@@ -190,7 +196,7 @@ class Compiler:
         fits: given by a form that can also write with gaps, as where the result is part of a concatenation; whether it can write so.
         Asked again within a step, the place is the same.
         """
-        v = self.pending.get(name) or self._part(name, fits) or self._allocate(self.results[name], name)
+        v = self.pending.get(name) or self._part(name, fits) or self._image(self._allocate(self.results[name], (self.current, name)))
         if rows and not v.dense_as(range(len(v.shape))):
             raise NotNative
         self.pending[name] = v
@@ -202,23 +208,25 @@ class Compiler:
         if slot is None or (slot.strides is not None and fits is None):
             return None
         whole, layout = self._whole(slot.whole), self.results[name]
-        v = Value((whole.at[0], whole.at[1] + slot.offset), layout.shape, slot.strides or _compact(layout), layout.dtype)
+        shape = (whole.shape[0], *layout.shape[1:]) if self.stretch else layout.shape
+        v = self._image(Value((whole.at[0], whole.at[1] + slot.offset), shape, slot.strides or _compact(layout), layout.dtype))
         return v if slot.strides is None or fits(v) else None
 
     def _whole(self, tensor: Tensor) -> Value:
         if tensor not in self.wholes:
             slot, layout = self.places.slots.get(tensor), self.places.layouts[tensor]
             if slot is None:
-                self.wholes[tensor] = self._allocate(layout, tensor[1])
+                self.wholes[tensor] = self._allocate(layout, tensor)
             else:
                 within = self._whole(slot.whole)
+                shape = (within.shape[0], *layout.shape[1:]) if self.stretch else layout.shape
                 strides = slot.strides or _compact(layout)
-                self.wholes[tensor] = Value((within.at[0], within.at[1] + slot.offset), layout.shape, strides, layout.dtype)
+                self.wholes[tensor] = Value((within.at[0], within.at[1] + slot.offset), shape, strides, layout.dtype)
         return self.wholes[tensor]
 
     def concatenation(self, name: str) -> Value:
         """The result of the current step, a concatenation: where its parts have been computed, or wherever the result may lie."""
-        self.pending[name] = self._whole((self.current, name))
+        self.pending[name] = self._image(self._whole((self.current, name)))
         return self.pending[name]
 
     def put(self, v: Value, part: Value) -> bool:
@@ -241,8 +249,11 @@ class Compiler:
         self.core.copy(v.at, to, v.dtype.itemsize, [v.shape[i] for i in order], [v.strides[i] for i in order])
         return to
 
-    def _allocate(self, a: Layout, name: str = "") -> Value:
-        strides = _compact(a)
+    def _allocate(self, a: Layout, tensor: Tensor = (-1, "")) -> Value:
+        strides, name = _compact(a), tensor[1]
+        if self.stretch is not None and tensor in self.stretch.inner:
+            a = replace(a, shape=(1, *a.shape[1:]))
+            return Value((self.core.arena(a.nbytes), 0), a.shape, strides, a.dtype)
         order = memory_order(a.shape, strides)
         # A result that leaves the program as it is goes straight to the caller's memory.
         index = self.direct.get(name, -1)
@@ -252,17 +263,33 @@ class Compiler:
             buffer = self.core.arena(a.nbytes)
         return Value((buffer, 0), a.shape, strides, a.dtype)
 
+    def _image(self, v: Value) -> Value:
+        """Within a stretch, one image of a tensor that holds the batch; the next one lies a stride further on."""
+        if self.stretch is None or v.shape[0] == 1:
+            return v
+        self.core.advance(v.at[0], v.strides[0])
+        return replace(v, shape=(1, *v.shape[1:]))
+
     # ---- compilation ----
 
     def compile(self, arrays: Sequence[np.ndarray]) -> Compiled:
         if any(a.size == 0 for a in arrays):
             raise NotNative  # no inference has an empty tensor for its hot path
+        dead = _last_uses(self.graph, self.steps)
+        seen = watch(self.steps, dict(zip(self.graph.inputs, arrays, strict=True)), self.run_step, dead)
+        self.places = Places(self.graph, self.steps, seen, arrays)
+        found = stretches(self.steps, seen, self.places)
+        try:
+            return self._build(arrays, seen, dead, found)
+        except _NotByImage:
+            self._begin()
+            return self._build(arrays, seen, dead, [])
+
+    def _build(self, arrays: Sequence[np.ndarray], seen: list[Seen], dead: list[list[str]], by_image: list[Stretch]) -> Compiled:
         graph = self.graph
         self.borders: dict[int, tuple] = {}
         self.direct = {o: k for k, o in enumerate(graph.outputs) if not _held_as_bytes(graph, o)}
-        dead = _last_uses(graph, self.steps)
-        seen = watch(self.steps, dict(zip(graph.inputs, arrays, strict=True)), self.run_step, dead)
-        self.places = Places(graph, self.steps, seen, arrays)
+        begins = {s.begin: s for s in by_image}
         inputs = []
         for name, a in zip(graph.inputs, arrays, strict=True):
             order = memory_order(a.shape, a.strides)
@@ -273,7 +300,13 @@ class Compiler:
             self.layouts[name] = Layout.of(a)
             inputs.append((buffer, a.dtype))
         for k, step in enumerate(self.steps):
+            if k in begins:
+                self.stretch = begins[k]
+                self.core.begin_loop(self.stretch.images)
             self._step(k, step, seen[k])
+            if self.stretch is not None and self.stretch.end == k + 1:
+                self.core.end_loop()
+                self.stretch = None
             if self.islands:
                 self.islands[-1][1].drop.extend(dead[k])
             for name in dead[k]:
@@ -299,6 +332,9 @@ class Compiler:
     def _emit(self, step: Step, seen: Seen) -> None:
         self.pending: dict[str, Value] = {}
         start, borders, wholes, copied = len(self.core), dict(self.borders), dict(self.wholes), set(self.copied)
+        if self.stretch is not None:
+            self._emit_image(step)
+            return
         if step.native is not None:
             try:
                 step.native.emit(self)
@@ -318,6 +354,19 @@ class Compiler:
                 return
         self._island(step, seen)
 
+    def _emit_image(self, step: Step) -> None:
+        try:
+            step.native.emit(self)
+        except QgemmError:
+            raise
+        except (NotNative, *DAMAGE) as e:
+            raise _NotByImage from e
+        for o in step.outputs:
+            v = self.pending[o]
+            self._forget(o)
+            # Steps behind the stretch see all images.
+            self.values[o] = v if (self.current, o) in self.stretch.inner else replace(v, shape=(self.stretch.images, *v.shape[1:]))
+
     def _views(self, seen: Seen) -> bool:
         """Whether every result is a view of an input that lies in native memory; then nothing happens at run time."""
         found = {}
@@ -326,7 +375,8 @@ class Compiler:
             for i, offset in origins:
                 v = self.values.get(i)
                 if v is not None and _same_strides(v.shape, v.strides, self.layouts[i].strides):
-                    found[o] = Value((v.at[0], v.at[1] + offset), y.shape, y.strides, y.dtype)
+                    shape = (v.shape[0], *y.shape[1:]) if self.stretch else y.shape
+                    found[o] = Value((v.at[0], v.at[1] + offset), shape, y.strides, y.dtype)
                     break
             else:
                 return False
@@ -416,6 +466,10 @@ def _last_uses(graph: Graph, steps: Sequence[Step]) -> list[list[str]]:
 
 def _same_strides(shape, a, b) -> bool:
     return all(n == 1 or s == t for n, s, t in zip(shape, a, b, strict=True))
+
+
+class _NotByImage(Exception):
+    """A form that cannot be emitted for one image of a batch."""
 
 
 class ShapesChanged(Exception):

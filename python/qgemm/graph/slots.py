@@ -122,14 +122,14 @@ class Places:
         self.layouts: dict[Tensor, Layout] = {(-1, i): Layout.of(a) for i, a in zip(graph.inputs, arrays, strict=True)}
         self.slots: dict[Tensor, Slot] = {}
         self.origin: dict[Tensor, tuple[Tensor, int]] = {}  # of views: what they are a view of, and where in it they begin
-        self.readers: dict[Tensor, list[Step]] = {}
+        self.readers: dict[Tensor, list[int]] = {}  # steps
         self.known: set[Tensor] = set()  # before any call
         latest: dict[str, Tensor] = {i: (-1, i) for i in graph.inputs}
         joined = []
         for k, (step, s) in enumerate(zip(steps, seen, strict=True)):
             given = {i: latest[i] for i in step.inputs}
             for t in given.values():
-                self.readers.setdefault(t, []).append(step)
+                self.readers.setdefault(t, []).append(k)
             for o, layout in s.results.items():
                 latest[o] = (k, o)
                 self.layouts[k, o] = layout
@@ -188,7 +188,7 @@ class Places:
 
     def _copies(self, part: Tensor) -> int:
         """How many readers need a copy of a tensor with gaps."""
-        forms = [s.native for s in self.readers.get(part, []) if not isinstance(s.native, Concat)]
+        forms = [f for k in self.readers.get(part, []) if not isinstance(f := self.steps[k].native, Concat)]
         return sum(not getattr(form, "strided", False) for form in forms)
 
     def _is_joined(self, part: Tensor) -> bool:
