@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,30 @@ void share_elements(int64_t n, F&& f) {
   const int64_t blocks = (n + 63) / 64;
   parallel_shares(blocks, threads_for(n, kGrainBytes),
                   [&](int64_t b, int64_t e) { f(b * 64, (e * 64 < n ? e * 64 : n) - b * 64); });
+}
+
+// How many rows of n bytes make whole vectors; 1 where that would be a long row.
+int64_t rows_together(int64_t n) {
+  const int64_t together = 64 / std::gcd(n, int64_t(64));
+  return n * together <= 4096 ? together : 1;
+}
+
+// `count` rows, each `together` of g's rows of n bytes, which lie without gaps; the operand that they share is repeated. A row's
+// last vector would be masked, and what it stores in place of an operand would be waited for by the next row's load.
+template <class Args>
+void wide_rows(KernelFn<Args> kernel, Args g, int64_t n, int64_t together, int64_t count) {
+  static thread_local Scratch<uint8_t> scratch;
+  const int64_t wide = n * together;
+  uint8_t* repeated = scratch.get(wide);
+  const uint8_t*& shared = g.ldb == 0 ? g.b : g.a;
+  for (int64_t i = 0; i < together; ++i) std::copy_n(shared, n, repeated + i * n);
+  shared = repeated;
+  g.n = static_cast<ptrdiff_t>(wide);
+  g.rows = static_cast<ptrdiff_t>(count);
+  if (g.lda != 0) g.lda = g.n;
+  if (g.ldb != 0) g.ldb = g.n;
+  g.ldo = g.n;
+  kernel(g);
 }
 
 // `kernel` on rows of two operands, those and the output set in copies of k.
@@ -41,6 +66,9 @@ void over_rows(KernelFn<Args> kernel, Args k, const Operand8& a, const Operand8&
   k.lda = a.repeat == 1 ? static_cast<ptrdiff_t>(a.ld) : 0;
   k.ldb = b.repeat == 1 ? static_cast<ptrdiff_t>(b.ld) : 0;
   k.ldo = static_cast<ptrdiff_t>(ldc);
+  const Operand8& walked = a.repeat == 1 ? a : b;
+  const bool one_repeats = (a.repeat == 1) != (b.repeat == 1);
+  const int64_t together = one_repeats && walked.ld == n && ldc == n ? rows_together(n) : 1;
   parallel_shares(rows, threads_for(rows * n, kGrainBytes), [&](int64_t begin, int64_t end) {
     Args g = k;
     // From one change of a repeated row to the next.
@@ -52,6 +80,16 @@ void over_rows(KernelFn<Args> kernel, Args k, const Operand8& a, const Operand8&
       g.b = b.data + r / b.repeat * b.ld;
       g.out = c + r * ldc;
       g.rows = static_cast<ptrdiff_t>(next - r);
+      if (together > 1 && next - r >= 2 * together) {
+        const int64_t whole = (next - r) / together;
+        wide_rows(kernel, g, n, together, whole);
+        r += whole * together;
+        if (r == next) continue;
+        if (g.lda != 0) g.a = a.data + r * a.ld;
+        if (g.ldb != 0) g.b = b.data + r * b.ld;
+        g.out = c + r * ldc;
+        g.rows = static_cast<ptrdiff_t>(next - r);
+      }
       kernel(g);
     }
   });

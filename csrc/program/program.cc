@@ -244,7 +244,7 @@ void Program::run(Frame& frame, size_t begin, size_t end, double* seconds) const
     if (cost_[end] - cost_[begin] >= kTeamWork / grain_divisor) threads = omp_get_max_threads();
   }
   if (threads == 1) return run_all(frame, begin, end, seconds);
-  if (thread_bytes_ > 0) frame.reserve(threads - 1, thread_bytes_);
+  if (!loops_.empty()) frame.reserve(threads - 1, thread_bytes_);
   Team::lead(threads, [&] { run_all(frame, begin, end, seconds); });
 }
 

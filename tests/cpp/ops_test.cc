@@ -44,7 +44,7 @@ TEST(Ops, SumsAndProductsOfRows) {
   Guarded a_memory(1 << 18), b_memory(1 << 18);
   Output got(1 << 18);
   for (int i = 0; i < cases(4000); ++i) {
-    const int64_t n = rng.pick<int64_t>({0, 1, 15, 64, 65, 200}), repeat = rng.pick<int64_t>({1, 1, 2, 7}),
+    const int64_t n = rng.pick<int64_t>({0, 1, 15, 24, 32, 48, 64, 65, 200}), repeat = rng.pick<int64_t>({1, 1, 2, 7, 8, 37}),
                   rows = repeat * rng.between(0, 9), ldc = n + rng.pick<int64_t>({0, 0, 3});
     const bool product = rng.chance(50);
     Operand8 a{nullptr, n + rng.pick<int64_t>({0, 0, 5}), {rng.uniform(0.01f, 1), static_cast<int32_t>(rng.between(0, 255))}};

@@ -211,6 +211,29 @@ TEST(Program, LoopsRunPartByPart) {
   p.give(std::move(frame));
 }
 
+// Nothing lives within a part: threads need no memory of their own.
+TEST(Program, ALoopOfOneOperation) {
+  constexpr int64_t kParts = 6;
+  Program p;
+  const int32_t x = p.outside(kParts), y = p.outside(kParts);
+  p.begin_loop(kParts);
+  p.advance(x, 1);
+  p.advance(y, 1);
+  p.add("next", {1 << 20, 2}, {x, y}, [=](Addresses a) { *a[y] = static_cast<char>(*a[x] + 1); });
+  p.end_loop();
+  p.finish();
+  EXPECT_EQ(p.thread_bytes(), 0);
+  std::vector<char> in{1, 2, 3, 4, 5, 6}, out(kParts);
+  auto frame = p.take();
+  frame->bind(x, in.data());
+  frame->bind(y, out.data());
+  const int before = omp_get_max_threads();
+  omp_set_num_threads(4);
+  p.run(*frame, 0, 1);
+  omp_set_num_threads(before);
+  EXPECT_EQ(out, (std::vector<char>{2, 3, 4, 5, 6, 7}));
+}
+
 TEST(Ops, CopyStrided) {
   Rng rng(701);
   Guarded memory(1 << 18);
