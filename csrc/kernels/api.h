@@ -248,11 +248,16 @@ struct lut_args {
   ptrdiff_t rows = 1, ldx = 0, ldo = 0;  // bytes from row to row
 };
 
-// Pieces of n bytes, put one after the other: out[i * ldo ..] = a[i][0..n). They must not overlap the output.
+// Pieces of n bytes, put one after the other: out[i * ldo ..] = a[i][0..n), or of `base`, where a is null: base[i * step ..].
+// They must not overlap the output.
 struct gather_args {
   const uint8_t* const* a;  // [rows]
   uint8_t* out;
   ptrdiff_t rows, n, ldo;
+  const uint8_t* base = nullptr;
+  ptrdiff_t step = 0;
+
+  const uint8_t* piece(ptrdiff_t i) const { return a ? a[i] : base + i * step; }
 };
 
 // Three planes to pixels of three channels: out[3 * i + c] = planes[c * ld + i].

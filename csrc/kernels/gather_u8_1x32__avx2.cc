@@ -27,7 +27,7 @@ QGEMM_INLINE void copy_short(const uint8_t* a, uint8_t* out, ptrdiff_t n) {
 
 void gather_u8_1x32(const gather_args& g) {
   for (ptrdiff_t r = 0; r < g.rows; ++r) {
-    const uint8_t* a = g.a[r];
+    const uint8_t* a = g.piece(r);
     uint8_t* out = g.out + r * g.ldo;
     if (g.n < 32) {
       copy_short(a, out, g.n);

@@ -13,7 +13,7 @@ import pytest
 from qgemm import _core, errors
 
 HEADER = 256
-CHECKED = 104  # bytes of the header in front of its checksum, which follows in 4 more
+CHECKED = 108  # bytes of the header in front of its checksum, which follows in 4 more
 
 
 def linear_weight(bits=8, group_size=0):
@@ -153,7 +153,7 @@ def test_noise():
             data = rng.integers(0, 256, length).astype(np.uint8).tobytes()
             refuses(data)
             if length > 8:
-                refuses(b"QGPACK02" + data[8:])
+                refuses(b"QGPACK03" + data[8:])
 
 
 def test_a_weight_of_the_wrong_kind():

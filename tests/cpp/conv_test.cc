@@ -30,6 +30,8 @@ class ConvCase {
   ConvCase& dynamic(bool v) { return dynamic_ = v, *this; }  // the input's encoding comes with the call
   int64_t macs() const { return g_.batch * g_.out_h() * g_.out_w() * groups_ * cout_ * cin_ * g_.kh * g_.kw; }
 
+  int gathered() const { return gathered_; }  // runs in which the whole filter was one tap
+
   bool run(Rng& rng) {
     g_.c = groups_ * cin_;
     const int64_t n = groups_ * cout_, k = cin_ * g_.kh * g_.kw, oh = g_.out_h(), ow = g_.out_w();
@@ -63,6 +65,7 @@ class ConvCase {
     uint8_t* x = x_.place<uint8_t>(static_cast<size_t>(x_bytes), side);
     fill(rng, any_mood(rng), x, x_bytes);
     const PackedView view = layer.pack_into(packed_);
+    gathered_ += view.gathered;
     std::vector<int8_t> back(layer.weight.size());
     unpack(view, back.data());
     EXPECT_EQ(back, layer.weight) << current_case();
@@ -99,7 +102,7 @@ class ConvCase {
 
   Window g_;
   int64_t groups_ = 1, cin_ = 1, cout_ = 1;
-  int bits_ = 8;
+  int bits_ = 8, gathered_ = 0;
   bool zero_points_ = false, dynamic_ = false;
   Guarded x_{1 << 20}, packed_{1 << 23};
   Output got_{1 << 22};
@@ -258,13 +261,31 @@ TEST(Conv, ThreadsShareTheWork) {
   }
 }
 
+// Few input channels and many output channels, where the rows of a whole filter are put together: lines that are padded, cut,
+// spread by a dilation, or no longer than the filter, and blocks that begin within them.
+TEST(Conv, AFilterOfFewChannelsIsOneTap) {
+  Rng rng(206);
+  ConvCase c;
+  int runs = 0;
+  while (runs < cases(2000)) {
+    any_geometry(c, rng, rng.chance(80) ? 12 : 40);
+    c.kernel(rng.between(2, 7), rng.between(2, 7));
+    c.channels(1, rng.pick<int64_t>({1, 2, 3, 3, 3, 5, 6, 9}), rng.pick<int64_t>({33, 49, 64, 65, 130}));
+    c.bits(rng.chance(80) ? 8 : 4).zero_points(rng.chance(5)).dynamic(rng.chance(30));
+    if (c.macs() > 2000000) continue;
+    ++runs;
+    if (!c.run(rng)) return;
+  }
+  EXPECT_GT(c.gathered(), runs / 4);
+}
+
 TEST(Conv, TheFirstLayerOfANetwork) {
   Rng rng(203);
   ConvCase c;
   for (int i = 0; i < 6; ++i)
     if (!c.batch(1)
              .image(33, 29)
-             .channels(1, 3, 32)
+             .channels(1, 3, i % 3 == 0 ? 32 : 64)
              .kernel(i < 3 ? 3 : 7, i < 3 ? 3 : 7)
              .stride(2, 2)
              .padding(1, 1, 1, 1)

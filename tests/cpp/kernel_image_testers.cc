@@ -18,9 +18,11 @@ void test_gather(const KernelRow& row) {
     uint8_t* x = x_memory.place<uint8_t>(static_cast<size_t>(3 * n), side);
     fill(rng, Mood::uniform, x, 3 * n);
     std::vector<const uint8_t*> a(static_cast<size_t>(rows));
-    for (auto& p : a) p = x + rng.between(0, 2) * n;
+    const int64_t step = rng.between(0, rows > 1 ? 2 * n / (rows - 1) : 0);
+    const bool spaced = rng.chance(40);
+    for (auto& p : a) p = spaced ? x + (&p - a.data()) * step : x + rng.between(0, 2) * n;
     now_testing("%s rows=%d n=%d ldo=%d", row.name, static_cast<int>(rows), static_cast<int>(n), static_cast<int>(ldo));
-    gather_args g{pointers.place(a, side), want.place(rows, n, ldo, side), rows, n, ldo};
+    gather_args g{spaced ? nullptr : pointers.place(a, side), want.place(rows, n, ldo, side), rows, n, ldo, x, step};
     table_of(Isa::ref).gather(g);
     g.out = got.place(rows, n, ldo, side);
     kernel<gather_args>(row)(g);
