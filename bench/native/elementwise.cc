@@ -95,6 +95,16 @@ void mul_channels(benchmark::State& state) {
     qgemm::mul({a, kColumns, kA}, {b, kColumns, kB, kRows}, y, kColumns, kRows, kColumns, out);
   });
 }
+// The same by one product, for encodings that allow it.
+void mul_channels_factors(benchmark::State& state) {
+  qgemm::OutputSpec out = sum();
+  out.scale = 0.0383f;
+  const auto factors = qgemm::product_factors(kA, kB, out);
+  if (!factors) return state.SkipWithError("these encodings have no factors");
+  against_moving(state, 1, [&](const uint8_t* a, const uint8_t* b, uint8_t* y) {
+    qgemm::mul({a, kColumns, kA}, {b, kColumns, kB, kRows}, y, kColumns, kRows, kColumns, out, factors.get());
+  });
+}
 
 // Pools and moves of images.
 using Shape = qgemm::ImageShape;
@@ -121,8 +131,10 @@ void average_pool(benchmark::State& state, Shape s, int64_t kernel, int64_t stri
   const qgemm::Window w = window(s, kernel, stride, padding);
   qgemm::OutputSpec out = qgemm_bench::output(qgemm::OutType::u8);
   out.scale = 0.017f;
-  against_moving(state, bytes_of(s), false, w.out_h() * w.out_w() * s.c,
-                 [&](const uint8_t* x, const uint8_t*, uint8_t* y) { qgemm::avg_pool2d(w, x, kA, include, y, out); });
+  const auto factors = qgemm::average_factors(w, kA, include, out);
+  against_moving(state, bytes_of(s), false, w.out_h() * w.out_w() * s.c, [&](const uint8_t* x, const uint8_t*, uint8_t* y) {
+    qgemm::avg_pool2d(w, x, kA, include, y, out, 0, factors.get());
+  });
 }
 void global_average(benchmark::State& state, Shape s) { average_pool(state, s, s.h, 1, 0, true); }
 
@@ -177,6 +189,7 @@ BENCHMARK(add)->Apply(paths);
 BENCHMARK(add_tabled)->Apply(paths);
 BENCHMARK(mul)->Apply(paths);
 BENCHMARK(mul_channels)->Apply(paths);
+BENCHMARK(mul_channels_factors)->Apply(paths);
 BENCHMARK_CAPTURE(max_pool, 3x3s2_56x56x64, Shape{1, 56, 56, 64}, 3, 2, 1)->Apply(paths);
 BENCHMARK_CAPTURE(max_pool, 3x3s2_28x28x256, Shape{1, 28, 28, 256}, 3, 2, 1)->Apply(paths);
 BENCHMARK_CAPTURE(max_pool, 3x3s2_56x56x24, Shape{1, 56, 56, 24}, 3, 2, 1)->Apply(paths);

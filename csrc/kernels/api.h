@@ -223,7 +223,12 @@ struct binary_args {
   int32_t a_zero_point, b_zero_point, zero_point, lo, hi;
 };
 struct add_args : binary_args {};
-struct mul_args : binary_args {};
+struct mul_args : binary_args {
+  // Null, or for each byte of b a factor of which the driver has found that for every byte of a rint((a - za) * factor +
+  // zero_point), rounded once, lies between -32768 and 32767 and is the same byte: one multiply-add where the definition has four
+  // products. Worth it where one row of b serves many of a.
+  const float* factor;  // [256]
+};
 
 // Two u8 operands to a third grid by tables, rows as above. Every operand byte stands for a whole number of steps and a rank
 // among the other operand's fractions, so that their sum carries into one step more or does not:
@@ -320,6 +325,9 @@ struct average_pool_args : pool_args {
   int32_t zero_point, lo, hi;  // on the u8 grid
   uint8_t flip;                // 0x80 for s8
   bool bounded;                // abs(acc * scale * inv_scale) < 2^30 for every input
+  // 0, or a factor of which the driver has found that for every sum of height * taps bytes rint(acc * factor + zero_point),
+  // rounded once, lies between -32768 and 32767 and is the same byte: one multiply-add where the definition has two products.
+  float factor;
 };
 
 // sum[c] = sum over taps of a[t][c]; exact int32.

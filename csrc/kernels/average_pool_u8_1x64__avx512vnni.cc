@@ -31,7 +31,10 @@ struct Finish {
         zero_point(_mm512_set1_epi16(static_cast<short>(g.zero_point))),
         lo(_mm512_set1_epi8(static_cast<char>(g.lo))),
         hi(_mm512_set1_epi8(static_cast<char>(g.hi))),
-        flip(_mm512_set1_epi8(static_cast<char>(g.flip))) {}
+        flip(_mm512_set1_epi8(static_cast<char>(g.flip))),
+        factor(_mm512_set1_ps(g.factor)),
+        // The lowest bits of the float 3 * 2^22 + n are those of the integer n.
+        rounding(_mm512_set1_ps(12582912.0f + static_cast<float>(g.zero_point))) {}
 
   // Sums less their zero points, already floats, to the output grid. vcvtps2dq turns every overflow into INT_MIN: where one is
   // possible the upper bound is applied in float.
@@ -57,11 +60,31 @@ struct Finish {
     return bytes(one(_mm512_unpacklo_epi16(s.lo, exponent)), one(_mm512_unpackhi_epi16(s.lo, exponent)),
                  one(_mm512_unpacklo_epi16(s.hi, exponent)), one(_mm512_unpackhi_epi16(s.hi, exponent)));
   }
+  // The same with one factor. Of two registers of int32 the lower halves are taken in the order of a pack.
+  template <bool kClamped>
+  QGEMM_MEMBER __m512i words_at_once(const Sums& s, __m512 zero) const {
+    const __m512i exponent = _mm512_set1_epi16(0x4b00), halves = lower_halves();
+    const auto one = [&](__m512i biased) __attribute__((always_inline)) {
+      return _mm512_castps_si512(_mm512_fmadd_ps(_mm512_sub_ps(_mm512_castsi512_ps(biased), zero), factor, rounding));
+    };
+    const __m512i q0 = one(_mm512_unpacklo_epi16(s.lo, exponent)), q1 = one(_mm512_unpackhi_epi16(s.lo, exponent)),
+                  q2 = one(_mm512_unpacklo_epi16(s.hi, exponent)), q3 = one(_mm512_unpackhi_epi16(s.hi, exponent));
+    const __m512i q = _mm512_packus_epi16(_mm512_permutex2var_epi16(q0, halves, q1), _mm512_permutex2var_epi16(q2, halves, q3));
+    return kClamped ? _mm512_xor_si512(_mm512_min_epu8(_mm512_max_epu8(q, lo), hi), flip) : q;
+  }
+  static QGEMM_MEMBER __m512i lower_halves() {
+    alignas(64) static constexpr uint16_t order[32] = {0,  2,  4,  6,  32, 34, 36, 38, 8,  10, 12, 14, 40, 42, 44, 46,
+                                                       16, 18, 20, 22, 48, 50, 52, 54, 24, 26, 28, 30, 56, 58, 60, 62};
+    return _mm512_load_si512(order);
+  }
   static QGEMM_MEMBER __m512 zero_of(int64_t sum) { return _mm512_set1_ps(8388608.0f + static_cast<float>(sum)); }
 
   __m512 inv_scale, top;
   __m512i zero_point, lo, hi, flip;
+  __m512 factor, rounding;
 };
+
+enum class End { any, bounded, at_once, at_once_unclamped };  // of a sum: two products, or one factor
 
 // kBlocks registers of channels from c on, the last masked by k, of pixels [x, end), any of whose taps may lie outside.
 template <int kBlocks>
@@ -125,6 +148,22 @@ __attribute__((noinline)) void any_pixels(const average_pool_args& g, const Fini
   }
 }
 
+// Channels [c, c + lanes) of all pixels, up to 256 of them.
+void any_channels(const average_pool_args& g, const Finish& f, ptrdiff_t c, int lanes) {
+  const int blocks = (lanes + 63) / 64;
+  const __mmask64 k = lanes64(lanes - 64 * (blocks - 1));
+  switch (blocks) {
+    case 1:
+      return any_pixels<1>(g, f, 0, g.pixels, c, k);
+    case 2:
+      return any_pixels<2>(g, f, 0, g.pixels, c, k);
+    case 3:
+      return any_pixels<3>(g, f, 0, g.pixels, c, k);
+    default:
+      return any_pixels<4>(g, f, 0, g.pixels, c, k);
+  }
+}
+
 // The sums of kHeight rows at byte `at`.
 template <int kHeight, int kPixels>
 QGEMM_INLINE Sums column(const uint8_t* const* rows, ptrdiff_t at, ptrdiff_t apart, __mmask64 k) {
@@ -135,7 +174,7 @@ QGEMM_INLINE Sums column(const uint8_t* const* rows, ptrdiff_t at, ptrdiff_t apa
 }
 
 // kPixels runs of `count` pixels, one behind the other from pixel x on, where all taps lie inside, side by side.
-template <int kHeight, int kTaps, int kStride, int kPixels, bool kBounded>
+template <int kHeight, int kTaps, int kStride, int kPixels, End kEnd>
 __attribute__((noinline)) void inner_run(const average_pool_args& g, const Finish& given, int64_t x, int64_t count, ptrdiff_t c,
                                          __mmask64 k) {
   constexpr int kKept = kTaps - kStride;
@@ -156,34 +195,46 @@ __attribute__((noinline)) void inner_run(const average_pool_args& g, const Finis
     Sums s = w[0];
 #pragma GCC unroll 3
     for (int t = 1; t < kTaps; ++t) s = s + w[t];
-    store_pixels<kPixels>(out, out_apart, k, f.words<kBounded>(s, zero, scale));
+    if constexpr (kEnd == End::at_once || kEnd == End::at_once_unclamped)
+      store_pixels<kPixels>(out, out_apart, k, f.words_at_once<kEnd == End::at_once>(s, zero));
+    else
+      store_pixels<kPixels>(out, out_apart, k, f.words<kEnd == End::bounded>(s, zero, scale));
 #pragma GCC unroll 3
     for (int t = 0; t < kKept; ++t) w[t] = w[t + kStride];
   }
 }
 
-template <int kHeight, int kTaps, int kStride, bool kBounded>
-void inner_pixels(const average_pool_args& g, const Finish& f, int64_t x, int64_t end, ptrdiff_t c, int lanes) {
+template <int kHeight, int kTaps, int kStride, End kEnd>
+void inner_pixels_to(const average_pool_args& g, const Finish& f, int64_t x, int64_t end, ptrdiff_t c, int lanes) {
   const __mmask64 k = lanes64(lanes);
   if (lanes <= 32 && end - x >= 4) {
     const int64_t count = (end - x) / 2;
-    inner_run<kHeight, kTaps, kStride, 2, kBounded>(g, f, x, count, c, k);
+    inner_run<kHeight, kTaps, kStride, 2, kEnd>(g, f, x, count, c, k);
     x += 2 * count;
   }
-  inner_run<kHeight, kTaps, kStride, 1, kBounded>(g, f, x, end - x, c, k);
+  inner_run<kHeight, kTaps, kStride, 1, kEnd>(g, f, x, end - x, c, k);
+}
+
+template <int kHeight, int kTaps, int kStride>
+void inner_pixels(const average_pool_args& g, const Finish& f, int64_t x, int64_t end, ptrdiff_t c, int lanes) {
+  if (g.factor != 0 && g.lo == 0 && g.hi == 255 && g.flip == 0)
+    inner_pixels_to<kHeight, kTaps, kStride, End::at_once_unclamped>(g, f, x, end, c, lanes);
+  else if (g.factor != 0)
+    inner_pixels_to<kHeight, kTaps, kStride, End::at_once>(g, f, x, end, c, lanes);
+  else if (g.bounded)
+    inner_pixels_to<kHeight, kTaps, kStride, End::bounded>(g, f, x, end, c, lanes);
+  else
+    inner_pixels_to<kHeight, kTaps, kStride, End::any>(g, f, x, end, c, lanes);
 }
 
 template <int kTaps, int kStride>
 bool inner_pixels_of(const average_pool_args& g, const Finish& f, int64_t x, int64_t end, ptrdiff_t c, int lanes) {
   if (g.height == 2)
-    g.bounded ? inner_pixels<2, kTaps, kStride, true>(g, f, x, end, c, lanes)
-              : inner_pixels<2, kTaps, kStride, false>(g, f, x, end, c, lanes);
+    inner_pixels<2, kTaps, kStride>(g, f, x, end, c, lanes);
   else if (kTaps == 3 && g.height == 3)
-    g.bounded ? inner_pixels<3, kTaps, kStride, true>(g, f, x, end, c, lanes)
-              : inner_pixels<3, kTaps, kStride, false>(g, f, x, end, c, lanes);
+    inner_pixels<kTaps == 3 ? 3 : 2, kTaps, kStride>(g, f, x, end, c, lanes);
   else if (g.height == 1)
-    g.bounded ? inner_pixels<1, kTaps, kStride, true>(g, f, x, end, c, lanes)
-              : inner_pixels<1, kTaps, kStride, false>(g, f, x, end, c, lanes);
+    inner_pixels<1, kTaps, kStride>(g, f, x, end, c, lanes);
   else
     return false;
   return true;
@@ -202,14 +253,16 @@ bool inner_pixels_of(const average_pool_args& g, const Finish& f, int64_t x, int
 void average_pool_u8_1x64(const average_pool_args& g) {
   const Finish f(g);
   const Inside inside = inside_of(g);
-  ptrdiff_t c = 0;
-  // Windows whose columns are not kept read 256 bytes of a pixel at once: lines that follow each other.
+  // Windows whose columns are not kept read all channels of a pixel, up to 256, at once: lines that follow each other.
   const bool kept = inside.lo < inside.hi && g.dilation == 1 && g.height >= 1 && g.height <= g.taps &&
                     ((g.taps == 2 && g.stride == 2) || (g.taps == 3 && g.stride <= 2));
-  if (!kept)
-    for (; c + 256 <= g.channels; c += 256) any_pixels<4>(g, f, 0, g.pixels, c, ~0ull);
-  for (; c < g.channels; c += 64) {
-    const int lanes = g.channels - c < 64 ? static_cast<int>(g.channels - c) : 64;
+  for (ptrdiff_t c = 0; c < g.channels; c += kept ? 64 : 256) {
+    const ptrdiff_t left = g.channels - c;
+    if (!kept) {
+      any_channels(g, f, c, left < 256 ? static_cast<int>(left) : 256);
+      continue;
+    }
+    const int lanes = left < 64 ? static_cast<int>(left) : 64;
     const __mmask64 k = lanes64(lanes);
     any_pixels<1>(g, f, 0, inside.lo, c, k);
     const bool done = inner_pixels_of(g, f, inside.lo, inside.hi, c, lanes);

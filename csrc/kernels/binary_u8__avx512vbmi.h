@@ -78,8 +78,7 @@ QGEMM_INLINE void rows_of(const binary_args& g, const BinaryConstants& k) {
   }
 }
 
-template <bool Multiply>
-QGEMM_INLINE void binary(const binary_args& g) {
+QGEMM_INLINE BinaryConstants constants_of(const binary_args& g) {
   BinaryConstants k;
   k.a_scale = _mm512_set1_ps(g.a_scale);
   k.b_scale = _mm512_set1_ps(g.b_scale);
@@ -98,6 +97,12 @@ QGEMM_INLINE void binary(const binary_args& g) {
     k.spread[j] = _mm512_setr_epi32(at, at + 1, at + 2, at + 3, at + 16, at + 17, at + 18, at + 19, at + 32, at + 33, at + 34,
                                     at + 35, at + 48, at + 49, at + 50, at + 51);
   }
+  return k;
+}
+
+template <bool Multiply>
+QGEMM_INLINE void binary(const binary_args& g) {
+  const BinaryConstants k = constants_of(g);
   const float a_most = 255.0f * g.a_scale, b_most = 255.0f * g.b_scale;
   // False also for NaN. Half of 2^31 leaves room for the roundings of this estimate.
   if ((Multiply ? a_most * b_most : a_most + b_most) * g.inv_scale < 1073741824.0f)

@@ -148,8 +148,62 @@ void add(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t 
 }
 
 void mul(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out) {
-  const auto k = encoded<mul_args>(a.encoding, b.encoding, out);
+  mul(a, b, c, ldc, rows, n, out, nullptr);
+}
+
+void mul(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out,
+         const ProductFactors* factors) {
+  auto k = encoded<mul_args>(a.encoding, b.encoding, out);
+  k.factor = factors ? factors->of : nullptr;
   if (rows > 0 && n > 0) over_rows(table().mul, k, a, b, c, ldc, rows, n);
+}
+
+namespace {
+
+constexpr int kBytes = 256;
+
+// Every pair of bytes, and what the definition makes of it.
+template <class Args>
+std::vector<uint8_t> all_pairs(KernelFn<Args> kernel, Args definition) {
+  std::vector<uint8_t> pairs(3 * kBytes * kBytes);
+  uint8_t *const as = pairs.data(), *const bs = as + kBytes * kBytes;
+  for (int i = 0; i < kBytes * kBytes; ++i) as[i] = static_cast<uint8_t>(i / kBytes), bs[i] = static_cast<uint8_t>(i % kBytes);
+  definition.a = as;
+  definition.b = bs;
+  definition.out = bs + kBytes * kBytes;
+  definition.rows = 1;
+  definition.n = kBytes * kBytes;
+  kernel(definition);
+  return pairs;
+}
+
+}  // namespace
+
+std::shared_ptr<const ProductFactors> product_factors(const Encoding8& ea, const Encoding8& eb, const OutputSpec& out) {
+  const auto k = encoded<mul_args>(ea, eb, out);
+  const std::vector<uint8_t> pairs = all_pairs(table().mul, k);
+  const uint8_t* want = pairs.data() + 2 * kBytes * kBytes;
+  const auto made = std::make_shared<ProductFactors>();
+  for (int b = 0; b < kBytes; ++b) {
+    const auto same = [&](float factor) {
+      for (int a = 0; a < kBytes; ++a) {
+        const double q = std::nearbyint(static_cast<double>(a - ea.zero_point) * factor + out.zero_point);  // one rounding
+        if (!(std::fabs(q) < 32768) || std::clamp(q, double(out.lo), double(out.hi)) != want[a * kBytes + b]) return false;
+      }
+      return true;
+    };
+    float near = ea.scale * (eb.scale * static_cast<float>(b - eb.zero_point)) * k.inv_scale, below = near, above = near;
+    bool found = same(near);
+    for (int step = 0; step < 4 && !found; ++step) {
+      below = std::nextafter(below, -INFINITY);
+      above = std::nextafter(above, INFINITY);
+      if ((found = same(below))) near = below;
+      if (!found && (found = same(above))) near = above;
+    }
+    if (!found) return nullptr;
+    made->of[b] = near;
+  }
+  return made;
 }
 
 // With u = xa / so and v = xb / so + 1/2 the sum is floor(u + v): the whole parts of both, and one more where the fractions reach
@@ -158,17 +212,9 @@ void mul(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t 
 std::shared_ptr<const SumTables> sum_tables(const Encoding8& ea, const Encoding8& eb, const OutputSpec& out) {
   const auto made = std::make_shared<SumTables>();
   SumTables& tables = *made;
-  constexpr int kBytes = 256;
-  std::vector<uint8_t> pairs(3 * kBytes * kBytes);
-  uint8_t *const as = pairs.data(), *const bs = as + kBytes * kBytes, *const want = bs + kBytes * kBytes;
-  for (int i = 0; i < kBytes * kBytes; ++i) as[i] = static_cast<uint8_t>(i / kBytes), bs[i] = static_cast<uint8_t>(i % kBytes);
-  add_args definition = encoded<add_args>(ea, eb, out);
-  definition.a = as;
-  definition.b = bs;
-  definition.out = want;
-  definition.rows = 1;
-  definition.n = kBytes * kBytes;
-  table().add(definition);
+  const auto definition = encoded<add_args>(ea, eb, out);
+  const std::vector<uint8_t> pairs = all_pairs(table().add, definition);
+  const uint8_t *const as = pairs.data(), *const bs = as + kBytes * kBytes, *const want = bs + kBytes * kBytes;
 
   const double inverse = definition.inv_scale;
   double v[kBytes], fraction[kBytes];

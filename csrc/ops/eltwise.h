@@ -40,7 +40,18 @@ std::shared_ptr<const SumTables> sum_tables(const Encoding8& ea, const Encoding8
 void add(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out);
 void add(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out,
          const SumTables* tables);
+// A product by a factor for each byte of b (mul_args): the same bytes. Made once, from all 65,536 pairs; used where one row of b
+// serves many of a.
+struct ProductFactors {
+  float of[256];
+};
+// Null where a byte of b has none: many of its products tie between two steps, where float roundings decide.
+std::shared_ptr<const ProductFactors> product_factors(const Encoding8& ea, const Encoding8& eb, const OutputSpec& out);
+
+// factors: of these encodings, or null.
 void mul(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out);
+void mul(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out,
+         const ProductFactors* factors);
 
 // y[i] = table[x[i]], table of 256.
 void lut(const uint8_t* x, const uint8_t* table256, uint8_t* y, int64_t n);

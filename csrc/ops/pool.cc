@@ -1,6 +1,7 @@
 #include "ops/pool.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "cpu/error.h"
@@ -71,9 +72,30 @@ void each_row(const Window& w, const uint8_t* x, uint8_t* out, const Args& all, 
   });
 }
 
+// The scale of a window's sum, `count` positions of which lie in the image.
+float average_scale(const Window& w, const Encoding8& ex, bool count_include_pad, int64_t count) {
+  if (count_include_pad) count = w.kh * w.kw;
+  return count ? ex.scale / static_cast<float>(count) : 0.0f;
+}
+
+constexpr int64_t kFactoredTaps = 9;  // of the largest window that the kernels end with one factor
+
+// Whether `factor` gives the byte that the two products give, for every sum of `count` bytes.
+bool same_averages(int64_t count, const Encoding8& ex, float scale, const OutputSpec& out, float factor) {
+  const float inv_scale = 1.0f / out.scale;
+  for (int64_t sum = 0; sum <= 255 * count; ++sum) {
+    const auto acc = static_cast<float>(sum - count * ex.zero_point);
+    const double want = std::nearbyint(static_cast<double>(acc * scale * inv_scale)) + out.zero_point,
+                 got = std::nearbyint(static_cast<double>(acc) * factor + out.zero_point);  // exact up to the rounding
+    const double lo = out.lo, hi = out.hi;
+    if (!(std::fabs(got) < 32768) || std::clamp(want, lo, hi) != std::clamp(got, lo, hi)) return false;
+  }
+  return true;
+}
+
 // Bytes out.
 void average_bytes(const Window& w, const uint8_t* x, const Encoding8& ex, bool count_include_pad, uint8_t* c, int64_t ldo,
-                   const OutputSpec& out) {
+                   const OutputSpec& out, const AverageFactors* factors) {
   average_pool_args all = args_of<average_pool_args>(w, ldo);
   all.x_zero_point = ex.zero_point;
   all.inv_scale = 1.0f / out.scale;
@@ -87,11 +109,9 @@ void average_bytes(const Window& w, const uint8_t* x, const Encoding8& ex, bool 
     static thread_local Scratch<float> floats;
     const int64_t most = std::min(w.kw, w.w);  // columns that a window can cover
     float* scale = floats.get(most + 1);
-    for (int64_t i = 0; i <= most; ++i) {
-      const int64_t count = count_include_pad ? w.kh * w.kw : g.height * i;
-      scale[i] = count ? ex.scale / static_cast<float>(count) : 0.0f;
-    }
+    for (int64_t i = 0; i <= most; ++i) scale[i] = average_scale(w, ex, count_include_pad, g.height * i);
     g.scale = scale;
+    g.factor = factors ? (*factors)[static_cast<size_t>(g.height)] : 0.0f;
     t.average_pool(g);
   });
 }
@@ -131,8 +151,7 @@ void average_floats(const Window& w, const uint8_t* x, const Encoding8& ex, bool
       for (int64_t ox = 0; ox < ow; ++ox) {
         s.taps = gather(w, x + r / oh * image, r % oh, ox, taps);
         if (s.taps != last_taps) {
-          const int64_t count = count_include_pad ? w.kh * w.kw : s.taps;
-          const float f = count ? ex.scale / static_cast<float>(count) : 0.0f;
+          const float f = average_scale(w, ex, count_include_pad, s.taps);
           for (int64_t i = 0; i < padded_c; ++i) correction[i] = -s.taps * ex.zero_point, scale[i] = f;
           last_taps = s.taps;
         }
@@ -151,15 +170,30 @@ void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out, int64_t out_str
   each_row(w, x, out, args_of<max_pool_args>(w, out_stride ? out_stride : w.c), [&](max_pool_args& g) { t.max_pool(g); });
 }
 
+std::shared_ptr<const AverageFactors> average_factors(const Window& w, const Encoding8& ex, bool count_include_pad,
+                                                      const OutputSpec& out) {
+  if (w.kh * w.kw > kFactoredTaps || (out.type != OutType::u8 && out.type != OutType::s8)) return nullptr;
+  const auto made = std::make_shared<AverageFactors>(static_cast<size_t>(w.kh + 1), 0.0f);
+  for (int64_t height = 1; height <= std::min(w.kh, w.h); ++height) {
+    const float scale = average_scale(w, ex, count_include_pad, height * w.kw), factor = scale * (1.0f / out.scale);
+    for (const float f : {factor, std::nextafter(factor, 0.0f), std::nextafter(factor, 2 * factor)})
+      if (f > 0 && same_averages(height * w.kw, ex, scale, out, f)) {
+        (*made)[static_cast<size_t>(height)] = f;
+        break;
+      }
+  }
+  return made;
+}
+
 void avg_pool2d(const Window& w, const uint8_t* x, const Encoding8& ex, bool count_include_pad, void* c, const OutputSpec& out,
-                int64_t out_stride) {
+                int64_t out_stride, const AverageFactors* factors) {
   if (w.batch * w.out_h() * w.out_w() * w.c == 0) return;
   if (w.kh * w.kw > (int64_t(1) << 31) / 255)
     throw Error(Code::overflow, "a pooling window of " + std::to_string(w.kh) + " x " + std::to_string(w.kw) +
                                     " can exceed the int32 accumulator; pool in two steps");
   const int64_t ldo = out_stride ? out_stride : w.c * static_cast<int64_t>(out_size(out.type));
   if (out.type == OutType::u8 || out.type == OutType::s8)
-    average_bytes(w, x, ex, count_include_pad, static_cast<uint8_t*>(c), ldo, out);
+    average_bytes(w, x, ex, count_include_pad, static_cast<uint8_t*>(c), ldo, out, factors);
   else
     average_floats(w, x, ex, count_include_pad, static_cast<char*>(c), ldo, out);
 }

@@ -17,9 +17,14 @@ namespace {
 
 using Elementwise = std::function<void(const Operand8&, const Operand8&, uint8_t*, int64_t, int64_t, int64_t, const OutputSpec&)>;
 
-// The operation between two encodings: a sum by tables where they exist.
-Elementwise elementwise(bool product, const Encoding8& a, const Encoding8& b, const OutputSpec& out) {
-  if (product) return &mul;
+// The operation between two encodings: a sum by tables where they exist; a product with factors where they do and `repeat` rows
+// share one row of b.
+Elementwise elementwise(bool product, int64_t repeat, const Encoding8& a, const Encoding8& b, const OutputSpec& out) {
+  if (product)
+    return [factors = repeat > 1 ? product_factors(a, b, out) : nullptr](
+               const Operand8& x, const Operand8& y, uint8_t* to, int64_t ld, int64_t rows, int64_t n, const OutputSpec& o) {
+      mul(x, y, to, ld, rows, n, o, factors.get());
+    };
   return [tables = sum_tables(a, b, out)](const Operand8& x, const Operand8& y, uint8_t* to, int64_t ld, int64_t rows, int64_t n,
                                           const OutputSpec& o) { add(x, y, to, ld, rows, n, o, tables.get()); };
 }
@@ -34,7 +39,7 @@ void add_binary(Compiled& c, bool product, At x1, At x2, At y, int64_t rows, int
   const OutputSpec o = c.spec(false, scale, zero_point, lo, hi);
   const Encoding8 ea{static_cast<float>(a_scale), static_cast<int32_t>(a_zero_point)},
       eb{static_cast<float>(b_scale), static_cast<int32_t>(b_zero_point)};
-  const Elementwise f = elementwise(product, ea, eb, o);
+  const Elementwise f = elementwise(product, repeat, ea, eb, o);
   const Place pa = place(x1), pb = place(x2), to = place(y);
   std::vector<int32_t> uses =
       over_b ? std::vector<int32_t>{pb.buffer, to.buffer, pa.buffer} : std::vector<int32_t>{pa.buffer, to.buffer, pb.buffer};

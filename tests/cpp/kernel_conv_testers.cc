@@ -173,6 +173,19 @@ void test_max_pool(const KernelRow& row) {
   }
 }
 
+namespace {
+
+// A grid on which one factor is exact, so that two products and one give the same bytes: the scale becomes a power of two, and no
+// average ties.
+void give_factor(average_pool_args& g, float& whole) {
+  g.inv_scale = 1.0f;
+  whole = 0.15625f;  // 5 / 32: sums of an odd multiple of 16 tie, and round to even, which the zero point must not change
+  g.zero_point &= ~1;
+  g.factor = whole;
+}
+
+}  // namespace
+
 void test_average_pool(const KernelRow& row) {
   Rng rng(31);
   TapRows rows(1 << 14);
@@ -198,6 +211,7 @@ void test_average_pool(const KernelRow& row) {
     g.zero_point = static_cast<int32_t>(rng.between(0, 255));
     g.flip = rng.chance(20) ? 0x80 : 0;
     g.bounded = g.inv_scale < 1e6f && rng.chance(70);
+    if (rng.chance(30)) give_factor(g, scale_of.back());
     now_testing("%s %s zp=%d scale=%g%s inv=%g out_zp=%d [%d,%d] flip=%d bounded=%d", row.name, text_of(g).c_str(),
                 g.x_zero_point, double(scale), same ? " for all" : "", double(g.inv_scale), g.zero_point, g.lo, g.hi, g.flip,
                 g.bounded);

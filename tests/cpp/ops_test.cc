@@ -41,6 +41,7 @@ TEST(Ops, Add) {
 // Rows with distances of their own, and an operand of which one row serves several.
 TEST(Ops, SumsAndProductsOfRows) {
   Rng rng(406);
+  int factored = 0, tried = 0;
   Guarded a_memory(1 << 18), b_memory(1 << 18);
   Output got(1 << 18);
   for (int i = 0; i < cases(4000); ++i) {
@@ -67,14 +68,30 @@ TEST(Ops, SumsAndProductsOfRows) {
                     y = b.encoding.scale * static_cast<float>(pb[r / repeat * b.ld + j] - b.encoding.zero_point);
         store_float(out, product ? x * y : x + y, &want[static_cast<size_t>(r * n + j)]);
       }
+    const auto factors = product && repeat > 1 ? product_factors(a.encoding, b.encoding, out) : nullptr;
+    factored += factors != nullptr;
+    tried += product && repeat > 1;
     const auto call = [&](void* c) {
       if (product)
-        mul(a, b, static_cast<uint8_t*>(c), ldc, rows, n, out);
+        mul(a, b, static_cast<uint8_t*>(c), ldc, rows, n, out, factors.get());
       else
         add(a, b, static_cast<uint8_t*>(c), ldc, rows, n, out);
     };
     if (!same_everywhere(got, want, rows, n, ldc, Side::end, call)) return;
   }
+  EXPECT_GT(factored, tried / 2);  // otherwise floats were compared with floats
+}
+
+// Products that tie between two steps, and those far beyond the grid.
+TEST(Ops, ProductFactorsAreRefusedWhereTheyWouldDiffer) {
+  OutputSpec out;
+  out.type = OutType::u8;
+  out.scale = 0.04f;
+  out.zero_point = 10;
+  EXPECT_NE(product_factors({0.02f, 0}, {0.00391f, 0}, out), nullptr);  // a sigmoid's grid
+  EXPECT_EQ(product_factors({100.0f, 0}, {10.0f, 0}, out), nullptr);
+  out.scale = 0.1f;
+  EXPECT_EQ(product_factors({0.01f, 3}, {0.1f, 0}, out), nullptr);
 }
 
 // Every pair of bytes, by tables where they exist: the definition's bytes on every path.
@@ -323,8 +340,9 @@ TEST(Pool, EveryPathGivesTheDefinedBytes) {
       c += size;
     });
     const int64_t stride = (w.c + apart) * size;
+    const auto factors = rng.chance(70) ? average_factors(w, e, include_pad, out) : nullptr;
     if (!same_everywhere(got, want, rows, w.c * size, stride, Side::end,
-                         [&](void* p) { avg_pool2d(w, x, e, include_pad, p, out, apart ? stride : 0); }))
+                         [&](void* p) { avg_pool2d(w, x, e, include_pad, p, out, apart ? stride : 0, factors.get()); }))
       return;
   }
 }
