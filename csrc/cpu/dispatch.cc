@@ -129,6 +129,7 @@ KernelTable build(Isa isa) {
   QGEMM_PICK(permute);
   QGEMM_PICK(lerp);
   QGEMM_PICK(mix);
+  QGEMM_PICK(mix2);
   QGEMM_PICK(max_pool);
   QGEMM_PICK(average_pool);
   QGEMM_PICK(sum_pool);

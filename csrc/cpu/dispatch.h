@@ -62,6 +62,7 @@ struct KernelTable {
   KernelFn<permute_args> permute;
   KernelFn<lerp_args> lerp;
   KernelFn<mix_args> mix;
+  KernelFn<mix2_args> mix2;
   KernelFn<max_pool_args> max_pool;
   KernelFn<average_pool_args> average_pool;
   KernelFn<sum_pool_args> sum_pool;

@@ -272,22 +272,25 @@ struct interleave3_args {
   uint8_t* out;
 };
 
-// The channels of each pixel in another order, some perhaps several times: out[i][j] = x[i][index[j]].
+// Bytes in another order, some perhaps several times. Unit u of row r is in_pieces pieces of in_length bytes, in_pitch bytes
+// apart, from x + r * ldx + u * in_length on, and becomes out_pieces pieces of out_length bytes, out_pitch apart, from out + r *
+// ldo + u * out_length on. With the bytes of either numbered through its pieces, out[j] = in[index[j]]. A unit may be a pixel
+// whose channels change places, or some neighbouring pixels of one row or of several.
 struct permute_args {
   const uint8_t* x;
   uint8_t* out;
-  const int32_t* index;  // [outputs], each below channels
-  ptrdiff_t pixels, channels, outputs;
+  const int32_t* index;  // [out_pieces * out_length], each below in_pieces * in_length
+  ptrdiff_t units, in_length, out_length;
+  ptrdiff_t rows = 1, ldx = 0, ldo = 0;
+  ptrdiff_t in_pieces = 1, in_pitch = 0, out_pieces = 1, out_pitch = 0;
 };
 
-// f[i] = fl(fl(xa * wa) + fl(xb * wb)) with xa = fl(scale * (a[i] - zero_point)), xb likewise: a row between two rows of an
-// image.
+// f[i] = fl(fl(a[i] * wa) + fl(b[i] * wb)): a row between two rows of an image.
 struct lerp_args {
-  const uint8_t *a, *b;
+  const float *a, *b;
   float* f;
   ptrdiff_t n;
-  float wa, wb, scale;
-  int32_t zero_point;
+  float wa, wb;
 };
 
 // A row of pixels between the pixels of a float row: y = fl(fl(f[left[i]] * wl[i]) + fl(f[right[i]] * wr[i])), channel by
@@ -300,6 +303,20 @@ struct mix_args {
   ptrdiff_t pixels, channels;
   float inv_scale;
   int32_t zero_point, lo, hi;
+};
+
+// The same where the row doubles: each element a quarter of the way to its neighbours, which are `channels` elements away. The
+// results are written in runs, whose starts lie `apart` bytes from each other.
+//   y of even[i] = fl(fl(f[i - channels] / 4) + fl(f[i] * 0.75f)),  y of odd[i] = fl(fl(f[i] * 0.75f) + fl(f[i + channels] / 4))
+// No quarter of an element that is not 0 is subnormal.
+struct mix2_args {
+  const float* f;  // elements -channels to n + channels
+  uint8_t *even, *odd;
+  ptrdiff_t n, channels;
+  ptrdiff_t run, apart;  // run: n, or a multiple of 64 that divides it
+  float inv_scale;
+  int32_t zero_point, lo, hi;
+  bool bounded;  // abs(y * inv_scale) < 2^30 for every element
 };
 
 // A row of outputs of a window that slides over rows of pixels. Output x covers columns first + x * stride + t * dilation, t in

@@ -1,3 +1,5 @@
+// 64 bytes of a result are drawn from up to four registers by two vpermi2b and a blend. The registers of a unit, on either side,
+// are those of its pieces, one after the other.
 #include <immintrin.h>
 
 #include "kernels/api.h"
@@ -7,71 +9,105 @@ namespace avx512vbmi {
 
 namespace {
 
-constexpr ptrdiff_t kWindow = 256;  // bytes that two vpermi2b and a blend can draw from
+constexpr ptrdiff_t kWindow = 4;  // registers that one permutation can draw from
 
 inline __attribute__((always_inline)) __mmask64 lanes(ptrdiff_t n) { return n >= 64 ? ~0ull : n <= 0 ? 0 : (1ull << n) - 1; }
 
-// Pixels of at most 64 * kIn bytes, from each of which 64 * kOut bytes or fewer are drawn: a pixel is loaded once, and what picks
-// its bytes stays in registers.
+// The registers of one side of a unit.
+struct Side {
+  ptrdiff_t length, pitch, per_piece, count;
+
+  Side(ptrdiff_t pieces, ptrdiff_t n, ptrdiff_t apart)
+      : length(n), pitch(apart), per_piece((n + 63) / 64), count(pieces * per_piece) {}
+  ptrdiff_t offset(ptrdiff_t r) const { return r / per_piece * pitch + r % per_piece * 64; }
+  __mmask64 mask(ptrdiff_t r) const { return lanes(length - r % per_piece * 64); }
+  // The number of register r's first byte.
+  ptrdiff_t first(ptrdiff_t r) const { return r / per_piece * length + r % per_piece * 64; }
+};
+
+// Of register j of the result, the bytes that registers [w, w + kWindow) of the source give.
+struct Draw {
+  __m512i index;
+  __mmask64 here, upper;
+
+  Draw(const permute_args& g, const Side& in, const Side& out, ptrdiff_t j, ptrdiff_t w) : here(0) {
+    alignas(64) uint8_t local[64] = {};
+    const int32_t* from = g.index + out.first(j);
+    const ptrdiff_t left = out.length - j % out.per_piece * 64;
+    for (ptrdiff_t i = 0; i < 64 && i < left; ++i) {
+      ptrdiff_t piece = 0, at = from[i];
+      for (; at >= in.length; at -= in.length) ++piece;  // pieces are few
+      const ptrdiff_t byte = (piece * in.per_piece - w) * 64 + at;
+      if (byte < 0 || byte >= 64 * kWindow) continue;
+      local[i] = static_cast<uint8_t>(byte);
+      here |= 1ull << i;
+    }
+    index = _mm512_load_si512(local);
+    upper = _mm512_movepi8_mask(index);
+  }
+};
+
+// Units of at most kIn and kOut registers: a unit is loaded once, and what picks its bytes stays in registers.
 template <int kIn, int kOut>
-void small_pixels(const permute_args& g) {
+void small_units(const permute_args& g, const Side& in, const Side& out) {
   __m512i index[kOut];
-  __mmask64 upper[kOut];
+  __mmask64 upper[kOut], read[kIn], written[kOut];
+  ptrdiff_t from[kIn], to[kOut];
 #pragma GCC unroll 4
   for (int j = 0; j < kOut; ++j) {
-    uint8_t local[64] __attribute__((aligned(64))) = {};
-    for (ptrdiff_t i = 0; i < 64 && 64 * j + i < g.outputs; ++i) local[i] = static_cast<uint8_t>(g.index[64 * j + i]);
-    index[j] = _mm512_load_si512(local);
-    upper[j] = _mm512_movepi8_mask(index[j]);
+    const Draw d(g, in, out, j, 0);
+    index[j] = d.index;
+    upper[j] = d.upper;
+    written[j] = out.mask(j);
+    to[j] = out.offset(j);
   }
-  const __mmask64 read = lanes(g.channels - 64 * (kIn - 1)), written = lanes(g.outputs - 64 * (kOut - 1));
-  const uint8_t* x = g.x;
-  uint8_t* out = g.out;
-  for (ptrdiff_t p = 0; p < g.pixels; ++p, x += g.channels, out += g.outputs) {
-    __m512i v[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < kIn; ++i)
-      v[i] = i == kIn - 1 ? _mm512_maskz_loadu_epi8(read, x + 64 * i) : _mm512_loadu_si512(x + 64 * i);
+  for (int i = 0; i < kIn; ++i) read[i] = in.mask(i), from[i] = in.offset(i);
+  for (ptrdiff_t r = 0; r < g.rows; ++r) {
+    const uint8_t* x = g.x + r * g.ldx;
+    uint8_t* o = g.out + r * g.ldo;
+    for (ptrdiff_t u = 0; u < g.units; ++u, x += in.length, o += out.length) {
+      __m512i v[4];
 #pragma GCC unroll 4
-    for (int i = kIn; i < 4; ++i) v[i] = v[0];
+      for (int i = 0; i < kIn; ++i) v[i] = _mm512_maskz_loadu_epi8(read[i], x + from[i]);
 #pragma GCC unroll 4
-    for (int j = 0; j < kOut; ++j) {
-      __m512i q = kIn == 1 ? _mm512_permutexvar_epi8(index[j], v[0]) : _mm512_permutex2var_epi8(v[0], index[j], v[1]);
-      if (kIn > 2) q = _mm512_mask_blend_epi8(upper[j], q, _mm512_permutex2var_epi8(v[2], index[j], v[3]));
-      if (j == kOut - 1)
-        _mm512_mask_storeu_epi8(out + 64 * j, written, q);
-      else
-        _mm512_storeu_si512(out + 64 * j, q);
+      for (int i = kIn; i < 4; ++i) v[i] = v[0];
+#pragma GCC unroll 4
+      for (int j = 0; j < kOut; ++j) {
+        __m512i q = kIn == 1 ? _mm512_permutexvar_epi8(index[j], v[0]) : _mm512_permutex2var_epi8(v[0], index[j], v[1]);
+        if (kIn > 2) q = _mm512_mask_blend_epi8(upper[j], q, _mm512_permutex2var_epi8(v[2], index[j], v[3]));
+        _mm512_mask_storeu_epi8(o + to[j], written[j], q);
+      }
     }
   }
 }
 
 template <int kIn>
-bool small_pixels_of(const permute_args& g) {
-  switch ((g.outputs + 63) / 64) {
+bool small_units_of(const permute_args& g, const Side& in, const Side& out) {
+  switch (out.count) {
     case 1:
-      return small_pixels<kIn, 1>(g), true;
+      return small_units<kIn, 1>(g, in, out), true;
     case 2:
-      return small_pixels<kIn, 2>(g), true;
+      return small_units<kIn, 2>(g, in, out), true;
     case 3:
-      return small_pixels<kIn, 3>(g), true;
+      return small_units<kIn, 3>(g, in, out), true;
     case 4:
-      return small_pixels<kIn, 4>(g), true;
+      return small_units<kIn, 4>(g, in, out), true;
     default:
       return false;
   }
 }
 
-bool small_pixels_of(const permute_args& g) {
-  switch ((g.channels + 63) / 64) {
+bool small_units_of(const permute_args& g, const Side& in, const Side& out) {
+  switch (in.count) {
     case 1:
-      return small_pixels_of<1>(g);
+      return small_units_of<1>(g, in, out);
     case 2:
-      return small_pixels_of<2>(g);
+      return small_units_of<2>(g, in, out);
     case 3:
-      return small_pixels_of<3>(g);
+      return small_units_of<3>(g, in, out);
     case 4:
-      return small_pixels_of<4>(g);
+      return small_units_of<4>(g, in, out);
     default:
       return false;
   }
@@ -79,34 +115,30 @@ bool small_pixels_of(const permute_args& g) {
 
 }  // namespace
 
-// 64 outputs of a pixel at a time, for all pixels; each source window of 256 channels adds those that come from it.
+// Larger units: 64 bytes of the result at a time, for all units; each window of the source adds those that come from it.
 void permute_u8_1x64(const permute_args& g) {
-  if (small_pixels_of(g)) return;
-  for (ptrdiff_t j = 0; j < g.outputs; j += 64) {
-    const ptrdiff_t n = g.outputs - j < 64 ? g.outputs - j : 64;
-    const __mmask64 stored = lanes(n);
-    for (ptrdiff_t w = 0; w < g.channels; w += kWindow) {
-      uint8_t local[64] __attribute__((aligned(64))) = {};
-      uint64_t here = 0;
-      for (ptrdiff_t i = 0; i < n; ++i) {
-        const ptrdiff_t at = g.index[j + i] - w;
-        if (at < 0 || at >= kWindow) continue;
-        local[i] = static_cast<uint8_t>(at);
-        here |= 1ull << i;
+  const Side in(g.in_pieces, g.in_length, g.in_pitch), out(g.out_pieces, g.out_length, g.out_pitch);
+  if (small_units_of(g, in, out)) return;
+  for (ptrdiff_t j = 0; j < out.count; ++j) {
+    for (ptrdiff_t w = 0; w < in.count; w += kWindow) {
+      const Draw d(g, in, out, j, w);
+      if (d.here == 0) continue;
+      __mmask64 read[kWindow];
+      ptrdiff_t from[kWindow];
+      for (ptrdiff_t i = 0; i < kWindow; ++i) {
+        const bool there = w + i < in.count;
+        read[i] = there ? in.mask(w + i) : 0;
+        from[i] = there ? in.offset(w + i) : 0;
       }
-      if (here == 0) continue;
-      const ptrdiff_t left = g.channels - w;
-      const __mmask64 m0 = lanes(left), m1 = lanes(left - 64), m2 = lanes(left - 128), m3 = lanes(left - 192);
-      const __m512i index = _mm512_load_si512(local);
-      const __mmask64 upper = _mm512_movepi8_mask(index), mine = here & stored;
-      for (ptrdiff_t p = 0; p < g.pixels; ++p) {
-        const uint8_t* x = g.x + p * g.channels + w;
-        __m512i v = _mm512_permutex2var_epi8(_mm512_maskz_loadu_epi8(m0, x), index, _mm512_maskz_loadu_epi8(m1, x + 64));
-        if (m2)
-          v = _mm512_mask_blend_epi8(
-              upper, v,
-              _mm512_permutex2var_epi8(_mm512_maskz_loadu_epi8(m2, x + 128), index, _mm512_maskz_loadu_epi8(m3, x + 192)));
-        _mm512_mask_storeu_epi8(g.out + p * g.outputs + j, mine, v);
+      for (ptrdiff_t r = 0; r < g.rows; ++r) {
+        const uint8_t* x = g.x + r * g.ldx;
+        uint8_t* o = g.out + r * g.ldo + out.offset(j);
+        for (ptrdiff_t u = 0; u < g.units; ++u, x += in.length, o += out.length) {
+          const auto load = [&](ptrdiff_t i) { return _mm512_maskz_loadu_epi8(read[i], x + from[i]); };
+          __m512i v = _mm512_permutex2var_epi8(load(0), d.index, load(1));
+          if (read[2]) v = _mm512_mask_blend_epi8(d.upper, v, _mm512_permutex2var_epi8(load(2), d.index, load(3)));
+          _mm512_mask_storeu_epi8(o, d.here, v);
+        }
       }
     }
   }

@@ -9,20 +9,53 @@
 namespace qgemm {
 namespace {
 
-constexpr int64_t kPermuted = 256;          // bytes that the permuting kernel takes at once
+constexpr int64_t kRegisters = 4;           // of 64 bytes, that the permuting kernel takes at once
 constexpr int64_t kRepeated = 32;           // bytes of the largest pixel that is repeated faster by it than by copies
 constexpr Isa kPermutes = Isa::avx512vbmi;  // from this path on it is faster than copying pieces of as many bytes
 
-// Small pixels are permuted several at a time, those that fill whole registers best: how many, of c bytes in and `outputs` out.
-int64_t pixels_at_once(int64_t c, int64_t outputs, int64_t pixels) {
-  const int64_t bytes = std::max(c, outputs), most = std::min(pixels, kPermuted / std::max<int64_t>(bytes, 1));
+constexpr int64_t kBlock = 16384;  // bytes of some rows that L1 holds beside what they are made from
+
+void copy_row(const KernelTable& t, const uint8_t* from, uint8_t* to, int64_t bytes) {
+  t.gather({&from, to, 1, static_cast<ptrdiff_t>(bytes), 0});
+}
+
+int64_t registers_of(int64_t bytes) { return (bytes + 63) / 64; }
+
+// Small units are permuted several at a time, those that fill whole registers best: how many of g's.
+int64_t units_at_once(const permute_args& g) {
+  const int64_t bytes = std::max(g.in_pieces * g.in_length, g.out_pieces * g.out_length);
   int64_t best = 1;
   double filled = 0;
-  for (int64_t n = 1; n <= most; ++n) {
-    const double share = static_cast<double>(n * bytes) / static_cast<double>((n * bytes + 63) / 64);
+  for (int64_t n = 1; n <= g.units; ++n) {
+    const int64_t used = std::max(g.in_pieces * registers_of(n * g.in_length), g.out_pieces * registers_of(n * g.out_length));
+    if (n > 1 && used > kRegisters) break;
+    const double share = static_cast<double>(n * bytes) / static_cast<double>(used);
     if (share >= filled) best = n, filled = share;
   }
   return best;
+}
+
+// Rows of units, g's but for the index: order(n, index) writes the order of n neighbours taken as one.
+template <class F>
+void permute_rows(const KernelTable& t, permute_args g, F&& order) {
+  static thread_local Scratch<int32_t> indices;
+  const int64_t at_once = units_at_once(g), units = g.units, in = g.in_length, out = g.out_length;
+  int32_t* index = indices.get(at_once * g.out_pieces * out);
+  const auto some = [&](int64_t first, int64_t count, int64_t n) {
+    if (count == 0) return;
+    order(n, index);
+    permute_args s = g;
+    s.x += first * in;
+    s.out += first * out;
+    s.index = index;
+    s.units = static_cast<ptrdiff_t>(count);
+    s.in_length = static_cast<ptrdiff_t>(n * in);
+    s.out_length = static_cast<ptrdiff_t>(n * out);
+    t.permute(s);
+  };
+  const int64_t rest = units % at_once;
+  some(0, units / at_once, at_once);
+  some(units - rest, rest > 0, rest);
 }
 
 }  // namespace
@@ -32,40 +65,129 @@ void resize_nearest(const uint8_t* x, const ImageShape& s, int64_t oh, int64_t o
   const int64_t rows = s.batch * oh, row = ow * s.c;
   if (rows * row == 0) return;
   const KernelTable& t = table();
-  // Where every pixel of a row is repeated as often and pixels are small, several are repeated by one permutation.
-  const int64_t factor = ow % s.w == 0 ? ow / s.w : 1;
-  bool repeats = factor > 1 && s.c <= kRepeated && factor * s.c <= kPermuted && t.isa >= kPermutes;
+  // Where every pixel is repeated as often, small ones are repeated by permutations, some rows at a time. One whose copies are
+  // few registers is written to all of them at once; of others a row is copied.
+  const int64_t factor = ow % s.w == 0 ? ow / s.w : 1, times = oh % s.h == 0 ? oh / s.h : 1;
+  const bool at_once = s.c % 64 == 0 && times * registers_of(factor * s.c) <= kRegisters;
+  bool repeats = factor > 1 && oh == times * s.h && (s.c <= kRepeated || at_once) && t.isa >= kPermutes;
   for (int64_t i = 0; i < ow && repeats; ++i) repeats = xs[i] == i / factor;
-  const int64_t at_once = repeats ? pixels_at_once(s.c, factor * s.c, s.w) : 1, rest = s.w % at_once;
+  for (int64_t i = 0; i < oh && repeats; ++i) repeats = ys[i] == i / times;
+  if (repeats) {
+    const int64_t lines = s.batch * s.h, line = s.w * s.c, most = kBlock / row + 1;
+    return parallel_shares(lines, threads_for(rows * row, kGrainBytes), [&](int64_t begin, int64_t end) {
+      for (int64_t first = begin; first < end; first += most) {
+        const int64_t count = std::min(most, end - first);
+        permute_args g{};
+        g.x = x + first * line;
+        g.out = out + first * times * row;
+        g.units = static_cast<ptrdiff_t>(s.w);
+        g.in_length = static_cast<ptrdiff_t>(s.c);
+        g.out_length = static_cast<ptrdiff_t>(factor * s.c);
+        g.rows = static_cast<ptrdiff_t>(count);
+        g.ldx = static_cast<ptrdiff_t>(line);
+        g.ldo = static_cast<ptrdiff_t>(times * row);
+        g.out_pieces = static_cast<ptrdiff_t>(at_once ? times : 1);
+        g.out_pitch = static_cast<ptrdiff_t>(row);
+        permute_rows(t, g, [&](int64_t n, int32_t* index) {
+          for (int64_t piece = 0; piece < g.out_pieces; ++piece)
+            for (int64_t i = 0; i < n * factor; ++i)
+              for (int64_t k = 0; k < s.c; ++k) *index++ = static_cast<int32_t>(i / factor * s.c + k);
+        });
+        for (int64_t r = first; r < first + count && !at_once; ++r)
+          for (int64_t i = 1; i < times; ++i) copy_row(t, out + r * times * row, out + (r * times + i) * row, row);
+      }
+    });
+  }
   parallel_shares(rows, threads_for(rows * row, kGrainBytes), [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
-    static thread_local Scratch<int32_t> indices;
-    const uint8_t** a = repeats ? nullptr : pointers.get(ow);
-    int32_t* index = repeats ? indices.get(at_once * factor * s.c) : nullptr;
-    for (int64_t i = 0; repeats && i < at_once * factor * s.c; ++i)
-      index[i] = static_cast<int32_t>(i / (factor * s.c) * s.c + i % s.c);
+    const uint8_t** a = pointers.get(ow);
     for (int64_t r = begin; r < end; ++r) {
       uint8_t* to = out + r * row;
       if (r > begin && r % oh > 0 && ys[r % oh] == ys[r % oh - 1]) {  // the row above once more
-        const uint8_t* above = to - row;
-        t.gather({&above, to, 1, static_cast<ptrdiff_t>(row), 0});
+        copy_row(t, to - row, to, row);
         continue;
       }
       const uint8_t* line = x + (r / oh * s.h + ys[r % oh]) * s.w * s.c;
-      if (repeats) {
-        const auto permute = [&](int64_t first, int64_t count, int64_t pixels) {
-          t.permute({line + first * s.c, to + first * factor * s.c, index, static_cast<ptrdiff_t>(count),
-                     static_cast<ptrdiff_t>(pixels * s.c), static_cast<ptrdiff_t>(pixels * factor * s.c)});
-        };
-        permute(0, s.w / at_once, at_once);
-        if (rest) permute(s.w - rest, 1, rest);
-        continue;
-      }
       for (int64_t i = 0; i < ow; ++i) a[i] = line + xs[i] * s.c;
       t.gather({a, to, static_cast<ptrdiff_t>(ow), static_cast<ptrdiff_t>(s.c), static_cast<ptrdiff_t>(s.c)});
     }
   });
 }
+
+namespace {
+
+// Two rows of `pixels` pixels, one behind the other, become one of pairs: `rows` times, to rows ldo bytes apart.
+void weave(const KernelTable& t, const uint8_t* from, int64_t rows, int64_t pixels, int64_t c, uint8_t* out, int64_t ldo) {
+  permute_args g{};
+  g.x = from;
+  g.out = out;
+  g.units = static_cast<ptrdiff_t>(pixels);
+  g.in_length = static_cast<ptrdiff_t>(c);
+  g.out_length = static_cast<ptrdiff_t>(2 * c);
+  g.rows = static_cast<ptrdiff_t>(rows);
+  g.ldx = static_cast<ptrdiff_t>(2 * pixels * c);
+  g.ldo = static_cast<ptrdiff_t>(ldo);
+  g.in_pieces = 2;
+  g.in_pitch = static_cast<ptrdiff_t>(pixels * c);
+  if (c <= kRepeated && t.isa >= kPermutes) {
+    permute_rows(t, g, [&](int64_t n, int32_t* index) {
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t side = 0; side < 2; ++side)
+          for (int64_t k = 0; k < c; ++k) *index++ = static_cast<int32_t>((side * n + i) * c + k);
+    });
+    return;
+  }
+  static thread_local Scratch<const uint8_t*> pointers;
+  const uint8_t** a = pointers.get(2 * pixels);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < pixels; ++i) {
+      a[2 * i] = from + r * g.ldx + i * c;
+      a[2 * i + 1] = a[2 * i] + g.in_pitch;
+    }
+    t.gather({a, out + r * ldo, static_cast<ptrdiff_t>(2 * pixels), g.in_length, g.in_length});
+  }
+}
+
+// Rows of an image as floats. Of one thread, which keeps two: neighbours of an interpolation, and both serve more than one row.
+class FloatRows {
+ public:
+  // memory: of two rows, `apart` floats from each other.
+  FloatRows(const KernelTable& t, const Encoding8& e, int64_t line, float* memory, int64_t apart)
+      : t_(t), e_(e), line_(line), memory_(memory), apart_(apart) {}
+
+  // The row at p, which stays where it is until two others have been asked for.
+  const float* at(const uint8_t* p) {
+    for (int i = 0; i < 2; ++i)
+      if (held_[i] == p) return last_ = i, memory_ + i * apart_;
+    last_ ^= 1;
+    held_[last_] = p;
+    float* f = memory_ + last_ * apart_;
+    t_.dequantize({p, f, static_cast<ptrdiff_t>(line_), e_.scale, e_.zero_point, 1, false});
+    return f;
+  }
+
+ private:
+  const KernelTable& t_;
+  const Encoding8 e_;
+  const int64_t line_;
+  float* const memory_;
+  const int64_t apart_;
+  const uint8_t* held_[2] = {nullptr, nullptr};
+  int last_ = 0;
+};
+
+constexpr float kSmallestDoubled = 1e-30f;  // scale; a quarter of what a row holds then is no subnormal number
+
+// Whether all pixels but the first and the last lie as mix2 has them: twice as many as in the row, a quarter of the way to a
+// neighbour.
+bool doubles(const LinearAxis& a, int64_t width) {
+  if (a.n != 2 * width) return false;
+  for (int64_t i = 1; i < a.n - 1; ++i)
+    if (a.lo[i] != (i - 1) / 2 || a.hi[i] != (i + 1) / 2 || a.t[i] != (i % 2 ? 0.25f : 0.75f)) return false;
+  return true;
+}
+
+}  // namespace
 
 void resize_linear(const uint8_t* x, const ImageShape& s, const Encoding8& e, const LinearAxis& y, const LinearAxis& w,
                    uint8_t* out, const OutputSpec& spec) {
@@ -73,29 +195,66 @@ void resize_linear(const uint8_t* x, const ImageShape& s, const Encoding8& e, co
   const int64_t rows = s.batch * y.n, row = w.n * s.c, line = s.w * s.c;
   if (rows * row == 0) return;
   const KernelTable& t = table();
+  const bool doubled = e.scale >= kSmallestDoubled && doubles(w, s.w);
+  const bool woven = doubled && s.c % 64 != 0;  // pixels that are no whole registers change places afterwards
   parallel_shares(rows, threads_for(4 * rows * row, kGrainBytes), [&](int64_t begin, int64_t end) {
     static thread_local Scratch<float> floats;
-    float *f = floats.get(line + 2 * w.n), *wl = f + line, *wr = wl + w.n;
+    static thread_local Scratch<uint8_t> bytes;
+    // A row between a pixel of zeros and its last one once more, two rows it is made from, and weights.
+    const int64_t pixel = (s.c + 15) / 16 * 16, held_line = (line + 15) / 16 * 16;
+    float* const f = floats.get(2 * pixel + 3 * held_line + 2 * w.n) + pixel;
+    float *rows_of = f + held_line + pixel, *wl = rows_of + 2 * held_line, *wr = wl + w.n;
+    std::fill(f - s.c, f, 0.0f);
+    const int64_t most = woven ? kBlock / row + 1 : 1;  // rows woven at once
+    uint8_t* pairs = bytes.get(woven ? most * row : 0);
+    FloatRows lines(t, e, line, rows_of, held_line);
     for (int64_t i = 0; i < w.n; ++i) wl[i] = 1.0f - w.t[i], wr[i] = w.t[i];
     mix_args m{};
     m.f = f;
-    m.left = w.lo;
-    m.right = w.hi;
-    m.wl = wl;
-    m.wr = wr;
-    m.pixels = static_cast<ptrdiff_t>(w.n);
     m.channels = static_cast<ptrdiff_t>(s.c);
     m.inv_scale = 1.0f / spec.scale;
     m.zero_point = spec.zero_point;
     m.lo = spec.lo;
     m.hi = spec.hi;
+    // Pixels [first, first + count) of a row.
+    const auto mix = [&](int64_t first, int64_t count, uint8_t* to) {
+      m.left = w.lo + first;
+      m.right = w.hi + first;
+      m.wl = wl + first;
+      m.wr = wr + first;
+      m.out = to;
+      m.pixels = static_cast<ptrdiff_t>(count);
+      t.mix(m);
+    };
+    mix2_args two{};
+    two.f = f;
+    two.n = static_cast<ptrdiff_t>(line);
+    two.channels = m.channels;
+    two.run = woven ? two.n : two.channels;
+    two.apart = 2 * two.run;
+    two.inv_scale = m.inv_scale;
+    two.zero_point = m.zero_point;
+    two.lo = m.lo;
+    two.hi = m.hi;
+    two.bounded = 256.0f * e.scale * m.inv_scale < 1073741824.0f;  // between two values lies none larger; false also for NaN
     for (int64_t r = begin; r < end; ++r) {
       const uint8_t* image = x + r / y.n * s.h * line;
       const int64_t i = r % y.n;
-      t.lerp({image + y.lo[i] * line, image + y.hi[i] * line, f, static_cast<ptrdiff_t>(line), 1.0f - y.t[i], y.t[i], e.scale,
-              e.zero_point});
-      m.out = out + r * row;
-      t.mix(m);
+      uint8_t* to = out + r * row;
+      const float *above = lines.at(image + y.lo[i] * line), *below = lines.at(image + y.hi[i] * line);
+      t.lerp({above, below, f, static_cast<ptrdiff_t>(line), 1.0f - y.t[i], y.t[i]});
+      if (!doubled) {
+        mix(0, w.n, to);
+        continue;
+      }
+      std::copy(f + line - s.c, f + line, f + line);
+      const int64_t held = woven ? (r - begin) % most : 0;
+      two.even = woven ? pairs + held * row : to;
+      two.odd = two.even + two.run;
+      t.mix2(two);
+      mix(0, 1, two.even);
+      mix(w.n - 1, 1, two.odd + (two.n / two.run - 1) * two.apart + two.run - s.c);
+      if (woven && (held + 1 == most || r + 1 == end)) weave(t, pairs, held + 1, s.w, s.c, to - held * row, row);
     }
   });
 }
@@ -143,44 +302,30 @@ void depth_to_space(const uint8_t* x, const ImageShape& s, int64_t block, bool c
   const int64_t n = s.c / (block * block), rows = s.batch * s.h, line = s.w * s.c, piece = block * n;
   if (rows * line == 0) return;
   const KernelTable& t = table();
-  // To the order (sy, pixel, sx, k) first, some pixels at a time; what is left are longer pieces.
-  const bool permuted = channels_first || (piece <= kShortPiece && t.isa >= kPermutes);
-  const int64_t at_once = permuted ? pixels_at_once(s.c, s.c, s.w) : 1, whole = s.w / at_once, rest = s.w % at_once;
+  const bool permuted = channels_first || (piece <= kShortPiece && t.isa > Isa::ref);
   parallel_shares(rows, threads_for(rows * line, kGrainBytes), [&](int64_t begin, int64_t end) {
-    static thread_local Scratch<const uint8_t*> pointers;
-    static thread_local Scratch<int32_t> indices;
-    static thread_local Scratch<uint8_t> ordered;
-    const uint8_t** a = pointers.get(whole);
-    int32_t *index = nullptr, *rest_index = nullptr;
     if (permuted) {
-      index = indices.get((at_once + rest) * s.c);
-      rest_index = index + at_once * s.c;
-      depth_order(at_once, block, n, channels_first, index);
-      depth_order(rest, block, n, channels_first, rest_index);
+      permute_args g{};
+      g.x = x + begin * line;
+      g.out = out + begin * line;
+      g.units = static_cast<ptrdiff_t>(s.w);
+      g.in_length = static_cast<ptrdiff_t>(s.c);
+      g.out_length = static_cast<ptrdiff_t>(piece);
+      g.rows = static_cast<ptrdiff_t>(end - begin);
+      g.ldx = g.ldo = static_cast<ptrdiff_t>(line);
+      g.out_pieces = static_cast<ptrdiff_t>(block);
+      g.out_pitch = static_cast<ptrdiff_t>(s.w * piece);
+      permute_rows(t, g, [&](int64_t pixels, int32_t* index) { depth_order(pixels, block, n, channels_first, index); });
+      return;
     }
-    for (int64_t r = begin; r < end; ++r) {
-      const uint8_t* from = x + r * line;
-      if (permuted) {
-        uint8_t* to = ordered.get(line);
-        const auto permute = [&](int64_t first, int64_t count, int64_t pixels, const int32_t* order) {
-          const auto c = static_cast<ptrdiff_t>(pixels * s.c);
-          t.permute({from + first * s.c, to + first * s.c, order, static_cast<ptrdiff_t>(count), c, c});
-        };
-        permute(0, whole, at_once, index);
-        if (rest) permute(whole * at_once, 1, rest, rest_index);
-        from = to;
-      }
+    static thread_local Scratch<const uint8_t*> pointers;
+    const uint8_t** a = pointers.get(s.w);
+    for (int64_t r = begin; r < end; ++r)
       for (int64_t sy = 0; sy < block; ++sy) {
-        uint8_t* to = out + (r * block + sy) * s.w * piece;
-        const int64_t length = at_once * piece;
-        for (int64_t i = 0; i < whole; ++i) a[i] = from + i * at_once * s.c + sy * length;
-        t.gather({a, to, static_cast<ptrdiff_t>(whole), static_cast<ptrdiff_t>(length), static_cast<ptrdiff_t>(length)});
-        if (rest) {
-          const uint8_t* last = from + whole * at_once * s.c + sy * rest * piece;
-          t.gather({&last, to + whole * length, 1, static_cast<ptrdiff_t>(rest * piece), 0});
-        }
+        for (int64_t i = 0; i < s.w; ++i) a[i] = x + r * line + i * s.c + sy * piece;
+        t.gather({a, out + (r * block + sy) * s.w * piece, static_cast<ptrdiff_t>(s.w), static_cast<ptrdiff_t>(piece),
+                  static_cast<ptrdiff_t>(piece)});
       }
-    }
   });
 }
 
@@ -188,19 +333,21 @@ void space_to_depth(const uint8_t* x, const ImageShape& s, int64_t block, bool c
   const int64_t ow = s.w / block, rows = s.batch * s.h / block, line = s.w * s.c, piece = block * s.c, c = block * piece;
   if (rows * line == 0) return;
   const KernelTable& t = table();
-  // The pieces of some pixels, row by row, and from that order to the one of the result.
-  const bool permuted = channels_first || (piece <= kShortPiece && t.isa >= kPermutes);
-  const int64_t at_once = permuted ? pixels_at_once(c, c, ow) : 1, rest = ow % at_once, groups = ow / at_once + (rest > 0);
+  const bool permuted = channels_first || (piece <= kShortPiece && t.isa > Isa::ref);
   parallel_shares(rows, threads_for(rows * ow * c, kGrainBytes), [&](int64_t begin, int64_t end) {
-    static thread_local Scratch<const uint8_t*> pointers;
-    static thread_local Scratch<int32_t> indices;
-    static thread_local Scratch<uint8_t> memory;
-    const uint8_t** a = pointers.get(groups * block);
-    int32_t *index = nullptr, *rest_index = nullptr;
     if (permuted) {
-      index = indices.get((at_once + rest) * c);
-      rest_index = index + at_once * c;
-      const auto order = [&](int64_t pixels, int32_t* to) {
+      permute_args g{};
+      g.x = x + begin * block * line;
+      g.out = out + begin * ow * c;
+      g.units = static_cast<ptrdiff_t>(ow);
+      g.in_length = static_cast<ptrdiff_t>(piece);
+      g.out_length = static_cast<ptrdiff_t>(c);
+      g.rows = static_cast<ptrdiff_t>(end - begin);
+      g.ldx = static_cast<ptrdiff_t>(block * line);
+      g.ldo = static_cast<ptrdiff_t>(ow * c);
+      g.in_pieces = static_cast<ptrdiff_t>(block);
+      g.in_pitch = static_cast<ptrdiff_t>(line);
+      permute_rows(t, g, [&](int64_t pixels, int32_t* to) {
         for (int64_t sy = 0, from = 0; sy < block; ++sy)
           for (int64_t i = 0; i < pixels; ++i)
             for (int64_t sx = 0; sx < block; ++sx)
@@ -208,23 +355,16 @@ void space_to_depth(const uint8_t* x, const ImageShape& s, int64_t block, bool c
                 const int64_t p = sy * block + sx;
                 to[i * c + (channels_first ? k * block * block + p : p * s.c + k)] = static_cast<int32_t>(from);
               }
-      };
-      order(at_once, index);
-      order(rest, rest_index);
+      });
+      return;
     }
-    const auto whole = static_cast<ptrdiff_t>(ow / at_once), length = static_cast<ptrdiff_t>(at_once * piece),
-               wide = static_cast<ptrdiff_t>(at_once * c), last = static_cast<ptrdiff_t>(rest * c);
+    static thread_local Scratch<const uint8_t*> pointers;
+    const uint8_t** a = pointers.get(ow * block);
     for (int64_t r = begin; r < end; ++r) {
-      uint8_t* const to = out + r * ow * c;
-      uint8_t* const pieces = permuted ? memory.get(ow * c) : to;
-      for (int64_t i = 0; i < groups; ++i)
-        for (int64_t sy = 0; sy < block; ++sy) a[i * block + sy] = x + (r * block + sy) * line + i * length;
-      const auto rows_of = static_cast<ptrdiff_t>(block);
-      t.gather({a, pieces, whole * rows_of, length, length});
-      if (rest) t.gather({a + whole * rows_of, pieces + whole * wide, rows_of, last / rows_of, last / rows_of});
-      if (!permuted) continue;
-      t.permute({pieces, to, index, whole, wide, wide});
-      if (rest) t.permute({pieces + whole * wide, to + whole * wide, rest_index, 1, last, last});
+      for (int64_t i = 0; i < ow; ++i)
+        for (int64_t sy = 0; sy < block; ++sy) a[i * block + sy] = x + (r * block + sy) * line + i * piece;
+      t.gather({a, out + r * ow * c, static_cast<ptrdiff_t>(ow * block), static_cast<ptrdiff_t>(piece),
+                static_cast<ptrdiff_t>(piece)});
     }
   });
 }
@@ -232,22 +372,22 @@ void space_to_depth(const uint8_t* x, const ImageShape& s, int64_t block, bool c
 void permute_channels(const uint8_t* x, int64_t pixels, int64_t c, const int32_t* index, uint8_t* out) {
   if (pixels * c == 0) return;
   const KernelTable& t = table();
-  static thread_local Scratch<int32_t> indices;
-  const int64_t at_once = pixels_at_once(c, c, pixels), wide = at_once * c;
-  int32_t* order = indices.get(wide);
-  for (int64_t i = 0; i < wide; ++i) order[i] = static_cast<int32_t>(i / c * c) + index[i % c];
   // Blocks that L1 holds: where pixels are larger than the kernel takes at once, it passes over them for each 64 channels.
-  const int64_t block = (16384 / wide + 1) * at_once, blocks = (pixels + block - 1) / block;
-  parallel_shares(blocks, threads_for(pixels * c, kGrainBytes), [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      const int64_t first = b * block, count = pixels - first < block ? pixels - first : block, rest = count % at_once;
-      const int64_t last = first + count - rest;
-      t.permute({x + first * c, out + first * c, order, static_cast<ptrdiff_t>(count / at_once), static_cast<ptrdiff_t>(wide),
-                 static_cast<ptrdiff_t>(wide)});
-      if (rest)
-        t.permute({x + last * c, out + last * c, order, static_cast<ptrdiff_t>(rest), static_cast<ptrdiff_t>(c),
-                   static_cast<ptrdiff_t>(c)});
-    }
+  const int64_t block = c > 64 * kRegisters ? 16384 / c + 1 : pixels, blocks = (pixels + block - 1) / block;
+  const int threads = threads_for(pixels * c, kGrainBytes);
+  const auto some = [&](int64_t first, int64_t count) {
+    permute_args g{};
+    g.x = x + first * c;
+    g.out = out + first * c;
+    g.units = static_cast<ptrdiff_t>(count);
+    g.in_length = g.out_length = static_cast<ptrdiff_t>(c);
+    permute_rows(t, g, [&](int64_t n, int32_t* order) {
+      for (int64_t i = 0; i < n * c; ++i) order[i] = static_cast<int32_t>(i / c * c) + index[i % c];
+    });
+  };
+  if (blocks == 1) return parallel_shares(pixels, threads, [&](int64_t b, int64_t e) { some(b, e - b); });
+  parallel_shares(blocks, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) some(b * block, std::min(block, pixels - b * block));
   });
 }
 

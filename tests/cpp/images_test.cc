@@ -22,6 +22,8 @@ TEST(Images, GiveTheDefinedBytes) {
     if (what == 5) s.h = block * rng.between(1, 3), s.w = block * rng.between(1, 9);
     const int64_t factor = what == 0 && rng.chance(50) ? rng.between(2, 4) : 0;  // every pixel of a row repeated as often
     if (factor) s.w = rng.between(1, 20);
+    const bool twice = what == 1 && rng.chance(50);  // a linear interpolation that doubles width, and height perhaps
+    if (twice) s.w = rng.between(1, 12), s.c = rng.pick<int64_t>({1, 3, 16, 24, 31, 64, 65});
     const int64_t bytes = s.batch * s.h * s.w * s.c;
     uint8_t* x = x_memory.place<uint8_t>(static_cast<size_t>(bytes), rng.chance(50) ? Side::start : Side::end);
     fill(rng, any_mood(rng), x, bytes);
@@ -49,8 +51,21 @@ TEST(Images, GiveTheDefinedBytes) {
       ow = factor * s.w;
       xs.clear();
       for (int64_t w = 0; w < ow; ++w) xs.push_back(static_cast<int32_t>(w / factor));
+      const int64_t times = rng.between(0, 3);  // and every row
+      if (times) ys.clear(), oh = times * s.h;
+      for (int64_t y = 0; times && y < oh; ++y) ys.push_back(static_cast<int32_t>(y / times));
     }
-    const Encoding8 e{rng.uniform(0.01f, 1), static_cast<int32_t>(rng.between(0, 255))};
+    const auto halves = [&](int64_t n, std::vector<int32_t>& lo, std::vector<int32_t>& hi, std::vector<float>& t) {
+      lo.clear();
+      for (int64_t w = 0; w < 2 * n; ++w) {  // half-pixel centres
+        lo.push_back(static_cast<int32_t>(std::max<int64_t>(w - 1, 0) / 2));
+        hi.push_back(static_cast<int32_t>(std::min((w + 1) / 2, n - 1)));
+        t.push_back(w == 0 ? 0.0f : w % 2 ? 0.25f : 0.75f);
+      }
+    };
+    if (twice) halves(s.w, xs, xs_hi, tx), ow = 2 * s.w;
+    if (twice && rng.chance(50)) halves(s.h, ys, ys_hi, ty), oh = 2 * s.h;
+    const Encoding8 e{rng.chance(5) ? 1e-37f : rng.uniform(0.01f, 1), static_cast<int32_t>(rng.between(0, 255))};
     OutputSpec spec = any_output(rng, 255 * e.scale, false);
     spec.type = OutType::u8;
     const int64_t pad[4] = {rng.between(0, 2), rng.between(0, 2), rng.between(0, 2), rng.between(0, 2)};
@@ -62,8 +77,10 @@ TEST(Images, GiveTheDefinedBytes) {
       const int32_t *at_y = rows.place(ys, Side::end), *at_x = columns.place(xs, Side::end);
       call = [=](void* o) { resize_nearest(x, s, oh, ow, at_y, at_x, static_cast<uint8_t*>(o)); };
     } else if (what == 1) {
-      for (int32_t y : ys) ys_hi.push_back(std::min(y + 1, static_cast<int32_t>(s.h - 1))), ty.push_back(rng.uniform(0, 1));
-      for (int32_t w : xs) xs_hi.push_back(std::min(w + 1, static_cast<int32_t>(s.w - 1))), tx.push_back(rng.uniform(0, 1));
+      if (ys_hi.empty())
+        for (int32_t y : ys) ys_hi.push_back(std::min(y + 1, static_cast<int32_t>(s.h - 1))), ty.push_back(rng.uniform(0, 1));
+      if (xs_hi.empty())
+        for (int32_t w : xs) xs_hi.push_back(std::min(w + 1, static_cast<int32_t>(s.w - 1))), tx.push_back(rng.uniform(0, 1));
       each([&](int64_t b, int64_t y, int64_t w, int64_t c) {
         const size_t iy = static_cast<size_t>(y), ix = static_cast<size_t>(w);
         const auto real = [&](int64_t yy, int64_t xx) { return e.scale * static_cast<float>(at(b, yy, xx, c) - e.zero_point); };

@@ -51,52 +51,97 @@ void test_interleave3(const KernelRow& row) {
 
 void test_permute(const KernelRow& row) {
   Rng rng(32);
-  Guarded x_memory(1 << 14), indices(1 << 12);
-  Output got(1 << 14), want(1 << 14);
-  for (int i = 0; i < cases(10000); ++i) {
+  Guarded x_memory(1 << 15), indices(1 << 12);
+  Output got(1 << 15), want(1 << 15);
+  for (int i = 0; i < cases(10000);) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
-    const int64_t pixels = rng.between(0, 6),
-                  c = rng.pick<int64_t>({1, 3, 16, 63, 64, 65, 127, 128, 129, 192, 256, 257, 320, 600, rng.between(1, 700)});
-    uint8_t* x = x_memory.place<uint8_t>(static_cast<size_t>(pixels * c), side);
-    fill(rng, Mood::uniform, x, pixels * c);
-    const int64_t outputs = rng.chance(50) ? c : rng.pick<int64_t>({0, 1, 64, 65, 256, 257, rng.between(1, 700)});
+    permute_args g{};
+    g.rows = rng.pick<int64_t>({0, 1, 1, 2, 3});
+    g.units = rng.between(0, 6);
+    g.in_pieces = rng.pick<int64_t>({1, 1, 2, 3});
+    g.out_pieces = rng.pick<int64_t>({1, 1, 2, 3});
+    g.in_length = rng.pick<int64_t>({1, 3, 15, 16, 17, 63, 64, 65, 127, 128, 129, 192, 256, 257, 320, 600, rng.between(1, 700)});
+    g.out_length = rng.chance(50) ? g.in_length : rng.pick<int64_t>({1, 16, 64, 65, 256, 257, rng.between(1, 700)});
+    // Pieces of a unit, and rows, lie one behind the other or with gaps between them.
+    g.in_pitch = g.units * g.in_length + rng.pick<int64_t>({0, 0, 5});
+    g.out_pitch = g.units * g.out_length + rng.pick<int64_t>({0, 0, 7});
+    g.ldx = g.in_pieces * g.in_pitch;
+    g.ldo = g.out_pieces * g.out_pitch;
+    const auto bytes = [&](int64_t ld, int64_t pitch, int64_t pieces, int64_t length) {
+      return g.rows * g.units ? (g.rows - 1) * ld + (pieces - 1) * pitch + g.units * length : 0;
+    };
+    const int64_t read = bytes(g.ldx, g.in_pitch, g.in_pieces, g.in_length), runs = g.units ? g.rows * g.out_pieces : 0,
+                  run = g.units * g.out_length;
+    if (read > 1 << 15 || runs * g.out_pitch > (1 << 15) - 8192 || g.out_pieces * g.out_length > 1024) continue;
+    ++i;
+    uint8_t* x = x_memory.place<uint8_t>(static_cast<size_t>(read), side);
+    fill(rng, Mood::uniform, x, read);
+    const int64_t outputs = g.out_pieces * g.out_length;
     int32_t* index = indices.place<int32_t>(static_cast<size_t>(outputs), side);
-    for (int64_t j = 0; j < outputs; ++j) index[j] = static_cast<int32_t>(rng.between(0, c - 1));
-    now_testing("%s pixels=%d channels=%d outputs=%d", row.name, static_cast<int>(pixels), static_cast<int>(c),
-                static_cast<int>(outputs));
-    permute_args g{x, want.place(pixels, outputs, outputs, side), index, pixels, c, outputs};
+    const int64_t most = g.in_pieces * g.in_length - 1, step = rng.pick<int64_t>({0, 1, 4});  // 0: any order
+    for (int64_t j = 0; j < outputs; ++j) index[j] = static_cast<int32_t>(step ? j * step % (most + 1) : rng.between(0, most));
+    g.x = x;
+    g.index = index;
+    now_testing("%s rows=%d units=%d in %d x %d, %d apart; out %d x %d, %d apart", row.name, int(g.rows), int(g.units),
+                int(g.in_pieces), int(g.in_length), int(g.in_pitch), int(g.out_pieces), int(g.out_length), int(g.out_pitch));
+    g.out = want.place(runs, run, g.out_pitch, side);
     table_of(Isa::ref).permute(g);
-    g.out = got.place(pixels, outputs, outputs, side);
+    g.out = got.place(runs, run, g.out_pitch, side);
     kernel<permute_args>(row)(g);
-    if (!same_output(got, want, pixels, outputs)) return;
+    if (!same_output(got, want, runs, run)) return;
   }
 }
 
 void test_lerp(const KernelRow& row) {
   Rng rng(33);
-  Guarded a_memory(512), b_memory(512);
+  Guarded a_memory(4 * 150), b_memory(4 * 150);
   Output got(1 << 12), want(1 << 12);
   for (int i = 0; i < cases(10000); ++i) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
     const int64_t n = rng.between(0, 150);
-    uint8_t *a = a_memory.place<uint8_t>(static_cast<size_t>(n), side),
-            *b = b_memory.place<uint8_t>(static_cast<size_t>(n), side);
-    fill(rng, any_mood(rng), a, n);
-    fill(rng, any_mood(rng), b, n);
+    float *a = a_memory.place<float>(static_cast<size_t>(n), side), *b = b_memory.place<float>(static_cast<size_t>(n), side);
+    for (int64_t j = 0; j < n; ++j) a[j] = rng.uniform(-30, 30), b[j] = rng.chance(3) ? -0.0f : rng.uniform(-30, 30);
     const float t = rng.pick({0.0f, 1.0f, 0.25f, rng.uniform(0, 1)});
     now_testing("%s n=%d t=%g", row.name, static_cast<int>(n), t);
-    lerp_args g{a,
-                b,
-                reinterpret_cast<float*>(want.place(1, 4 * n, 4 * n, side)),
-                n,
-                1.0f - t,
-                t,
-                rng.uniform(0.001f, 1),
-                static_cast<int32_t>(rng.between(0, 255))};
+    lerp_args g{a, b, reinterpret_cast<float*>(want.place(1, 4 * n, 4 * n, side)), n, 1.0f - t, t};
     table_of(Isa::ref).lerp(g);
     g.f = reinterpret_cast<float*>(got.place(1, 4 * n, 4 * n, side));
     kernel<lerp_args>(row)(g);
     if (!same_output(got, want, 1, 4 * n)) return;
+  }
+}
+
+void test_mix2(const KernelRow& row) {
+  Rng rng(39);
+  Guarded f_memory(1 << 13);
+  Output got(1 << 12), want(1 << 12);
+  for (int i = 0; i < cases(10000); ++i) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    mix2_args g{};
+    g.channels = rng.pick<int64_t>({1, 3, 16, 24, 64, 65, rng.between(1, 130)});
+    g.n = rng.pick<int64_t>({0, 1, 31, 32, 33, 63, 64, 65, 128, rng.between(0, 600)});
+    g.run = g.n;
+    if (rng.chance(30)) g.run = rng.pick<int64_t>({64, 128}), g.n = g.run * rng.between(0, 3);
+    const int64_t runs = g.run ? g.n / g.run : 0;
+    g.apart = 2 * g.run;
+    const int64_t floats = g.n + 2 * g.channels;
+    float* f = f_memory.place<float>(static_cast<size_t>(floats), side);
+    g.bounded = rng.chance(50);
+    for (int64_t j = 0; j < floats; ++j) f[j] = !g.bounded && rng.chance(3) ? rng.pick({1e30f, -1e30f}) : rng.uniform(-30, 30);
+    g.f = f + g.channels;
+    g.inv_scale = rng.pick({1.0f, 10.0f, g.bounded ? 4.0f : 1e10f});
+    g.zero_point = static_cast<int32_t>(rng.between(0, 255));
+    g.lo = rng.chance(50) ? 0 : g.zero_point;
+    g.hi = rng.chance(70) ? 255 : static_cast<int32_t>(rng.between(g.lo, 255));
+    now_testing("%s n=%d run=%d channels=%d inv=%g zp=%d [%d,%d] bounded=%d", row.name, int(g.n), int(g.run), int(g.channels),
+                double(g.inv_scale), g.zero_point, g.lo, g.hi, g.bounded);
+    g.even = want.place(2 * runs, g.run, g.run, side);
+    g.odd = g.even + g.run;
+    table_of(Isa::ref).mix2(g);
+    g.even = got.place(2 * runs, g.run, g.run, side);
+    g.odd = g.even + g.run;
+    kernel<mix2_args>(row)(g);
+    if (!same_output(got, want, 2 * runs, g.run)) return;
   }
 }
 

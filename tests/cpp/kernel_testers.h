@@ -25,6 +25,7 @@ void test_interleave3(const KernelRow& row);
 void test_permute(const KernelRow& row);
 void test_lerp(const KernelRow& row);
 void test_mix(const KernelRow& row);
+void test_mix2(const KernelRow& row);
 void test_max_pool(const KernelRow& row);
 void test_average_pool(const KernelRow& row);
 void test_sum_pool(const KernelRow& row);
