@@ -11,9 +11,10 @@
 //
 // What a register holds:
 //   blocks   64 channels of one pixel, in the order that the unpacks leave and the packs of the epilogue undo
+//   parts    16 or 32 channels of the same pixel in each of four or two parts of the row, as blocks otherwise. Weights and arrays
+//            repeat in a register.
 //   natural  64 bytes of a whole row of pixels that follow each other without a gap, wherever pixels begin in them: no lane is
-//   idle
-//            whatever the number of channels. Weights and arrays are put into that order first, and repeat at their end.
+//            idle whatever the number of channels. Weights and arrays are put into that order first, and repeat at their end.
 #include "kernels/epilogue__avx512vnni.h"
 
 namespace qgemm {
@@ -37,9 +38,11 @@ struct Plan {
 
 // A part of the channels, and where it keeps what.
 struct Layout {
-  int lanes;  // positions of one pixel: 64, or all channels
-  int slots;  // lines that scratch memory holds
-  int unit;   // input rows between lines that neighbouring slots hold; 0: lines are not kept
+  int lanes;       // positions of one pixel: 64, or all channels
+  int parts;       // of the row, which registers hold side by side
+  int64_t pixels;  // of a part
+  int slots;       // lines that scratch memory holds
+  int unit;        // input rows between lines that neighbouring slots hold; 0: lines are not kept
   int64_t longest;
   ptrdiff_t pitch, quarter;  // bytes from a position to the next, from a register of 64 lanes to the next
   ptrdiff_t plane, line;     // bytes
@@ -56,6 +59,18 @@ struct Tiles {
   const Epilogue* e;
   ptrdiff_t ldc, ldr;
   int channels, lanes;
+  struct Parts* parts;  // null: the row is one
+};
+
+// Where the outputs of parts go. Tiles leave 64 bytes a pixel in `bytes`, as if they were channels.
+constexpr int kTilePixels = 6;
+struct Parts {
+  int count;
+  int64_t pixels[4];  // that each has in the image
+  int64_t first;      // pixel of the segment
+  ptrdiff_t part, ldc, ldr;
+  __mmask64 lanes;
+  char* bytes;  // [2][kTilePixels][64]
 };
 
 // Whether bytes are clamped, or flipped, beyond what packs that saturate do.
@@ -69,6 +84,8 @@ QGEMM_INLINE void interleave64(const __m512i* rows, uint8_t* v, ptrdiff_t quarte
   __m512i t[4];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) t[i] = kNatural ? _mm512_permutexvar_epi32(natural_order(), rows[i]) : rows[i];
+  __asm__(""
+          : "+v"(t[0]), "+v"(t[1]), "+v"(t[2]), "+v"(t[3]));  // in registers: as operands from memory they would be loaded twice
   const __m512i lo01 = _mm512_unpacklo_epi8(t[0], t[1]), hi01 = _mm512_unpackhi_epi8(t[0], t[1]);
   const __m512i lo23 = _mm512_unpacklo_epi8(t[2], t[3]), hi23 = _mm512_unpackhi_epi8(t[2], t[3]);
   _mm512_storeu_si512(v, _mm512_unpacklo_epi16(lo01, lo23));
@@ -77,23 +94,63 @@ QGEMM_INLINE void interleave64(const __m512i* rows, uint8_t* v, ptrdiff_t quarte
   _mm512_storeu_si512(v + 3 * quarter, _mm512_unpackhi_epi16(hi01, hi23));
 }
 
+// kPixels pieces of 64 / kPixels channels, `step` bytes apart.
+template <int kPixels, bool kMasked>
+QGEMM_INLINE __m512i load64(const uint8_t* p, ptrdiff_t step, __mmask64 k) {
+  if (kPixels == 1) return kMasked ? _mm512_maskz_loadu_epi8(k, p) : _mm512_loadu_si512(p);
+  if (kPixels == 2) {
+    const __mmask32 m = static_cast<__mmask32>(k);
+    const __m256i a = kMasked ? _mm256_maskz_loadu_epi8(m, p) : _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    p += step;
+    const __m256i b = kMasked ? _mm256_maskz_loadu_epi8(m, p) : _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+  }
+  const __mmask16 m = static_cast<__mmask16>(k);
+  __m128i v[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i, p += step)
+    v[i] = kMasked ? _mm_maskz_loadu_epi8(m, p) : _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  const __m256i lo = _mm256_inserti128_si256(_mm256_castsi128_si256(v[0]), v[1], 1);
+  const __m256i hi = _mm256_inserti128_si256(_mm256_castsi128_si256(v[2]), v[3], 1);
+  return _mm512_inserti64x4(_mm512_castsi256_si512(lo), hi, 1);
+}
+
+// The same where some of the columns lie outside the image. row: its column 0; k: the bytes of one piece.
+template <int kPixels>
+QGEMM_INLINE __m512i load64_edge(const uint8_t* row, ptrdiff_t pixel, int64_t column, int64_t stride, int64_t columns,
+                                 uint8_t padding, __mmask64 k) {
+  __m512i v = _mm512_set1_epi8(static_cast<char>(padding));
+#pragma GCC unroll 4
+  for (int i = 0; i < kPixels; ++i, column += stride)
+    if (column >= 0 && column < columns)
+      v = _mm512_mask_loadu_epi8(v, k << (64 / kPixels * i), row + column * pixel - 64 / kPixels * i);
+  return v;
+}
+
+// The entries of one register that columns side by side all use.
+template <int kPixels>
+QGEMM_INLINE __m512i load_lanes(const void* p) {
+  if (kPixels == 1) return _mm512_loadu_si512(p);
+  if (kPixels == 2) return _mm512_broadcast_i64x4(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+}
+
 // One position, some of whose columns lie outside the image. What it writes behind its lanes the next one overwrites.
 template <bool kNatural>
 __attribute__((noinline)) void fill_edge(const depthwise_args& g, const Plan& p, const uint8_t* const* row, int64_t column, int n,
                                          uint8_t* v, ptrdiff_t quarter) {
-  for (int c = 0; c < n; c += 64, v += 256) {
-    const __mmask64 k = lanes64(n - c);
-    __m512i t[4];
-    for (int i = 0; i < 4; ++i) {
-      const int64_t x = column + p.shift[i];
-      t[i] = x >= 0 && x < g.columns ? _mm512_maskz_loadu_epi8(k, row[i] + x * g.pixel + c)
-                                     : _mm512_set1_epi8(static_cast<char>(g.padding));
-    }
-    interleave64<kNatural>(t, v, quarter);
+  const __mmask64 k = lanes64(n);
+  __m512i t[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const int64_t x = column + p.shift[i];
+    t[i] = x >= 0 && x < g.columns ? _mm512_maskz_loadu_epi8(k, row[i] + x * g.pixel)
+                                   : _mm512_set1_epi8(static_cast<char>(g.padding));
   }
+  interleave64<kNatural>(t, v, quarter);
 }
 
-// The columns of one line that `outputs` pixels from column `first` on read, n channels from `channel` on.
+// The columns of one line that `outputs` pixels from column `first` on read, n <= 64 channels from `channel` on.
 template <bool kNatural>
 void fill_line(const depthwise_args& g, const Plan& p, const Layout& l, const uint8_t* const* rows, int channel, int n,
                int64_t first, int64_t outputs, uint8_t* line) {
@@ -123,11 +180,8 @@ void fill_line(const depthwise_args& g, const Plan& p, const Layout& l, const ui
       const ptrdiff_t end = (hi - lo) * n - 64;
       for (ptrdiff_t i = 0; i < end; i += 64) whole(i);
       whole(end);
-    } else if (n >= 64) {
-      for (int64_t x = lo; x < hi; ++x, r0 += step, r1 += step, r2 += step, r3 += step, v += pitch) {
-        for (ptrdiff_t i = 0; i < n - 64; i += 64) whole(i);
-        whole(n - 64);
-      }
+    } else if (n == 64) {
+      for (int64_t x = lo; x < hi; ++x, r0 += step, r1 += step, r2 += step, r3 += step, v += pitch) whole(0);
     } else {
       const __mmask64 k = lanes64(n);
       for (int64_t x = lo; x < hi; ++x, r0 += step, r1 += step, r2 += step, r3 += step, v += pitch) {
@@ -137,6 +191,29 @@ void fill_line(const depthwise_args& g, const Plan& p, const Layout& l, const ui
       }
     }
     for (int64_t x = hi; x < count; ++x) fill_edge<kNatural>(g, p, row, first + x * p.step, n, line + x * pitch, quarter);
+  }
+}
+
+// The same for positions of kPixels parts of the row.
+template <int kPixels>
+void fill_line_of_parts(const depthwise_args& g, const Plan& p, const Layout& l, const uint8_t* const* rows, int channel, int n,
+                        int64_t first, int64_t outputs, uint8_t* line) {
+  const uint8_t* row[4];
+  for (int i = 0; i < 4; ++i) row[i] = rows[p.lower[i]] + channel;
+  const __mmask64 k = lanes64(n);
+  const int64_t apart = l.pixels * g.stride, last = g.columns - p.shift[3] - (kPixels - 1) * apart;
+  for (int t = 0; t < p.period; ++t, line += l.plane, first += g.dilation) {
+    const int64_t count = outputs + (p.taps - 1 - t) / p.period * p.apart;
+    uint8_t* v = line;
+    for (int64_t i = 0, column = first; i < count; ++i, column += p.step, v += l.pitch) {
+      __m512i r[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j)
+        r[j] = column >= 0 && column < last
+                   ? load64<kPixels, true>(row[j] + (column + p.shift[j]) * g.pixel, apart * g.pixel, k)
+                   : load64_edge<kPixels>(row[j], g.pixel, column + p.shift[j], apart, g.columns, g.padding, k);
+      interleave64<false>(r, v, l.quarter);
+    }
   }
 }
 
@@ -255,14 +332,37 @@ __attribute__((noinline)) void tile(const Tiles& s, const uint8_t* v, const ptrd
     }
 }
 
+// Outputs [x, x + pixels) of each part, from where a tile left them. c: of pixel 0 of the segment in the first part.
+template <int kPixels>
+__attribute__((noinline)) void store_parts(const Parts& p, int rows, int64_t x, int64_t pixels, char* c) {
+  for (int o = 0; o < rows; ++o)
+    for (int q = 0; q < kPixels; ++q) {
+      const char* from = p.bytes + (o * kTilePixels * kPixels + q) * (64 / kPixels);
+      char* to = c + o * p.ldr + q * p.part + x * p.ldc;
+      const int64_t left = p.pixels[q] - p.first - x, count = left < pixels ? left : pixels;
+      for (int64_t i = 0; i < count; ++i, from += 64, to += p.ldc) {
+        if (kPixels == 2)
+          _mm256_mask_storeu_epi8(to, static_cast<__mmask32>(p.lanes), _mm256_load_si256(reinterpret_cast<const __m256i*>(from)));
+        else
+          _mm_mask_storeu_epi8(to, static_cast<__mmask16>(p.lanes), _mm_load_si128(reinterpret_cast<const __m128i*>(from)));
+      }
+    }
+}
+
 // Pixels [x, end) in blocks of channels, at most kParts of them side by side, as evenly as possible.
 template <int kRows, int kParts, int kTaps, bool kBounded>
 struct Blocks {
   static void run(const Tiles& s, const uint8_t* v, int64_t x, int64_t end, char* c) {
     const int64_t tiles = (end - x + kParts - 1) / kParts,
                   whole = end - x - tiles * (kParts - 1);  // of kParts; others have one less
-    for (int64_t i = 0; i < whole; ++i, x += kParts)
-      tile<kRows, kParts, kTaps, kBounded, false>(s, v + 64 * x, nullptr, 0, c + x * s.ldc, nullptr);
+    for (int64_t i = 0; i < whole; ++i, x += kParts) {
+      tile<kRows, kParts, kTaps, kBounded, false>(s, v + 64 * x, nullptr, 0, s.parts ? s.parts->bytes : c + x * s.ldc, nullptr);
+      if (!s.parts) continue;
+      if (s.parts->count == 2)
+        store_parts<2>(*s.parts, kRows, x, kParts, c);
+      else
+        store_parts<4>(*s.parts, kRows, x, kParts, c);
+    }
     if (x < end) Blocks<kRows, kParts - 1, kTaps, kBounded>::run(s, v, x, end, c);
   }
 };
@@ -338,18 +438,20 @@ Plan plan_of(const depthwise_args& g, bool tiled) {
 
 // Where lines of `lanes` positions a pixel go in `bytes`; rows: input rows from what is computed at once to what comes next.
 // False where they leave room for few pixels.
-bool lay_out(const depthwise_args& g, const Plan& p, bool natural, int lanes, ptrdiff_t rows, ptrdiff_t bytes, int64_t fewest,
-             Layout& l) {
+bool lay_out(const depthwise_args& g, const Plan& p, bool natural, int lanes, int parts, ptrdiff_t rows, ptrdiff_t bytes,
+             int64_t fewest, Layout& l) {
   l.lanes = lanes;
+  l.parts = parts;
+  l.pixels = (g.pixels + parts - 1) / parts;
   for (int keep = 1; keep >= 0; --keep) {
     l.unit = keep ? static_cast<int>(divisor(p.row_step, rows)) : 0;
     l.slots = keep ? p.row_step * (p.lines - 1) / l.unit + 1 : p.lines;
     if (keep && l.slots > kMostSlots) continue;
     const ptrdiff_t position = static_cast<ptrdiff_t>(l.slots) * p.period * 4 * lanes;
     const int64_t most = (bytes - l.slots * (p.period * 64 + kSpill)) / position - p.reach;
-    if (most < 1 || (most < fewest && most < g.pixels)) continue;
-    const int64_t segments = (g.pixels + most - 1) / most;
-    l.longest = (g.pixels + segments - 1) / segments;
+    if (most < 1 || (most < fewest && most < l.pixels)) continue;
+    const int64_t segments = (l.pixels + most - 1) / most;
+    l.longest = (l.pixels + segments - 1) / segments;
     l.plane = ((l.longest + p.reach) * 4 * lanes + 63) / 64 * 64;
     l.pitch = natural ? 4 * lanes : 64;
     l.quarter = natural ? 64 : l.plane / 4;
@@ -369,14 +471,15 @@ void run(const depthwise_args& g, const Plan& p, const Layout& l, Tiles s, int c
   s.taps = p.lines * p.taps;
   s.splits = g.splits;
   s.e = &e;
-  s.ldc = g.ldc;
-  s.ldr = g.ldr;
-  s.channels = n;
+  s.ldc = s.parts ? 64 : g.ldc;
+  s.ldr = s.parts ? kTilePixels * 64 : g.ldr;
+  s.channels = s.parts ? 64 : n;
   s.lanes = l.lanes;
   s.quarter = l.quarter;
   for (int64_t end = l.longest, x;; end += l.longest) {  // the last segment overlaps the one before
-    if (end > g.pixels) end = g.pixels;
+    if (end > l.pixels) end = l.pixels;
     x = end - l.longest;
+    if (s.parts) s.parts->first = x;
     ptrdiff_t held[kMostSlots];
     for (int i = 0; i < kMostSlots; ++i) held[i] = -1;
     for (int o = 0, rows; o < g.outputs; o += rows) {
@@ -386,7 +489,12 @@ void run(const depthwise_args& g, const Plan& p, const Layout& l, Tiles s, int c
         const int slot = l.unit ? static_cast<int>(r / l.unit % l.slots) : q;
         uint8_t* const line = v + slot * l.line;
         if (!l.unit || held[slot] != r) {
-          fill_line<kNatural>(g, p, l, g.rows + r, channel, n, g.first + x * g.stride, l.longest, line);
+          if (l.parts == 1)
+            fill_line<kNatural>(g, p, l, g.rows + r, channel, n, g.first + x * g.stride, l.longest, line);
+          else if (l.parts == 2)
+            fill_line_of_parts<2>(g, p, l, g.rows + r, channel, n, g.first + x * g.stride, l.longest, line);
+          else
+            fill_line_of_parts<4>(g, p, l, g.rows + r, channel, n, g.first + x * g.stride, l.longest, line);
           if (l.unit) held[slot] = r;
         }
         for (int t = 0; t < p.taps; ++t, ++k)
@@ -405,7 +513,7 @@ void run(const depthwise_args& g, const Plan& p, const Layout& l, Tiles s, int c
         : e.bounded ? pixels<1, 0, true, false>(s, v, l.longest, c)
                     : pixels<1, 0, false, false>(s, v, l.longest, c);
     }
-    if (end == g.pixels) break;
+    if (end == l.pixels) break;
   }
 }
 
@@ -441,7 +549,7 @@ bool run_natural(const depthwise_args& g, const Plan& p, int together, int32_t* 
   const int n = g.channels;
   const ptrdiff_t arrays = (together * 3 + 3) * kArray * 4;
   Layout l;
-  if (!lay_out(g, p, true, n, together * g.advance, bytes - arrays, 8, l) || l.longest * n < 64) return false;
+  if (!lay_out(g, p, true, n, 1, together * g.advance, bytes - arrays, 8, l) || l.longest * n < 64) return false;
   int32_t* const weights = reinterpret_cast<int32_t*>(scratch);
   int32_t* to = weights;
   for (int o = 0; o < together; ++o)
@@ -461,102 +569,67 @@ bool run_natural(const depthwise_args& g, const Plan& p, int together, int32_t* 
   return true;
 }
 
-// kPixels pieces of 64 / kPixels channels, `step` bytes apart.
-template <int kPixels, bool kMasked>
-QGEMM_INLINE __m512i load64(const uint8_t* p, ptrdiff_t step, __mmask64 k) {
-  if (kPixels == 1) return kMasked ? _mm512_maskz_loadu_epi8(k, p) : _mm512_loadu_si512(p);
-  if (kPixels == 2) {
-    const __mmask32 m = static_cast<__mmask32>(k);
-    const __m256i a = kMasked ? _mm256_maskz_loadu_epi8(m, p) : _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    p += step;
-    const __m256i b = kMasked ? _mm256_maskz_loadu_epi8(m, p) : _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    return _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+// At most 32 channels from `channel` on, of filters whose weights lie in `b`. False where scratch memory does not suffice.
+template <int kPixels>
+bool run_parts(const depthwise_args& g, const Plan& p, const int8_t* b, int channel, int n, int together, int32_t* offsets,
+               uint8_t* scratch, ptrdiff_t bytes) {
+  const int filter = p.lines * p.taps * 4;  // registers
+  const ptrdiff_t constant = (together * filter + 3 * 4 + 2 * kTilePixels) * 64;
+  Layout l;
+  if (!lay_out(g, p, false, 64, kPixels, together * g.advance, bytes - constant, 2, l)) return false;
+  const Epilogue& e = *g.ep;
+  const int col = g.col + channel;
+  __m512i* to = reinterpret_cast<__m512i*>(scratch);
+  Tiles s{};
+  s.b = reinterpret_cast<const int8_t*>(to);
+  s.tap_bytes = 256;
+  s.below = filter * 64;
+  for (int o = 0; o < together; ++o)
+    for (int i = 0; i < filter; ++i) *to++ = load_lanes<kPixels>(b + o * g.below + 64 * i);
+  s.correction = reinterpret_cast<const int32_t*>(to);
+  for (int j = 0; j < 4; ++j) *to++ = load_lanes<kPixels>(e.correction + col + 16 * j);
+  s.scale = reinterpret_cast<const float*>(to);
+  for (int j = 0; j < 4; ++j) *to++ = load_lanes<kPixels>(e.scale + col + 16 * j);
+  s.bias = reinterpret_cast<const float*>(to);
+  for (int j = 0; j < 4; ++j) *to++ = load_lanes<kPixels>(e.bias + col + 16 * j);
+  Parts parts{};
+  parts.count = kPixels;
+  for (int q = 0; q < kPixels; ++q) {
+    const int64_t left = g.pixels - q * l.pixels;
+    parts.pixels[q] = left < l.pixels ? left : l.pixels;
   }
-  const __mmask16 m = static_cast<__mmask16>(k);
-  __m128i v[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i, p += step)
-    v[i] = kMasked ? _mm_maskz_loadu_epi8(m, p) : _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  const __m256i lo = _mm256_inserti128_si256(_mm256_castsi128_si256(v[0]), v[1], 1);
-  const __m256i hi = _mm256_inserti128_si256(_mm256_castsi128_si256(v[2]), v[3], 1);
-  return _mm512_inserti64x4(_mm512_castsi256_si512(lo), hi, 1);
+  parts.part = l.pixels * g.ldc;
+  parts.ldc = g.ldc;
+  parts.ldr = g.ldr;
+  parts.lanes = lanes64(n);
+  parts.bytes = reinterpret_cast<char*>(to);
+  s.parts = &parts;
+  run<false>(g, p, l, s, channel, n, together, offsets, scratch + constant);
+  return true;
 }
 
-// The same where some of the columns lie outside the image. row: its column 0; k: the bytes of one piece.
-template <int kPixels>
-QGEMM_INLINE __m512i load64_edge(const uint8_t* row, ptrdiff_t pixel, int64_t column, int64_t stride, int64_t columns,
-                                 uint8_t padding, __mmask64 k) {
-  __m512i v = _mm512_set1_epi8(static_cast<char>(padding));
-#pragma GCC unroll 4
-  for (int i = 0; i < kPixels; ++i, column += stride)
-    if (column >= 0 && column < columns)
-      v = _mm512_mask_loadu_epi8(v, k << (64 / kPixels * i), row + column * pixel - 64 / kPixels * i);
-  return v;
-}
+// Filters of three dwords side by side, that is three columns of at most three rows or up to twelve columns of one row: the
+// common case, in registers from the rows to the bytes. Positions stream by; each is interleaved once and adds to the two or
+// three outputs whose windows hold it. The 12 registers of weights stay. Blocks of at most 32 or 16 channels cut the row in 2 or
+// 4 parts that stream side by side. Filters of one dword, of at most four taps, are a stream whose positions add to one output
+// each.
+constexpr int kEdges = 12;  // most positions that are not loaded whole; they are put together beforehand
 
-// The entries of one register that columns side by side all use.
-template <int kPixels>
-QGEMM_INLINE __m512i load_lanes(const void* p) {
-  if (kPixels == 1) return _mm512_loadu_si512(p);
-  if (kPixels == 2) return _mm512_broadcast_i64x4(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
-  return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
-}
-template <int kPixels>
-QGEMM_INLINE __m512 load_lanes_ps(const float* p) {
-  return _mm512_castsi512_ps(load_lanes<kPixels>(p));
-}
-
-// Filters three columns wide, of one bundle, with stride 1 or 2: the common case, in registers from the rows to the bytes.
-// Columns stream by; each is interleaved once and adds to the two or three outputs whose windows hold it. The 12 registers of
-// weights stay. Blocks of at most 32 or 16 channels cut the row in 2 or 4 parts that stream side by side.
-constexpr int kEdges = 16;  // most columns that are not loaded whole; they are put together beforehand
-
-struct Stream {
-  const uint8_t* row[4];
-  ptrdiff_t at, pixel, step;  // of the next column; bytes to the next; to the same column of the next part
-  const uint8_t* edge;        // [kEdges][4][64]
-  int column, columns, whole_from, whole_to;
-  int64_t apart;  // columns from part to part
-  const int32_t* correction;
-  const float *scale, *bias;
-  const float* inv_scale;
-  const float* top;
-  char* c;
-  ptrdiff_t ldc, part;  // bytes from output to output, from part to part
-  int left[4];          // outputs that each part still has to store
+// What a stream reads again and again, in scratch memory. One pointer leads to all of it: there are few registers for pointers.
+struct StreamArrays {
+  __m512i correction[4];
+  __m512 scale[4], bias[4], inv_scale, top;
+  __m512i edges[kEdges][4];
 };
 
-template <int kPixels, bool kMasked>
-QGEMM_INLINE void next_column(Stream& s, __mmask64 k, __m512i* v) {
-  __m512i t[4];
-  if (s.column >= s.whole_from && s.column < s.whole_to) {
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) t[i] = load64<kPixels, kMasked>(s.row[i] + s.at, s.step, k);
-  } else {
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) t[i] = _mm512_load_si512(s.edge + 64 * i);
-    s.edge += 256;
-  }
-  s.at += s.pixel;
-  ++s.column;
-  const __m512i lo01 = _mm512_unpacklo_epi8(t[0], t[1]), hi01 = _mm512_unpackhi_epi8(t[0], t[1]);
-  const __m512i lo23 = _mm512_unpacklo_epi8(t[2], t[3]), hi23 = _mm512_unpackhi_epi8(t[2], t[3]);
-  v[0] = _mm512_unpacklo_epi16(lo01, lo23);
-  v[1] = _mm512_unpackhi_epi16(lo01, lo23);
-  v[2] = _mm512_unpacklo_epi16(hi01, hi23);
-  v[3] = _mm512_unpackhi_epi16(hi01, hi23);
-}
-
-template <int kPixels>
-QGEMM_INLINE void start_output(const Stream& s, __m512i* acc) {
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) acc[j] = load_lanes<kPixels>(s.correction + 16 * j);
-}
-
-QGEMM_INLINE void add_column(__m512i* acc, const __m512i* v, const __m512i* w) {
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) acc[j] = _mm512_dpbusd_epi32(acc[j], v[j], w[j]);
-}
+// Positions are dilation columns apart, and so are outputs; with a dilation there are as many streams, `phase` columns shifted.
+struct Stream {
+  int64_t phase, apart;      // columns; from part to part
+  ptrdiff_t position, step;  // bytes from a position to the next, from part to part
+  int positions, whole_from, whole_to;
+  int outputs, lacks[4];   // of a part; how many fewer each part has
+  ptrdiff_t output, part;  // bytes from output to output, from part to part
+};
 
 struct Bytes {
   __m512i zero_point, lo, hi, flip;
@@ -570,15 +643,15 @@ struct Stride {
 // Where an output is clamped: as floats too, where conversion could overflow; as bytes; or nowhere, where packs that saturate do.
 enum class Clamp { floats, bytes, none };
 
+// left: outputs that are to come, this one included.
 template <int kPixels, bool kMasked, Clamp kClamp>
-QGEMM_INLINE void finish_output(Stream& s, const Bytes& b, __mmask64 k, const __m512i* acc) {
+QGEMM_INLINE void finish_output(const StreamArrays& a, const Stream& s, const Bytes& b, __mmask64 k, const __m512i* acc, int left,
+                                char* c) {
   __m512i q[4];
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    const __m512 y = _mm512_mul_ps(_mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[j]), load_lanes_ps<kPixels>(s.scale + 16 * j),
-                                                   load_lanes_ps<kPixels>(s.bias + 16 * j)),
-                                   _mm512_set1_ps(*s.inv_scale));
-    q[j] = _mm512_cvtps_epi32(kClamp == Clamp::floats ? _mm512_min_ps(y, _mm512_set1_ps(*s.top)) : y);
+    const __m512 y = _mm512_mul_ps(_mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[j]), a.scale[j], a.bias[j]), a.inv_scale);
+    q[j] = _mm512_cvtps_epi32(kClamp == Clamp::floats ? _mm512_min_ps(y, a.top) : y);
   }
   const __m512i w01 = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), b.zero_point);
   const __m512i w23 = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), b.zero_point);
@@ -586,173 +659,265 @@ QGEMM_INLINE void finish_output(Stream& s, const Bytes& b, __mmask64 k, const __
   if (kClamp != Clamp::none) bytes = _mm512_xor_si512(_mm512_min_epu8(_mm512_max_epu8(bytes, b.lo), b.hi), b.flip);
   if (kPixels == 1) {
     if (kMasked)
-      _mm512_mask_storeu_epi8(s.c, k, bytes);
+      _mm512_mask_storeu_epi8(c, k, bytes);
     else
-      _mm512_storeu_si512(s.c, bytes);
+      _mm512_storeu_si512(c, bytes);
   } else if (kPixels == 2) {
     const __mmask32 m = static_cast<__mmask32>(k);
-    _mm256_mask_storeu_epi8(s.c, m, _mm512_castsi512_si256(bytes));
-    if (s.left[1]-- > 0) _mm256_mask_storeu_epi8(s.c + s.part, m, _mm512_extracti64x4_epi64(bytes, 1));
+    _mm256_mask_storeu_epi8(c, m, _mm512_castsi512_si256(bytes));
+    if (left > s.lacks[1]) _mm256_mask_storeu_epi8(c + s.part, m, _mm512_extracti64x4_epi64(bytes, 1));
   } else {
     const __mmask16 m = static_cast<__mmask16>(k);
-    _mm_mask_storeu_epi8(s.c, m, _mm512_castsi512_si128(bytes));
-    if (s.left[1]-- > 0) _mm_mask_storeu_epi8(s.c + s.part, m, _mm512_extracti32x4_epi32(bytes, 1));
-    if (s.left[2]-- > 0) _mm_mask_storeu_epi8(s.c + 2 * s.part, m, _mm512_extracti32x4_epi32(bytes, 2));
-    if (s.left[3]-- > 0) _mm_mask_storeu_epi8(s.c + 3 * s.part, m, _mm512_extracti32x4_epi32(bytes, 3));
-  }
-  s.c += s.ldc;
-}
-
-// The columns that are not whole, at the start and at the end of a row. Where a register holds one column they are nothing but
-// padding, the same in every row.
-template <int kPixels>
-QGEMM_INLINE void fill_edges(const depthwise_args& g, const Stream& s, __mmask64 k) {
-  uint8_t* edge = g.scratch;
-  for (int c = 0; c < s.columns; ++c) {
-    if (c == s.whole_from) c = s.whole_to;
-    if (c >= s.columns) break;
-    for (int i = 0; i < 4; ++i, edge += 64)
-      _mm512_store_si512(edge, load64_edge<kPixels>(s.row[i], g.pixel, g.first + c, s.apart, g.columns, g.padding, k));
+    _mm_mask_storeu_epi8(c, m, _mm512_castsi512_si128(bytes));
+    if (left > s.lacks[1]) _mm_mask_storeu_epi8(c + s.part, m, _mm512_extracti32x4_epi32(bytes, 1));
+    if (left > s.lacks[2]) _mm_mask_storeu_epi8(c + 2 * s.part, m, _mm512_extracti32x4_epi32(bytes, 2));
+    if (left > s.lacks[3]) _mm_mask_storeu_epi8(c + 3 * s.part, m, _mm512_extracti32x4_epi32(bytes, 3));
   }
 }
 
-// All output rows of one part of the channels, of which the stream and its edges are ready but for the row.
-template <int kPixels, bool kMasked, int kStride, Clamp kClamp>
-void stream(const depthwise_args& g, Stream s, ptrdiff_t channel, const int8_t* weights, __mmask64 k) {
+// Where row i of a stream's dwords begins, of output row o.
+QGEMM_INLINE const uint8_t* stream_row(const depthwise_args& g, const Stream& s, int o, int i, ptrdiff_t channel) {
+  return g.rows[o * g.advance + (i < g.height ? i : 0)] + channel + (g.first + s.phase + i * g.shift) * g.pixel;
+}
+
+// The positions that are not whole, at the start and at the end of a row. Where a register holds one pixel and a dword one column
+// they are nothing but padding, the same in every row.
+template <int kRows, int kPixels>
+QGEMM_INLINE void fill_edges(const depthwise_args& g, const Stream& s, int o, ptrdiff_t channel, __mmask64 k,
+                             __m512i (*edge)[4]) {
+  for (int p = 0; p < s.positions; ++p) {
+    if (p == s.whole_from) p = s.whole_to;
+    if (p >= s.positions) break;
+    for (int i = 0; i < kRows; ++i) {
+      const int64_t column = g.first + s.phase + i * g.shift + p * (s.position / g.pixel);
+      const uint8_t* row = g.rows[o * g.advance + (i < g.height ? i : 0)] + channel;
+      (*edge)[i] = load64_edge<kPixels>(row, g.pixel, column, s.apart, g.columns, g.padding, k);
+    }
+    ++edge;
+  }
+}
+
+// All output rows of one part of the channels. kRows: rows (or columns) of a dword that are loaded, 3 or 4. Of three the last is
+// in the fourth byte too, where its weight is zero; with stride 2 that of the column beside is, so that the same unpacks serve
+// both.
+template <int kTaps, int kRows, int kPixels, bool kMasked, int kStride, Clamp kClamp>
+void stream(const depthwise_args& g, const Stream& s, ptrdiff_t channel, const int8_t* weights, __mmask64 k) {
   const Epilogue& e = *g.ep;
-  __m512i w[3][4];
+  StreamArrays& a = *reinterpret_cast<StreamArrays*>(g.scratch);
+  __m512i w[kTaps][4];
 #pragma GCC unroll 3
-  for (int t = 0; t < 3; ++t)
+  for (int t = 0; t < kTaps; ++t)
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) w[t][j] = load_lanes<kPixels>(weights + 256 * t + 64 * j);
+    for (int j = 0; j < 4; ++j) {
+      w[t][j] = load_lanes<kPixels>(weights + 256 * t + 64 * j);
+      if (kStride == 2 && t != 1)  // the third byte moves to the fourth
+        w[t][j] = _mm512_mask_blend_epi16(0xaaaaaaaa, w[t][j],
+                                          _mm512_slli_epi32(_mm512_and_si512(w[t][j], _mm512_set1_epi32(0xff0000)), 8));
+    }
   const Bytes b{_mm512_set1_epi16(static_cast<short>(e.zero_point)), _mm512_set1_epi8(static_cast<char>(e.lo)),
                 _mm512_set1_epi8(static_cast<char>(e.hi)), _mm512_set1_epi8(e.out == OutType::s8 ? static_cast<char>(0x80) : 0)};
-  const int pixels = (g.pixels + kPixels - 1) / kPixels;
+  const ptrdiff_t whole_from = s.whole_from * s.position, whole_to = s.whole_to * s.position, position = s.position;
   for (int o = 0; o < g.outputs; ++o) {
-    for (int i = 0; i < 4; ++i) s.row[i] = g.rows[o * g.advance + (i < g.height ? i : 0)] + channel;  // one in cache for none
-    if (kPixels > 1 || o == 0) fill_edges<kPixels>(g, s, k);
-    s.at = g.first * g.pixel;
-    s.edge = g.scratch;
-    s.column = 0;
-    s.c = static_cast<char*>(g.c) + o * g.ldr + channel;
-    for (int i = 0; i < kPixels; ++i) s.left[i] = g.pixels - i * pixels;
-    int outputs = pixels;
-    __m512i v[4], a0[4], a1[4], a2[4];
-    next_column<kPixels, kMasked>(s, k, v);
-    start_output<kPixels>(s, a0);
-    add_column(a0, v, w[0]);
-    if (kStride == 1) {
-      next_column<kPixels, kMasked>(s, k, v);
-      start_output<kPixels>(s, a1);
-      add_column(a0, v, w[1]);
-      add_column(a1, v, w[0]);
-    }
-    // done: its last column; half: its middle one; fresh: its first.
-    const auto turn = [&](__m512i * done, __m512i * half, __m512i * fresh) __attribute__((always_inline)) {
-      if (kStride == 2) {
-        next_column<kPixels, kMasked>(s, k, v);
-        add_column(done, v, w[1]);
+    const uint8_t* row[kRows];
+    for (int i = 0; i < kRows; ++i) row[i] = stream_row(g, s, o, i, channel);
+    if (kRows == 4 || kPixels > 1 || o == 0) fill_edges<kRows, kPixels>(g, s, o, channel, k, a.edges);
+    ptrdiff_t at = 0, next_edge = whole_from ? 0 : whole_to;
+    const __m512i(*edge)[4] = a.edges;
+    char* c = static_cast<char*>(g.c) + o * g.ldr + channel + s.phase * g.ldc;
+    const auto load = [&](__m512i * t) __attribute__((always_inline)) {
+      if (__builtin_expect(at == next_edge, 0)) {
+#pragma GCC unroll 4
+        for (int i = 0; i < kRows; ++i) t[i] = (*edge)[i];
+        ++edge;
+        next_edge = at + position == whole_from ? whole_to : at + position;
+      } else {
+#pragma GCC unroll 4
+        for (int i = 0; i < kRows; ++i) t[i] = load64<kPixels, kMasked>(row[i] + at, s.step, k);
       }
-      next_column<kPixels, kMasked>(s, k, v);
-      start_output<kPixels>(s, fresh);
-      add_column(done, v, w[2]);
-      if (kStride == 1) add_column(half, v, w[1]);
-      add_column(fresh, v, w[0]);
-      finish_output<kPixels, kMasked, kClamp>(s, b, k, done);
+      at += position;
+      if (kStride == 2) __asm__("" : "+r"(at));  // one index for all rows: with a pointer for each there are too few registers
+    };
+    const auto interleave = [](const __m512i* t, __m512i lo23, __m512i hi23, __m512i* v) __attribute__((always_inline)) {
+      const __m512i lo01 = _mm512_unpacklo_epi8(t[0], t[1]), hi01 = _mm512_unpackhi_epi8(t[0], t[1]);
+      v[0] = _mm512_unpacklo_epi16(lo01, lo23);
+      v[1] = _mm512_unpackhi_epi16(lo01, lo23);
+      v[2] = _mm512_unpacklo_epi16(hi01, hi23);
+      v[3] = _mm512_unpackhi_epi16(hi01, hi23);
+    };
+    const auto next = [&](__m512i * v) __attribute__((always_inline)) {
+      __m512i t[kRows];
+      load(t);
+      interleave(t, _mm512_unpacklo_epi8(t[2], t[kRows - 1]), _mm512_unpackhi_epi8(t[2], t[kRows - 1]), v);
+    };
+    const auto start = [&](__m512i * acc) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) acc[j] = a.correction[j];
+    };
+    const auto add = [](__m512i * acc, const __m512i* v, const __m512i* weight) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) acc[j] = _mm512_dpbusd_epi32(acc[j], v[j], weight[j]);
+    };
+    int left = s.outputs;
+    __m512i v[4], a0[4], a1[4], a2[4];
+    if constexpr (kTaps == 1) {
+      for (; left > 0; --left, c += s.output) {
+        next(v);
+        start(a0);
+        add(a0, v, w[0]);
+        finish_output<kPixels, kMasked, kClamp>(a, s, b, k, a0, left, c);
+      }
+      continue;
+    }
+    next(v);
+    start(a0);
+    add(a0, v, w[0]);
+    if (kStride == 1) {
+      next(v);
+      start(a1);
+      add(a0, v, w[kTaps / 2]);
+      add(a1, v, w[0]);
+    }
+    // done: its last position; half: its middle one; fresh: its first.
+    const auto turn = [&](__m512i * done, __m512i * half, __m512i * fresh) __attribute__((always_inline)) {
+      if (kStride == 1) {
+        next(v);
+      } else {
+        __m512i t[kRows], u[kRows];
+        load(t);
+        load(u);
+        const __m512i lo = _mm512_unpacklo_epi8(t[2], u[2]), hi = _mm512_unpackhi_epi8(t[2], u[2]);
+        interleave(t, lo, hi, v);
+        add(done, v, w[kTaps / 2]);
+        interleave(u, lo, hi, v);
+      }
+      start(fresh);
+      add(done, v, w[kTaps - 1]);
+      if (kStride == 1) add(half, v, w[kTaps / 2]);
+      add(fresh, v, w[0]);
+      finish_output<kPixels, kMasked, kClamp>(a, s, b, k, done, left, c);
+      c += s.output;
     };
     for (;;) {
       if (kStride == 1) {
         turn(a0, a1, a2);
-        if (--outputs == 0) break;
+        if (--left == 0) break;
         turn(a1, a2, a0);
-        if (--outputs == 0) break;
+        if (--left == 0) break;
         turn(a2, a0, a1);
-        if (--outputs == 0) break;
+        if (--left == 0) break;
       } else {
         turn(a0, nullptr, a1);
-        if (--outputs == 0) break;
+        if (--left == 0) break;
         turn(a1, nullptr, a0);
-        if (--outputs == 0) break;
+        if (--left == 0) break;
       }
     }
   }
 }
 
-// `n` channels from lane `lane` of the block at `channel` on, all output rows. False when too many columns are not whole.
-template <int kPixels>
-bool run_stream(const depthwise_args& g, int channel, int lane, int n) {
-  const int outputs = (g.pixels + kPixels - 1) / kPixels, columns = (outputs - 1) * static_cast<int>(g.stride) + 3;
-  const int64_t apart = outputs * g.stride;  // columns from part to part
-  const int64_t from = g.first < 0 ? -g.first : 0, to = g.columns - g.first - (kPixels - 1) * apart;
-  const int whole_from = static_cast<int>(from < columns ? from : columns);
-  const int whole_to = static_cast<int>(to < whole_from ? whole_from : to < columns ? to : columns);
-  if (whole_from + columns - whole_to > kEdges) return false;
+// One of `dilation` streams of `n` channels from lane `lane` of the block at `channel` on, all output rows. False when too many
+// positions are not whole.
+template <int kTaps, int kRows, int kPixels>
+bool run_stream(const depthwise_args& g, int channel, int lane, int n, int phase) {
+  const int64_t columns = kTaps == 1 ? g.stride : g.stride == 1 ? g.dilation : 1;  // from a position to the next
+  const int64_t between = kTaps == 1 || g.stride == 2 ? 1 : g.dilation;            // from an output to the next of the stream
+  const int stride = kTaps == 1 ? 1 : static_cast<int>(g.stride);                  // positions
+  const int all = static_cast<int>((g.pixels - phase + between - 1) / between);
+  if (all <= 0) return true;
+  Stream s{};
+  s.phase = phase;
+  s.outputs = (all + kPixels - 1) / kPixels;
+  s.positions = (s.outputs - 1) * stride + kTaps;
+  for (int i = 0, stored; i < kPixels; ++i) {
+    stored = all - i * s.outputs;
+    s.lacks[i] = s.outputs - (stored < 0 ? 0 : stored < s.outputs ? stored : s.outputs);
+  }
+  s.apart = s.outputs * stride * columns;
+  s.position = columns * g.pixel;
+  s.step = s.apart * g.pixel;
+  s.output = between * g.ldc;
+  s.part = s.outputs * s.output;
+  // Positions whose first column lies left of the image, and those whose last one lies right of it.
+  const int64_t first = g.first + phase, last = g.columns - 1 - 3 * g.shift - (kPixels - 1) * s.apart - first;
+  const int64_t from = first < 0 ? (-first + columns - 1) / columns : 0, to = last < 0 ? 0 : last / columns + 1;
+  s.whole_from = static_cast<int>(from < s.positions ? from : s.positions);
+  s.whole_to = static_cast<int>(to < s.whole_from ? s.whole_from : to < s.positions ? to : s.positions);
+  if (s.whole_from + s.positions - s.whole_to > kEdges) return false;
   const bool masked = n < 64 / kPixels;
   const __mmask64 k = lanes64(n);
   const Epilogue& e = *g.ep;
   const int col = g.col + channel + 4 * lane;
-  const float top = static_cast<float>(e.hi - e.zero_point);
   const int8_t* const b = g.b + channel / 64 * g.block + 16 * lane;
+  StreamArrays& a = *reinterpret_cast<StreamArrays*>(g.scratch);
+  for (int j = 0; j < 4; ++j) {
+    a.correction[j] = load_lanes<kPixels>(e.correction + col + 16 * j);
+    a.scale[j] = _mm512_castsi512_ps(load_lanes<kPixels>(e.scale + col + 16 * j));
+    a.bias[j] = _mm512_castsi512_ps(load_lanes<kPixels>(e.bias + col + 16 * j));
+  }
+  a.inv_scale = _mm512_set1_ps(e.inv_scale);
+  a.top = _mm512_set1_ps(static_cast<float>(e.hi - e.zero_point));
   channel += 16 * lane;
-  Stream s{};
-  s.columns = columns;
-  s.apart = apart;
-  s.pixel = g.pixel;
-  s.step = apart * g.pixel;
-  s.whole_from = whole_from;
-  s.whole_to = whole_to;
-  s.correction = e.correction + col;
-  s.scale = e.scale + col;
-  s.bias = e.bias + col;
-  s.inv_scale = &e.inv_scale;
-  s.top = &top;
-  s.ldc = g.ldc;
-  s.part = outputs * g.ldc;
   const auto go = [&](auto stride) __attribute__((always_inline)) {
     constexpr int kStride = decltype(stride)::value;
     if (!e.bounded)
-      stream<kPixels, true, kStride, Clamp::floats>(g, s, channel, b, k);
+      stream<kTaps, kRows, kPixels, true, kStride, Clamp::floats>(g, s, channel, b, k);
     else if (clamps_bytes(e))
-      masked ? stream<kPixels, true, kStride, Clamp::bytes>(g, s, channel, b, k)
-             : stream<kPixels, false, kStride, Clamp::bytes>(g, s, channel, b, k);
+      masked ? stream<kTaps, kRows, kPixels, true, kStride, Clamp::bytes>(g, s, channel, b, k)
+             : stream<kTaps, kRows, kPixels, false, kStride, Clamp::bytes>(g, s, channel, b, k);
     else
-      masked ? stream<kPixels, true, kStride, Clamp::none>(g, s, channel, b, k)
-             : stream<kPixels, false, kStride, Clamp::none>(g, s, channel, b, k);
+      masked ? stream<kTaps, kRows, kPixels, true, kStride, Clamp::none>(g, s, channel, b, k)
+             : stream<kTaps, kRows, kPixels, false, kStride, Clamp::none>(g, s, channel, b, k);
   };
-  g.stride == 1 ? go(Stride<1>{}) : go(Stride<2>{});
+  if constexpr (kRows == 3 && kTaps == 3) {
+    g.stride == 1 ? go(Stride<1>{}) : go(Stride<2>{});
+  } else {
+    go(Stride<1>{});
+  }
   return true;
 }
 
+template <int kTaps, int kRows>
 bool run_stream(const depthwise_args& g, int channel, int n) {
-  if (n > 48) return run_stream<1>(g, channel, 0, n);
-  if (n <= 16) return run_stream<4>(g, channel, 0, n);
-  if (!run_stream<2>(g, channel, 0, n < 32 ? n : 32)) return false;
-  return n <= 32 || run_stream<4>(g, channel, 2, n - 32);
+  const int phases = kTaps == 3 && g.stride == 1 ? static_cast<int>(g.dilation) : 1;
+  for (int phase = 0; phase < phases; ++phase) {
+    if (n > 48) {
+      if (!run_stream<kTaps, kRows, 1>(g, channel, 0, n, phase)) return false;
+    } else if (n <= 16) {
+      if (!run_stream<kTaps, kRows, 4>(g, channel, 0, n, phase)) return false;
+    } else {
+      if (!run_stream<kTaps, kRows, 2>(g, channel, 0, n < 32 ? n : 32, phase)) return false;
+      if (n > 32 && !run_stream<kTaps, kRows, 4>(g, channel, 2, n - 32, phase)) return false;
+    }
+  }
+  return true;
 }
 
 }  // namespace
 
 void depthwise_u8s8_1x64(const depthwise_args& g) {
   const bool bytes = g.ep->out == OutType::u8 || g.ep->out == OutType::s8;
-  const bool streams =
-      bytes && g.taps == 3 && g.bundles == 1 && g.splits == 1 && g.dilation == 1 && g.shift == 0 && g.stride <= 2;
+  const bool three_dwords =
+      g.taps == 3 && (g.shift ? g.stride == 1 : g.height <= 3 && (g.stride == 1 || (g.stride == 2 && g.dilation == 1)));
+  const bool streams = bytes && g.bundles == 1 && g.splits == 1 && (g.taps == 1 || three_dwords);
   const int together = g.below && g.advance == 1 && g.outputs > 1 ? 2 : 1;
-  // Few channels leave many lanes of a block idle. A natural row's arrays are put in order once a call.
-  const bool natural = streams && g.ep->bounded && g.stride == 1 && g.channels >= 16 && g.channels <= 48 &&
-                       g.pixel == g.channels && g.ldc == g.channels && g.pixels * g.channels >= 64 && g.outputs * g.pixels >= 32;
+  // Few channels leave many lanes of a block idle, but for 32, two pixels of which fill a register. A natural row's arrays are
+  // put in order once a call.
+  const bool natural = streams && g.taps == 3 && g.stride == 1 && g.dilation == 1 && !g.shift && g.ep->bounded &&
+                       g.channels >= 16 && g.channels <= 48 && g.channels != 32 && g.pixel == g.channels && g.ldc == g.channels &&
+                       g.pixels * g.channels >= 64 && g.outputs * g.pixels >= 32;
   int32_t* const offsets = reinterpret_cast<int32_t*>(g.scratch);
   const auto lines_from = [](const Plan& p) { return (static_cast<ptrdiff_t>(p.lines) * p.taps * 4 + 63) / 64 * 64; };
   Plan p = plan_of(g, false);
   ptrdiff_t used = lines_from(p);
   if (natural && run_natural(g, p, together, offsets, g.scratch + used, g.scratch_bytes - used)) return;
   Layout l;
-  lay_out(g, p, false, 64, together * g.advance, g.scratch_bytes - used, 1, l);
+  lay_out(g, p, false, 64, 1, together * g.advance, g.scratch_bytes - used, 1, l);
   int8_t* weights = nullptr;
   if (!streams && g.advance == 2 && g.stride == 2 && g.dilation == 1 && g.shift == 0 && g.taps > 1) {
     const Plan tiled = plan_of(g, true);
     const ptrdiff_t at = lines_from(tiled), behind = at + static_cast<ptrdiff_t>(g.splits) * tiled.lines * tiled.taps * 256;
     Layout tiled_layout;
-    if (lay_out(g, tiled, false, 64, g.advance, g.scratch_bytes - behind, 8, tiled_layout)) {
+    if (lay_out(g, tiled, false, 64, 1, g.advance, g.scratch_bytes - behind, 8, tiled_layout)) {
       p = tiled;
       l = tiled_layout;
       weights = reinterpret_cast<int8_t*>(g.scratch + at);
@@ -761,11 +926,18 @@ void depthwise_u8s8_1x64(const depthwise_args& g) {
   }
   for (int channel = 0; channel < g.channels; channel += 64) {
     const int n = g.channels - channel < 64 ? g.channels - channel : 64;
-    if (streams && run_stream(g, channel, n)) continue;
+    if (streams && (g.taps == 1 ? run_stream<1, 4>(g, channel, n)
+                    : g.shift   ? run_stream<3, 4>(g, channel, n)
+                                : run_stream<3, 3>(g, channel, n)))
+      continue;
     const int8_t* const b = g.b + channel / 64 * g.block;
     if (weights) tile_weights(g, p, b, weights);
     Tiles s{};
     s.b = weights ? weights : b;
+    if (bytes && g.splits == 1 && n <= 32 && g.pixels >= 4 && g.outputs * g.pixels >= 16 &&
+        (n <= 16 ? run_parts<4> : run_parts<2>)(g, p, s.b, channel, n, together, offsets, g.scratch + used,
+                                                g.scratch_bytes - used))
+      continue;
     s.tap_bytes = 256;
     s.below = g.below;
     s.correction = g.ep->correction + g.col + channel;
