@@ -234,14 +234,20 @@ struct mul_args : binary_args {
 // among the other operand's fractions, so that their sum carries into one step more or does not:
 //   s = whole_a[a] + (whole_b[b] + (rank_b[b] > rank_a[a]))      the first addition saturates in int8
 //   q = clamp(s + 128, lo, hi)
+// Or, where together they span more than 256 steps (wide): the tables hold sizes of 0 to 255, those of the bytes below first_a
+// and first_b are subtracted, and every step saturates in uint8:
+//   s = positive ones, + carry, - negative ones
+//   q = clamp(s, lo, hi)
 struct sum_args {
   const uint8_t *a, *b;
   uint8_t* out;
   ptrdiff_t rows, n;
   ptrdiff_t lda, ldb, ldo;
   const uint8_t *rank_a, *rank_b;   // [256]
-  const int8_t *whole_a, *whole_b;  // those of b below 127
+  const int8_t *whole_a, *whole_b;  // those of b below 127; wide: their bytes are sizes
   int32_t lo, hi;
+  bool wide = false;
+  int32_t first_a = 0, first_b = 0;  // 0 to 255
 };
 
 // out[r][i] = table[x[r][i]]; `out` may be `x` itself.

@@ -142,6 +142,9 @@ void add(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t 
   s.rank_b = tables->rank_b;
   s.whole_a = tables->whole_a;
   s.whole_b = tables->whole_b;
+  s.wide = tables->wide;
+  s.first_a = tables->first_a;
+  s.first_b = tables->first_b;
   s.lo = out.lo;
   s.hi = out.hi;
   over_rows(t.sum, s, a, b, c, ldc, rows, n);
@@ -206,6 +209,21 @@ std::shared_ptr<const ProductFactors> product_factors(const Encoding8& ea, const
   return made;
 }
 
+namespace {
+
+// Steps of a byte as sizes, of which those below the byte `first` are negative. What lies further below zero than a byte counts
+// takes the whole sum away, as 255 does. False: a positive size is too large, or none is positive.
+bool sizes(const int (&steps)[kBytes], int8_t (&size)[kBytes], int32_t& first) {
+  first = static_cast<int32_t>(std::find_if(steps, steps + kBytes, [](int s) { return s >= 0; }) - steps);
+  for (int i = 0; i < kBytes; ++i) {
+    if (steps[i] > 254 || (i >= first && steps[i] < 0)) return false;
+    size[i] = static_cast<int8_t>(std::min(std::abs(steps[i]), 255));
+  }
+  return first < kBytes;
+}
+
+}  // namespace
+
 // With u = xa / so and v = xb / so + 1/2 the sum is floor(u + v): the whole parts of both, and one more where the fractions reach
 // 1 together. Of b's fractions only their order matters, and of a's only how many of those stay below the carry. Which carry is
 // read off the definition itself, roundings included; a row of pairs that no threshold explains has none.
@@ -235,8 +253,7 @@ std::shared_ptr<const SumTables> sum_tables(const Encoding8& ea, const Encoding8
   const int a_from = whole_a[kBytes - 1] + 1 - 127, a_to = whole_a[0] - 1 + 128;
   const int b_from = whole_b[kBytes - 1] + 1 - 127, b_to = whole_b[0] + 128;
   const int less_a = std::max(a_from, 128 - b_to), less_b = 128 - less_a;
-  if (less_a > a_to || less_b < b_from || less_b > b_to) return nullptr;
-  for (int j = 0; j < kBytes; ++j) tables.whole_b[j] = static_cast<int8_t>(whole_b[j] - less_b);
+  tables.wide = less_a > a_to || less_b < b_from || less_b > b_to;
 
   for (int i = 0; i < kBytes; ++i) {
     bool found = false;
@@ -250,17 +267,25 @@ std::shared_ptr<const SumTables> sum_tables(const Encoding8& ea, const Encoding8
         if (!with) least = std::max(least, rank);
       }
       if (least > most) continue;
-      tables.whole_a[i] = static_cast<int8_t>(whole_a[i] + more - less_a);
+      whole_a[i] += more;
       tables.rank_a[i] = static_cast<uint8_t>(most);
       found = true;
       break;
     }
     if (!found) return nullptr;
   }
+  if (tables.wide) {
+    if (!sizes(whole_a, tables.whole_a, tables.first_a) || !sizes(whole_b, tables.whole_b, tables.first_b)) return nullptr;
+  } else {
+    for (int i = 0; i < kBytes; ++i) {
+      tables.whole_a[i] = static_cast<int8_t>(whole_a[i] - less_a);
+      tables.whole_b[i] = static_cast<int8_t>(whole_b[i] - less_b);
+    }
+  }
 
   std::vector<uint8_t> got(kBytes * kBytes);
   table().sum({as, bs, got.data(), 1, kBytes * kBytes, 0, 0, 0, tables.rank_a, tables.rank_b, tables.whole_a, tables.whole_b,
-               out.lo, out.hi});
+               out.lo, out.hi, tables.wide, tables.first_a, tables.first_b});
   return std::equal(got.begin(), got.end(), want) ? made : nullptr;
 }
 

@@ -30,9 +30,11 @@ struct Operand8 {
 struct SumTables {
   uint8_t rank_a[256], rank_b[256];
   int8_t whole_a[256], whole_b[256];
+  bool wide = false;
+  int32_t first_a = 0, first_b = 0;
 };
-// Null where no tables give every pair's byte: an operand spans more steps of the result than a byte counts, or many pairs tie
-// between two steps, where float roundings decide.
+// Null where no tables give every pair's byte: an operand spans more steps of the result than a byte counts to either side of
+// zero, or many pairs tie between two steps, where float roundings decide.
 std::shared_ptr<const SumTables> sum_tables(const Encoding8& ea, const Encoding8& eb, const OutputSpec& out);
 
 // Sum and product of `rows` rows of n elements, rounded as above. c: rows ldc bytes apart; it may be an operand that is not

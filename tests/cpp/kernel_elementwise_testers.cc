@@ -274,8 +274,12 @@ void test_sum(const KernelRow& row) {
     g.whole_b = reinterpret_cast<const int8_t*>(steps);
     g.lo = rng.chance(50) ? 0 : static_cast<int32_t>(rng.between(0, 255));
     g.hi = rng.chance(50) ? 255 : static_cast<int32_t>(rng.between(g.lo, 255));
-    now_testing("%s rows=%d n=%d lda=%d ldb=%d ldo=%d [%d,%d]", row.name, static_cast<int>(g.rows), static_cast<int>(g.n),
-                static_cast<int>(g.lda), static_cast<int>(g.ldb), static_cast<int>(g.ldo), g.lo, g.hi);
+    g.wide = rng.chance(50);
+    g.first_a = static_cast<int32_t>(rng.pick<int64_t>({0, 255, rng.between(0, 255)}));
+    g.first_b = static_cast<int32_t>(rng.pick<int64_t>({0, 255, rng.between(0, 255)}));
+    now_testing("%s rows=%d n=%d lda=%d ldb=%d ldo=%d [%d,%d] wide=%d first=%d,%d", row.name, static_cast<int>(g.rows),
+                static_cast<int>(g.n), static_cast<int>(g.lda), static_cast<int>(g.ldb), static_cast<int>(g.ldo), g.lo, g.hi,
+                g.wide, g.first_a, g.first_b);
     g.out = want.place(g.rows, g.n, g.ldo, side);
     table_of(Isa::ref).sum(g);
     g.out = got.place(g.rows, g.n, g.ldo, side);

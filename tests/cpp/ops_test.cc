@@ -107,7 +107,7 @@ TEST(Ops, SumsByTables) {
   for (int i = 0; i < cases(200); ++i, ++tried) {
     OutputSpec out = any_output(rng, 200, false);
     out.type = OutType::u8;
-    const Encoding8 ea{out.scale * rng.uniform(0.2f, 1.1f), any_zero()}, eb{out.scale * rng.uniform(0.2f, 1.1f), any_zero()};
+    const Encoding8 ea{out.scale * rng.uniform(0.2f, 1.6f), any_zero()}, eb{out.scale * rng.uniform(0.2f, 1.6f), any_zero()};
     const auto tables = sum_tables(ea, eb, out);
     exist += tables != nullptr;
     now_testing("tables sa=%g za=%d sb=%g zb=%d so=%g zo=%d [%d,%d] exist=%d", double(ea.scale), ea.zero_point, double(eb.scale),
@@ -133,11 +133,10 @@ TEST(Ops, SumTablesAreRefusedWhereTheyWouldDiffer) {
   EXPECT_EQ(sum_tables({0.02f, 10}, {0.02f, 10}, out), nullptr);
   out.scale = 0.033f;
   EXPECT_NE(sum_tables({0.02f, 100}, {0.02f, 20}, out), nullptr);
-  EXPECT_EQ(sum_tables({0.05f, 100}, {0.02f, 20}, out), nullptr);
   EXPECT_EQ(sum_tables({100.0f, 100}, {0.02f, 20}, out), nullptr);
   out.scale = 0.02001f;
   out.zero_point = 0;
-  EXPECT_EQ(sum_tables({0.02f, 0}, {0.0199f, 0}, out), nullptr);
+  EXPECT_EQ(sum_tables({0.0201f, 0}, {0.0199f, 0}, out), nullptr);
 }
 
 TEST(Ops, Lut) {
