@@ -65,11 +65,9 @@ void resize_nearest(const uint8_t* x, const ImageShape& s, int64_t oh, int64_t o
   const int64_t rows = s.batch * oh, row = ow * s.c;
   if (rows * row == 0) return;
   const KernelTable& t = table();
-  // Where every pixel is repeated as often, small ones are repeated by permutations, some rows at a time. One whose copies are
-  // few registers is written to all of them at once; of others a row is copied.
+  // Where every pixel is repeated as often, small ones are repeated by permutations, some rows at a time.
   const int64_t factor = ow % s.w == 0 ? ow / s.w : 1, times = oh % s.h == 0 ? oh / s.h : 1;
-  const bool at_once = s.c % 64 == 0 && times * registers_of(factor * s.c) <= kRegisters;
-  bool repeats = factor > 1 && oh == times * s.h && (s.c <= kRepeated || at_once) && t.isa >= kPermutes;
+  bool repeats = factor > 1 && oh == times * s.h && s.c <= kRepeated && t.isa >= kPermutes;
   for (int64_t i = 0; i < ow && repeats; ++i) repeats = xs[i] == i / factor;
   for (int64_t i = 0; i < oh && repeats; ++i) repeats = ys[i] == i / times;
   if (repeats) {
@@ -86,14 +84,11 @@ void resize_nearest(const uint8_t* x, const ImageShape& s, int64_t oh, int64_t o
         g.rows = static_cast<ptrdiff_t>(count);
         g.ldx = static_cast<ptrdiff_t>(line);
         g.ldo = static_cast<ptrdiff_t>(times * row);
-        g.out_pieces = static_cast<ptrdiff_t>(at_once ? times : 1);
-        g.out_pitch = static_cast<ptrdiff_t>(row);
         permute_rows(t, g, [&](int64_t n, int32_t* index) {
-          for (int64_t piece = 0; piece < g.out_pieces; ++piece)
-            for (int64_t i = 0; i < n * factor; ++i)
-              for (int64_t k = 0; k < s.c; ++k) *index++ = static_cast<int32_t>(i / factor * s.c + k);
+          for (int64_t i = 0; i < n * factor; ++i)
+            for (int64_t k = 0; k < s.c; ++k) *index++ = static_cast<int32_t>(i / factor * s.c + k);
         });
-        for (int64_t r = first; r < first + count && !at_once; ++r)
+        for (int64_t r = first; r < first + count; ++r)
           for (int64_t i = 1; i < times; ++i) copy_row(t, out + r * times * row, out + (r * times + i) * row, row);
       }
     });

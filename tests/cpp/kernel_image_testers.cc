@@ -68,7 +68,7 @@ void test_permute(const KernelRow& row) {
     g.ldx = g.in_pieces * g.in_pitch;
     g.ldo = g.out_pieces * g.out_pitch;
     const auto bytes = [&](int64_t ld, int64_t pitch, int64_t pieces, int64_t length) {
-      return g.rows * g.units ? (g.rows - 1) * ld + (pieces - 1) * pitch + g.units * length : 0;
+      return g.rows > 0 && g.units > 0 ? (g.rows - 1) * ld + (pieces - 1) * pitch + g.units * length : 0;
     };
     const int64_t read = bytes(g.ldx, g.in_pitch, g.in_pieces, g.in_length), runs = g.units ? g.rows * g.out_pieces : 0,
                   run = g.units * g.out_length;
