@@ -65,6 +65,11 @@ struct gemm_args {
   // nothing is read.
   const int8_t* next;
   int32_t tile_rows;  // 0: the strip is one tile
+  // Panels side by side, `panel_bytes` from one to the next, each of 64 valid columns: as many calls, with b, col and c going on
+  // from panel to panel, in one. 0: one panel. More only where the rows are a matrix and one tile, and next is null: few rows read
+  // a weight no faster than it arrives, and should not pause between panels.
+  int32_t panels;
+  ptrdiff_t panel_bytes;
   // Of a panel of 16 columns: columns 0..7 have weights other than zero only in the first half of each tap's kc, columns 8..15
   // only in the second (groups side by side); kc is a multiple of 8. A kernel may leave the zeros out.
   bool halves;
@@ -77,6 +82,17 @@ struct gemm_args {
 // instructions than to extend its sign.
 constexpr int32_t kMaxNibbleProducts = 65536;
 struct gemm4_args : gemm_args {};
+
+// Panel p of several side by side, as a call of its own.
+static inline gemm_args gemm_panel(const gemm_args& g, int32_t p) {
+  const bool bytes = g.ep->out == OutType::u8 || g.ep->out == OutType::s8;
+  gemm_args one = g;
+  one.panels = 0;
+  one.b = g.b + p * g.panel_bytes;
+  one.col = g.col + p * 64;
+  one.c = static_cast<char*>(g.c) + p * (bytes ? 64 : 256);
+  return one;
+}
 
 // How the rows of a strip are cut in tiles.
 struct GemmCut {

@@ -64,6 +64,10 @@ void tile(const gemm_args& g, const uint8_t* const* rows, ptrdiff_t offset, int 
 }  // namespace
 
 void gemm_u8s8_3x16(const gemm_args& g) {
+  if (g.panels > 1) {
+    for (int p = 0; p < g.panels; ++p) gemm_u8s8_3x16(gemm_panel(g, p));
+    return;
+  }
   gemm_args one = g;
   const GemmCut cut = gemm_cut(g.m, g.tile_rows);
   for (int i = 0; i < cut.tiles; ++i) {

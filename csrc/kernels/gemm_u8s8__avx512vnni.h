@@ -545,10 +545,71 @@ QGEMM_INLINE bool full_tiles(const gemm_args& g, int32_t begin, int32_t end) {
   return true;
 }
 
+// Panels p and p + apart, for each p below `apart`, of one row; kc is a multiple of 4. Two panels at a time have chains enough, and
+// what is read are two streams that go on from panel to panel, which prefetchers follow without a pause.
+template <class End>
+static __attribute__((noinline)) void row_over_panels(const gemm_args& g, int32_t apart) {
+  const uint8_t* const a = g.base + g.offset + g.kc;
+  const ptrdiff_t far = apart * g.panel_bytes;
+  for (int32_t p = 0; p < apart; ++p) {
+    __m512i acc[2][1][4];
+#pragma GCC unroll 2
+    for (int s = 0; s < 2; ++s)
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j)
+        acc[s][0][j] = _mm512_loadu_si512(g.ep->correction + g.col + static_cast<ptrdiff_t>(p + s * apart) * 64 + 16 * j);
+    const int8_t* b = g.b + p * g.panel_bytes;
+#pragma GCC unroll 1
+    for (ptrdiff_t k = -static_cast<ptrdiff_t>(g.kc); k < 0; k += 4, b += 256) {
+      const __m512i av = broadcast4(a + k);
+#pragma GCC unroll 2
+      for (int s = 0; s < 2; ++s)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j)
+          acc[s][0][j] = _mm512_dpbusd_epi32(acc[s][0][j], av, _mm512_loadu_si512(b + s * far + 64 * j));
+    }
+#pragma GCC unroll 2
+    for (int s = 0; s < 2; ++s) {
+      const gemm_args one = gemm_panel(g, p + s * apart);
+      End(one).template store<1, 4>(acc[s], g.row, static_cast<char*>(one.c));
+    }
+  }
+}
+
+// Rows of one tile over panels side by side.
+template <int MR>
+QGEMM_INLINE void tile_over_panels(const gemm_args& g) {
+  const Epilogue& e = *g.ep;
+  const bool same_rows = !e.row_zero_point && !e.row_scale, bytes = e.out == OutType::u8 || e.out == OutType::s8;
+  int32_t done = 0;
+  if (g.m == 1 && (g.kc & 3) == 0 && !e.row_sum && !e.row_term) {
+    done = g.panels / 2 * 2;
+    if (same_rows && bytes && e.bounded)
+      row_over_panels<ToBytes<true>>(g, done / 2);
+    else if (same_rows && bytes)
+      row_over_panels<ToBytes<false>>(g, done / 2);
+    else if (same_rows && e.out == OutType::f32)
+      row_over_panels<ToFloats<false>>(g, done / 2);
+    else if (same_rows && e.out == OutType::s32)
+      row_over_panels<ToDwords>(g, done / 2);
+    else if (e.row_zero_point && e.row_scale && e.out == OutType::f32)
+      row_over_panels<ToFloats<true>>(g, done / 2);
+    else
+      done = 0;
+  }
+  for (int32_t p = done; p < g.panels; ++p) one_tile<MR, 4>(gemm_panel(g, p));
+}
+
 // Every kernel of this family: tiles of at most MR rows of NV registers. Those that prefetch, the ragged last ones and rare ends
 // are called one by one.
 template <int MR, int NV>
 QGEMM_INLINE void gemm(const gemm_args& g) {
+  if constexpr (NV == 4) {
+    if (g.panels > 1) {
+      tile_over_panels<MR>(g);
+      return;
+    }
+  }
   if (g.tile_rows == 0 || g.m <= g.tile_rows) {
     one_tile<MR, NV>(g);
     return;

@@ -65,8 +65,15 @@ Panel panel_for(const KernelTable& t, const PackedView& w, int64_t p, int64_t ro
   return {panel_as_s8(t, w, 0, p, scratch), false};
 }
 
-// Rows [m0, m1) of one panel. next: the panel that comes after it, to be prefetched meanwhile, or null.
-void panel_rows(const Job& j, int64_t p, const Panel& b, int64_t m0, int64_t m1, const int8_t* next = nullptr) {
+// How many of the panels [p, end) one call of the kernel takes: those that are whole, where `rows` are one tile.
+int64_t panels_at_once(const KernelTable& t, const PackedView& w, int64_t p, int64_t end, int64_t rows) {
+  if (w.bits == 4 || w.group_size > 0 || rows > t.gemm_for(kPanel).mr) return 1;
+  return std::max<int64_t>(1, std::min(end, w.n / kPanel) - p);
+}
+
+// Rows [m0, m1) of `count` panels. next: the panel that comes after it, to be prefetched meanwhile, or null.
+void panel_rows(const Job& j, int64_t p, const Panel& b, int64_t m0, int64_t m1, int64_t count = 1,
+                const int8_t* next = nullptr) {
   const int width = j.w.panel_width(p);
   const int64_t rows = m1 - m0;
   const bool grouped = j.w.group_size > 0;
@@ -88,6 +95,8 @@ void panel_rows(const Job& j, int64_t p, const Panel& b, int64_t m0, int64_t m1,
     g.c = j.c + m0 * j.ldc + p * kPanel * j.size;
     g.ldc = j.ldc;
     g.next = next;
+    g.panels = static_cast<int32_t>(count);
+    g.panel_bytes = j.w.panel_stride;
     b.run(j.t, kernel, g);
     return;
   }
@@ -290,12 +299,13 @@ void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int6
   parallel_shares(blocks * panels, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<int8_t> expanded;
     int8_t* scratch = w.bits == 4 ? expanded.get((w.panel_s8_bytes(kPanel) + 127) / 128 * 128) : nullptr;
-    for (int64_t i = begin; i < end; ++i) {
+    for (int64_t i = begin, count = 1; i < end; i += count) {
       const int64_t p = i % panels, b = i / panels;
       const int64_t first = m * b / blocks, last = m * (b + 1) / blocks;
       const Panel panel = panel_for(t, w, p, last - first, scratch);
       if (!post || !post->any()) {
-        panel_rows(job, p, panel, first, last, i + 1 < end ? panel_ahead(t, w, 0, p, last - first) : nullptr);
+        count = panels_at_once(t, w, p, std::min(panels, end - i + p), last - first);
+        panel_rows(job, p, panel, first, last, count, i + 1 < end ? panel_ahead(t, w, 0, p, last - first) : nullptr);
         continue;
       }
       const int mr = t.gemm_for(w.panel_width(p)).mr;
@@ -467,7 +477,10 @@ void linear_dynamic(const PackedView& w, const float* x, int64_t m, ptrdiff_t ld
       }
       if (w.has_w_zero_point) t.row_sum({q, w.k, height, w.k, sums});
       const Job job{t, w, q, w.k, reinterpret_cast<char*>(c) + m0 * ldc, ldc, out, rows, e, 4};
-      for (int64_t p = p0; p < p1; ++p) panel_rows(job, p, panel_for(t, w, p, height, scratch), 0, height);
+      for (int64_t p = p0, count = 1; p < p1; p += count) {
+        count = panels_at_once(t, w, p, p1, height);
+        panel_rows(job, p, panel_for(t, w, p, height, scratch), 0, height, count);
+      }
     }
   });
   if (bad.load() < m) row_not_finite(bad.load());

@@ -8,7 +8,7 @@ namespace qgemm {
 namespace test {
 namespace {
 
-constexpr int kMaxColumns = 192;
+constexpr int kMaxColumns = 448;
 constexpr int kMaxRows = 64;
 
 const char* out_name(OutType t) {
@@ -37,6 +37,7 @@ class GemmTester {
   GemmTester& kc(int v) { return kc_ = v, *this; }
   GemmTester& width(int v) { return width_ = v, *this; }
   GemmTester& n(int v) { return n_ = v, *this; }
+  GemmTester& panels(int v) { return panels_ = v, *this; }  // whole ones of 64 columns, side by side
   GemmTester& row(int v) { return row_ = v, *this; }
   GemmTester& col(int v) { return col_ = v, *this; }
   GemmTester& side(Side v) { return side_ = v, *this; }
@@ -73,32 +74,37 @@ class GemmTester {
       const uint8_t* const* placed = pointers_.place(pointers, side_);
       for (size_t i = 0; i < tiles.size(); ++i) tiles[i].rows = placed + gemm_tile_begin(cut, static_cast<int32_t>(i)) * taps_;
     }
-    const int64_t panel = taps_ * k4 * width_ * 4, stored = nibbles_ ? panel / 2 : panel;
+    const int64_t panel = taps_ * k4 * width_ * 4, panel_bytes = panel + rng.pick<int64_t>({0, 64});
+    const int64_t stored = nibbles_ ? panel / 2 : panel + (panels_ - 1) * panel_bytes;
     int8_t* b = b_.place<int8_t>(static_cast<size_t>(stored), side_);
     fill(rng, b_mood, b, stored);
-    for (int64_t t = 0; t < taps_; ++t)  // the panel is zero where kc is rounded up
-      for (int64_t k = kc_; k < 4 * k4; ++k)
-        for (int64_t j = 0; j < width_; ++j) {
-          const int64_t at = ((t * k4 + k / 4) * width_ + j) * 4 + k % 4;
-          if (nibbles_)
-            b[at / 128 * 64 + at % 64] &= static_cast<int8_t>(at % 128 < 64 ? 0xf0 : 0x0f);
-          else
-            b[at] = 0;
-        }
+    for (int64_t p = 0; p < panels_; ++p)
+      for (int64_t t = 0; t < taps_; ++t)  // a panel is zero where kc is rounded up
+        for (int64_t k = kc_; k < 4 * k4; ++k)
+          for (int64_t j = 0; j < width_; ++j) {
+            const int64_t at = ((t * k4 + k / 4) * width_ + j) * 4 + k % 4;
+            if (nibbles_)
+              b[at / 128 * 64 + at % 64] &= static_cast<int8_t>(at % 128 < 64 ? 0xf0 : 0x0f);
+            else
+              b[p * panel_bytes + at] = 0;
+          }
     const bool halves = !nibbles_ && width_ == 16 && kc_ == 16 && rng.chance(50);
     if (halves)
       for (int64_t x = 0; x < panel; ++x)
         if ((x / 4 % 16 < 8) != (x / 64 % k4 < k4 / 2)) b[x] = 0;
 
     const double typical = 255.0 * 128.0 * std::sqrt(double(taps_) * kc_ + 1);
-    const Epilogue& e = maker_.make(rng, row_ + m_, col_ + width_, typical, true, true, side_);
-    const int64_t size = element_size(e.out), row_bytes = n_ * size, ld = row_bytes + gap_ * size;
+    const Epilogue& e = maker_.make(rng, row_ + m_, col_ + panels_ * width_, typical, true, true, side_);
+    const int64_t columns = (panels_ - 1) * width_ + n_;
+    const int64_t size = element_size(e.out), row_bytes = columns * size, ld = row_bytes + gap_ * size;
     gemm_args g{};
     g.tiles = lda_ ? nullptr : tiles_.place(tiles, side_);
     g.base = base;
     g.lda = lda_;
     g.tile_rows = tile_rows_;
     g.halves = halves;
+    g.panels = panels_ == 1 && rng.chance(50) ? 0 : panels_;
+    g.panel_bytes = static_cast<ptrdiff_t>(panel_bytes);
     g.offset = static_cast<ptrdiff_t>(offset);
     g.m = m_;
     g.taps = taps_;
@@ -110,13 +116,14 @@ class GemmTester {
     g.row = row_;
     g.col = col_;
     g.ldc = ld;
-    now_testing("%s m=%d tile_rows=%d lda=%d taps=%d kc=%d width=%d n=%d halves=%d row=%d col=%d ldc=%d %s", kernel_row.name, m_,
-                tile_rows_, lda_, taps_, kc_, width_, n_, halves, row_, col_, static_cast<int>(ld), maker_.describe().c_str());
+    now_testing("%s m=%d tile_rows=%d lda=%d taps=%d kc=%d width=%d n=%d panels=%d halves=%d row=%d col=%d ldc=%d %s",
+                kernel_row.name, m_, tile_rows_, lda_, taps_, kc_, width_, n_, panels_, halves, row_, col_, static_cast<int>(ld),
+                maker_.describe().c_str());
     uint8_t* want = want_.place(m_, row_bytes, ld, side_);
     uint8_t* got = got_.place(m_, row_bytes, ld, side_);
     if (e.out == OutType::f32_accumulate)
       for (int r = 0; r < m_; ++r)
-        for (int j = 0; j < n_; ++j) {
+        for (int64_t j = 0; j < columns; ++j) {
           const float f = rng.uniform(-1000, 1000);
           std::memcpy(want + r * ld + 4 * j, &f, 4);
           std::memcpy(got + r * ld + 4 * j, &f, 4);
@@ -140,7 +147,7 @@ class GemmTester {
     return *rows_[i];
   }
 
-  int m_ = 1, tile_rows_ = 0, lda_ = 0, taps_ = 1, kc_ = 1, width_ = 16, n_ = 1, row_ = 0, col_ = 0, gap_ = 0;
+  int m_ = 1, tile_rows_ = 0, lda_ = 0, taps_ = 1, kc_ = 1, width_ = 16, n_ = 1, panels_ = 1, row_ = 0, col_ = 0, gap_ = 0;
   bool nibbles_ = false;
   Side side_ = Side::end;
   std::vector<std::unique_ptr<Guarded>> rows_;
@@ -263,7 +270,11 @@ void test_gemm(const KernelRow& row) {
     const bool matrix = rng.chance(30);
     if (matrix) t.taps(1);
     t.matrix(matrix ? kc + static_cast<int>(rng.between(kc > 0 ? 0 : 1, 20)) : 0);
-    t.kc(kc).n(static_cast<int>(rng.between(1, width)));
+    t.kc(kc).n(static_cast<int>(rng.between(1, width))).panels(1);
+    if (width == 64 && rng.chance(20)) {  // few rows over panels side by side
+      t.m(rng.chance(50) ? 1 : static_cast<int>(rng.between(1, row.mr))).tile_rows(rng.chance(50) ? row.mr : 0);
+      t.taps(1).matrix(kc + static_cast<int>(rng.between(kc > 0 ? 0 : 1, 20))).n(64).panels(static_cast<int>(rng.between(1, 5)));
+    }
     t.row(static_cast<int>(rng.between(0, 9)))
         .col(64 * static_cast<int>(rng.between(0, 1)))
         .gap(static_cast<int>(rng.between(0, 9)));

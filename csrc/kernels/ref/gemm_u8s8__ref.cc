@@ -4,6 +4,10 @@ namespace qgemm {
 namespace ref {
 
 void gemm_u8s8_4x16(const gemm_args& g) {
+  if (g.panels > 1) {
+    for (int p = 0; p < g.panels; ++p) gemm_u8s8_4x16(gemm_panel(g, p));
+    return;
+  }
   const ptrdiff_t groups = (g.kc + 3) / 4;
   const GemmCut cut = gemm_cut(g.m, g.tile_rows);
   for (int tile = 0; tile < cut.tiles; ++tile) {
