@@ -34,6 +34,7 @@ struct Block {
   dlpack::ManagedTensor managed;
   int64_t shape[kMostDims], strides[kMostDims];
   int64_t capacity;
+  void* memory;  // as malloc gave it: the block begins at the next multiple of 64
 };
 constexpr int64_t kDataOffset = (sizeof(Block) + 63) / 64 * 64;
 
@@ -59,7 +60,7 @@ class Recycled {
   bool keep(Block* b) {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock) return false;
-    while (count_ == kCount || (count_ > 0 && bytes_ + b->capacity > kMost)) std::free(remove(0));
+    while (count_ == kCount || (count_ > 0 && bytes_ + b->capacity > kMost)) std::free(remove(0)->memory);
     blocks_[count_++] = b;
     bytes_ += b->capacity;
     return true;
@@ -92,7 +93,7 @@ static_assert(offsetof(Block, managed) == 0, "a block is known by its first memb
 
 void release(dlpack::ManagedTensor* t) {
   auto* b = reinterpret_cast<Block*>(t);
-  if (!recycles(b->capacity) || !recycled().keep(b)) std::free(b);
+  if (!recycles(b->capacity) || !recycled().keep(b)) std::free(b->memory);
 }
 
 }  // namespace
@@ -193,14 +194,15 @@ bool Fresh::allocate(const int64_t* shape, int32_t ndim, dlpack::DataType type, 
   if (channels_innermost && !place(1)) return false;
   for (int32_t i = ndim; i-- > 0;)
     if (!(channels_innermost && i == 1) && !place(i)) return false;
-  // A multiple of the alignment, as aligned_alloc asks; never nothing.
   const int64_t needed = (kDataOffset + bytes + 63) / 64 * 64;
   Block* b = recycles(needed) ? recycled().take(needed) : nullptr;
   if (!b) {
-    void* memory = std::aligned_alloc(64, static_cast<size_t>(needed));
+    // Not aligned_alloc, which cuts a larger piece of the heap to size: on a small result that takes longer than the product.
+    void* memory = std::malloc(static_cast<size_t>(needed + 63));
     if (!memory) throw std::bad_alloc();
-    b = new (memory) Block;
+    b = new (reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory) + 63) / 64 * 64)) Block;
     b->capacity = needed;
+    b->memory = memory;
   }
   std::copy_n(shape, ndim, b->shape);
   std::copy_n(strides, ndim, b->strides);

@@ -45,7 +45,7 @@ inline char* address(const dlpack::Tensor& t) { return static_cast<char*>(t.data
 bool channels_innermost(PyObject* object, uint8_t code, uint8_t bits, dlpack::Tensor& t);
 
 // A fresh dense tensor in memory of our own, at a multiple of 64 bytes. One allocation holds description and elements: a
-// third of the time of an allocation by torch, which makes a tensor of its own behind the one it gives out. Blocks of 256 KiB and
+// third of the time of an allocation by torch, which makes a tensor of its own behind the one it gives out. Blocks of 4 KiB and
 // more are kept for reuse when they are freed, up to 64 MiB.
 class Fresh {
  public:
