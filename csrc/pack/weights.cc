@@ -281,6 +281,8 @@ T* writable(const T* array) {
   return const_cast<T*>(array);
 }
 
+// Products in a group up to which what its accumulator can reach, and twice that, fits int32: 128 * 255 each, two times.
+constexpr int64_t kNarrowGroup = 32768;
 // Scales of 64 channels are read 16 groups at a time: those of a channel lie side by side, in one line of cache.
 constexpr int64_t kScaleBlock = 16;
 constexpr int64_t kAheadGroups = 4;
@@ -309,8 +311,11 @@ void fill_channels(const PackSpec& s, const PackedView& v, int64_t n, int64_t co
   }
   for (int64_t g0 = 0; g0 < group_count; g0 += kScaleBlock) {
     const int64_t block = std::min(kScaleBlock, group_count - g0);
-    for (int c = 0; c < count; ++c)
-      for (int64_t g = 0; g < block; ++g) scale[g][c] = scales[one_scale ? 0 : (n + c) * group_count + g0 + g];
+    for (int c = 0; c < count; ++c) {
+      const float* const from = scales + (one_scale ? 0 : (n + c) * group_count + g0);
+      if (grouped) __builtin_prefetch(from + kScaleBlock);  // the next block's
+      for (int64_t g = 0; g < block; ++g) scale[g][c] = from[g];
+    }
     for (int64_t g = g0; g < g0 + block; ++g) {
       const int64_t k0 = g * v.group_size, k1 = grouped && k0 + v.group_size < v.k ? k0 + v.group_size : v.k, width = k1 - k0;
       const int64_t *sum_g = sum + g * step, *absolute_g = absolute + g * step;
@@ -324,17 +329,27 @@ void fill_channels(const PackSpec& s, const PackedView& v, int64_t n, int64_t co
              {static_cast<const void*>(scale_g), static_cast<const void*>(colsum_g), static_cast<const void*>(correction_g)})
           for (int64_t c = 0; c < 4 * count; c += 64)
             __builtin_prefetch(static_cast<const char*>(row) + kAheadGroups * v.n_padded * 4 + c, 1);
-      int64_t most[kPanel], largest = 0;
-      for (int c = 0; c < count; ++c) {
-        const int64_t centred = sum_g[c] - width * shift[c], skewed = centred * skew;
-        most[c] = (absolute_g[c] * (up + down) + (skewed < 0 ? -skewed : skewed)) / 2 + (bias[c] < 0 ? -bias[c] : bias[c]);
-        largest = std::max(largest, most[c]);
-        y_most[c] += double(most[c]) * x_scale * double(scale_of[c]);
-        colsum[c] += centred;
+      if (grouped && g > 0 && width <= kNarrowGroup) {  // no zero points, and no bias but in the first: the same in int32
+        int32_t most[kPanel];
+        for (int c = 0; c < count; ++c) {
+          const int32_t centred = static_cast<int32_t>(sum_g[c]), skewed = centred * static_cast<int32_t>(skew);
+          most[c] = (static_cast<int32_t>(absolute_g[c]) * static_cast<int32_t>(up + down) + (skewed < 0 ? -skewed : skewed)) / 2;
+        }
+        for (int c = 0; c < count; ++c) y_most[c] += double(most[c]) * x_scale * double(scale_of[c]);
+        for (int c = 0; c < count; ++c) colsum[c] += sum_g[c];
+      } else {
+        int64_t most[kPanel], largest = 0;
+        for (int c = 0; c < count; ++c) {
+          const int64_t centred = sum_g[c] - width * shift[c], skewed = centred * skew;
+          most[c] = (absolute_g[c] * (up + down) + (skewed < 0 ? -skewed : skewed)) / 2 + (bias[c] < 0 ? -bias[c] : bias[c]);
+          largest = std::max(largest, most[c]);
+          y_most[c] += double(most[c]) * x_scale * double(scale_of[c]);
+          colsum[c] += centred;
+        }
+        for (int c = 0; largest > std::numeric_limits<int32_t>::max() && c < count; ++c)
+          if (most[c] > std::numeric_limits<int32_t>::max() && (found.overflow_channel < 0 || n + c < found.overflow_channel))
+            found.overflow_channel = n + c, found.overflow = most[c];
       }
-      for (int c = 0; largest > std::numeric_limits<int32_t>::max() && c < count; ++c)
-        if (most[c] > std::numeric_limits<int32_t>::max() && (found.overflow_channel < 0 || n + c < found.overflow_channel))
-          found.overflow_channel = n + c, found.overflow = most[c];
       if (!grouped) continue;
       for (int c = 0; c < count; ++c) {
         const int32_t centred = static_cast<int32_t>(sum_g[c]);  // groups have no zero points
