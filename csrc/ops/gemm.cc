@@ -221,9 +221,9 @@ void linear_parts(const Job& j, int64_t m, int64_t parts, int threads) {
   }
 }
 
-// High and low bytes of n values.
-void split16(const uint16_t* __restrict a, int64_t n, uint8_t* __restrict hi, uint8_t* __restrict lo) {
-  for (int64_t i = 0; i < n; ++i) hi[i] = static_cast<uint8_t>(a[i] >> 8);
+// High and low bytes of n values, the high ones ^ flip.
+void split16(const uint16_t* __restrict a, int64_t n, uint8_t flip, uint8_t* __restrict hi, uint8_t* __restrict lo) {
+  for (int64_t i = 0; i < n; ++i) hi[i] = static_cast<uint8_t>(a[i] >> 8 ^ flip);
   for (int64_t i = 0; i < n; ++i) lo[i] = static_cast<uint8_t>(a[i]);
 }
 
@@ -348,6 +348,7 @@ void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, vo
   }
   if (!finite)
     throw Error(Code::quantization, "x_scale times a weight scale is not finite in float32; recalibrate x's quantizer");
+  const uint8_t flip = x.is_signed ? 0x80 : 0;
   const int threads = threads_for(macs(w, 2 * m), kGrainMacs);
   // As in linear_dynamic: rows are taken apart by the thread that multiplies them.
   const bool by_rows = m >= kOwnRows * threads;
@@ -367,7 +368,7 @@ void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, vo
     alignas(64) float y[kMaxRows * kPanel];
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t m0 = first + count * b / blocks, rows = first + count * (b + 1) / blocks - m0;
-      for (int64_t i = 0; i < rows; ++i) split16(a + (m0 + i) * lda, w.k, bytes + 2 * i * w.k, bytes + (2 * i + 1) * w.k);
+      for (int64_t i = 0; i < rows; ++i) split16(a + (m0 + i) * lda, w.k, flip, bytes + 2 * i * w.k, bytes + (2 * i + 1) * w.k);
       if (sum) t.row_sum({bytes, w.k, 2 * rows, w.k, sum});
       for (int64_t p = p0; p < p1; ++p) {
         const int width = w.panel_width(p), columns_p = w.panel_columns(p);

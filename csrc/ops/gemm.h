@@ -57,11 +57,12 @@ void linear_on(const KernelTable& t, const PackedView& w, const uint8_t* a, int6
                const OutputSpec& out, const RowParams& rows, int threads, const PostOp* post = nullptr);
 
 // 16-bit activations, exact: two 8-bit products and a sum in fp64. The weight is packed with the default (dynamic) input
-// encoding; x_scale and x_zero_point (0..65535) come here. c: fp32, or u8 / u16 (out16) on the grid of `out`, whose zero_point,
-// lo, hi are then of that grid.
+// encoding; x_scale and x_zero_point (0..65535) come here. is_signed: `a` holds s16, and the zero point is 32768 above its own.
+// c: fp32, or 8 or 16 bits (out16) on the grid of `out`, whose zero_point, lo, hi are then of that grid, signed or not.
 struct Encoding16 {
   float scale;
   int32_t zero_point;
+  bool is_signed = false;
 };
 void linear16(const PackedView& w, const uint16_t* a, int64_t m, int64_t lda, void* c, ptrdiff_t ldc, const OutputSpec& out,
               bool out16, const Encoding16& x);

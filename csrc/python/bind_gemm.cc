@@ -227,6 +227,13 @@ void need_matrices(const py::array& x, const py::array& out, const PackedView& w
   need_apart(out, x, "x");
 }
 
+// The grid of a uint16 or int16 tensor.
+struct Grid16 {
+  int32_t least;
+  std::string range() const { return std::to_string(least) + ".." + std::to_string(least + 65535); }
+};
+Grid16 grid16(bool is_signed) { return {is_signed ? -32768 : 0}; }
+
 // One operand of matmul: [..., rows, columns], C-contiguous.
 MatmulOperand operand(const py::array& x, const char* name, bool transposed, double scale, int64_t zero_point) {
   const bool is_signed = is<int8_t>(x);
@@ -356,7 +363,8 @@ void bind_gemm(py::module_& m) {
         const PackedView w = view_of(packed);
         const bool is_signed = is<int8_t>(x);
         if (!is_signed && !is<uint8_t>(x))
-          throw Error(Code::dtype, "x must be uint8 or int8, got " + dtype_of(x) + "; quantize it first, or use linear_dynamic");
+          throw Error(Code::dtype, "x must be uint8 or int8, got " + dtype_of(x) +
+                                       "; quantize it first, or use linear_dynamic (float32) or linear16 (16 bits)");
         need_matrices(x, out, w);
         const OutputSpec o = output_spec(out, out_scale, out_zero_point, lo, hi);
         const auto* a = static_cast<const uint8_t*>(x.data());
@@ -377,14 +385,16 @@ void bind_gemm(py::module_& m) {
       [](const py::array& x, const py::array& packed, py::array& out, double x_scale, int64_t x_zero_point, double out_scale,
          int64_t out_zero_point, std::optional<double> lo, std::optional<double> hi) {
         const PackedView w = view_of(packed);
-        need_dtype<uint16_t>(x, "x");
+        const bool is_signed = is<int16_t>(x);
+        if (!is_signed && !is<uint16_t>(x)) throw Error(Code::dtype, "x must be uint16 or int16, got " + dtype_of(x));
         need_matrices(x, out, w);
         const float xs = static_cast<float>(x_scale);
         if (!(std::isfinite(xs) && xs > 0))
           throw Error(Code::quantization, "x_scale must be finite and > 0, got " + std::to_string(x_scale));
-        if (x_zero_point < 0 || x_zero_point > 65535)
-          throw Error(Code::quantization, "x_zero_point must lie in 0..65535, got " + std::to_string(x_zero_point));
-        const bool out16 = is<uint16_t>(out);
+        const Grid16 in = grid16(is_signed);
+        if (x_zero_point < in.least || x_zero_point > in.least + 65535)
+          throw Error(Code::quantization, "x_zero_point must lie in " + in.range() + ", got " + std::to_string(x_zero_point));
+        const bool out16 = is<uint16_t>(out) || is<int16_t>(out);
         OutputSpec o;
         if (out16) {
           o.f_lo = -std::numeric_limits<float>::infinity();
@@ -394,27 +404,29 @@ void bind_gemm(py::module_& m) {
           if (!(std::isfinite(o.scale) && o.scale > 0 && std::isfinite(1.0f / o.scale)))
             throw Error(Code::quantization, "out_scale must be finite and > 0 in float32, got " + std::to_string(out_scale) +
                                                 "; recalibrate the output's quantizer");
+          const Grid16 grid = grid16(is<int16_t>(out));
           const auto on_grid = [&](double v, const char* name) {
-            if (!(v >= 0 && v <= 65535) || v != std::floor(v))
-              throw Error(Code::quantization,
-                          std::string(name) + " must be an integer in 0..65535 for a uint16 output, got " + std::to_string(v));
+            if (!(v >= grid.least && v <= grid.least + 65535) || v != std::floor(v))
+              throw Error(Code::quantization, std::string(name) + " must be an integer in " + grid.range() +
+                                                  " for this output, got " + std::to_string(v));
             return static_cast<int32_t>(v);
           };
           o.zero_point = on_grid(static_cast<double>(out_zero_point), "out_zero_point");
-          o.lo = on_grid(lo.value_or(0), "lo");
-          o.hi = on_grid(hi.value_or(65535), "hi");
+          o.lo = on_grid(lo.value_or(grid.least), "lo");
+          o.hi = on_grid(hi.value_or(grid.least + 65535), "hi");
           if (o.lo > o.hi) throw Error(Code::quantization, "lo must not exceed hi");
         } else {
-          if (!is<float>(out) && !is<uint8_t>(out))
-            throw Error(Code::dtype, "out must be float32, uint8 or uint16, got " + dtype_of(out));
+          if (!is<float>(out) && !is<uint8_t>(out) && !is<int8_t>(out))
+            throw Error(Code::dtype, "out must be float32, uint8, int8, uint16 or int16, got " + dtype_of(out));
           o = output_spec(out, out_scale, out_zero_point, lo, hi);
+          if (o.type == OutType::s8) o.zero_point -= 128, o.lo -= 128, o.hi -= 128;  // on its own grid here
         }
         const auto* a = static_cast<const uint16_t*>(x.data());
         void* c = out.mutable_data();
         const int64_t rows = x.shape(0), lda = x.strides(0) / 2;
         const ptrdiff_t ldc = out.strides(0);
         py::gil_scoped_release release;
-        linear16(w, a, rows, lda, c, ldc, o, out16, {xs, static_cast<int32_t>(x_zero_point)});
+        linear16(w, a, rows, lda, c, ldc, o, out16, {xs, static_cast<int32_t>(x_zero_point - in.least), is_signed});
       },
       "x"_a, "packed"_a, "out"_a, "x_scale"_a, "x_zero_point"_a, "out_scale"_a = 1.0, "out_zero_point"_a = 0, "lo"_a = py::none(),
       "hi"_a = py::none());

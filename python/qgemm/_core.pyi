@@ -138,9 +138,10 @@ def linear(
 ) -> None: ...
 
 # 16-bit activations, exact: acc = sum((xq - zx) * (wq - zw)) in fp64 below 2^53, y = fmaf(float(acc), x_scale * w_scale[n], bias[n]).
-# x uint16 [M, K]; packed with the default encoding; out float32, uint8 or uint16 [M, N].
+# x uint16 or int16 [M, K]; packed with the default encoding; out float32, uint8, int8, uint16 or int16 [M, N]. Zero points, lo and hi are
+# on the grid of their tensor's dtype.
 def linear16(
-    x: NDArray[np.uint16],
+    x: NDArray[Any],
     packed: NDArray[np.uint8],
     out: NDArray[Any],
     x_scale: float,

@@ -219,7 +219,7 @@ def linear(x, weight, x_scale, x_zero_point, w_scale, w_zero_point=0, bias=None,
 
 
 def linear16(x, weight, x_scale, x_zero_point, w_scale, w_zero_point=0, bias=None, lo=-np.inf, hi=np.inf) -> np.ndarray:
-    """A linear layer over uint16 x [M, K] up to its float output, float32 [M, N].
+    """A linear layer over uint16 or int16 x [M, K] up to its float output, float32 [M, N].
 
     65535 * 128 leaves int32 after 256 products, so the accumulator is not int32 here but exact: below 2^53 for any K in use. It rounds to
     float32 once, where an 8-bit accumulator below 2^24 does not round at all.

@@ -140,7 +140,8 @@ TEST(Linear16, EveryPathGivesTheDefinedBytes) {
     layer.fill_values(rng, n, k, rng.chance(25), n);
     layer.spec.bias_int32 = nullptr;
     const PackedView view = layer.pack_into(packed);
-    const Encoding16 input{1e-4f, static_cast<int32_t>(rng.pick<int64_t>({0, 32768, 65535, rng.between(0, 65535)}))};
+    const Encoding16 input{1e-4f, static_cast<int32_t>(rng.pick<int64_t>({0, 32768, 65535, rng.between(0, 65535)})),
+                           rng.chance(30)};
     const int64_t lda = k + rng.pick<int64_t>({0, 3}), elements = m > 0 ? (m - 1) * lda + k : 0;
     uint16_t* x = x_memory.place<uint16_t>(static_cast<size_t>(elements), rng.chance(50) ? Side::start : Side::end);
     fill(rng, any_mood(rng), reinterpret_cast<uint8_t*>(x), 2 * elements);
@@ -159,15 +160,16 @@ TEST(Linear16, EveryPathGivesTheDefinedBytes) {
       out.f_hi = INFINITY;
     }
     const int64_t size = out16 ? 2 : static_cast<int64_t>(out_size(out.type));
-    now_testing("linear16 m=%d n=%d k=%d bits=%d zero_points=%d out=%d out16=%d", int(m), int(n), int(k), layer.spec.bits,
-                !layer.zero_point.empty(), int(out.type), out16);
+    now_testing("linear16 m=%d n=%d k=%d bits=%d zero_points=%d signed=%d out=%d out16=%d", int(m), int(n), int(k),
+                layer.spec.bits, !layer.zero_point.empty(), input.is_signed, int(out.type), out16);
     std::vector<uint8_t> want(static_cast<size_t>(m * n * size));
     for (int64_t r = 0; r < m; ++r)
       for (int64_t c = 0; c < n; ++c) {
         const int64_t zw = layer.zero_point.empty() ? 0 : layer.zero_point[static_cast<size_t>(c)];
         int64_t acc = 0;
         for (int64_t j = 0; j < k; ++j)
-          acc += (x[r * lda + j] - int64_t(input.zero_point)) * (layer.weight[static_cast<size_t>(c * k + j)] - zw);
+          acc += ((x[r * lda + j] ^ (input.is_signed ? 0x8000 : 0)) - int64_t(input.zero_point)) *
+                 (layer.weight[static_cast<size_t>(c * k + j)] - zw);
         const float bias = layer.bias.empty() ? 0.0f : layer.bias[static_cast<size_t>(c)];
         const float y = std::fmaf(static_cast<float>(acc), input.scale * layer.scale[static_cast<size_t>(c)], bias);
         uint8_t* at = want.data() + (r * n + c) * size;

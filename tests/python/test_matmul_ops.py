@@ -107,7 +107,15 @@ def test_linear16_is_exact(isa, bits, weight_zero_point):
             out_scale = out_scale or 1.0
             q = np.empty((m, n), dtype)
             _core.linear16(x, packed, q, sx, zx, out_scale, zy)
-            assert np.array_equal(q, np.clip(np.rint(y * (np.float32(1) / np.float32(out_scale))) + zy, 0, hi).astype(dtype))
+            want = np.clip(np.rint(y * (np.float32(1) / np.float32(out_scale))) + zy, 0, hi)
+            assert np.array_equal(q, want.astype(dtype))
+            # Signed tensors name the same real numbers half a grid lower, bounds too.
+            half = (hi + 1) // 2
+            signed = np.empty((m, n), np.int16 if hi > 255 else np.int8)
+            _core.linear16((x ^ 0x8000).view(np.int16), packed, signed, sx, zx - 32768, out_scale, zy - half)
+            assert np.array_equal(signed, (want - half).astype(signed.dtype))
+            _core.linear16(x, packed, signed, sx, zx, out_scale, zy - half, 7 - half, 90)
+            assert np.array_equal(signed, np.clip(want - half, 7 - half, 90).astype(signed.dtype))
 
 
 def test_linear16_errors():
@@ -115,8 +123,14 @@ def test_linear16_errors():
     x, out = np.zeros((2, 4), np.uint16), np.empty((2, 3), np.float32)
     with pytest.raises(errors.DTypeError, match="uint16"):
         _core.linear16(x.astype(np.uint8), packed, out, 1.0, 0)
-    with pytest.raises(errors.QuantizationError, match="x_zero_point"):
+    with pytest.raises(errors.QuantizationError, match="x_zero_point must lie in 0..65535"):
         _core.linear16(x, packed, out, 1.0, 65536)
+    with pytest.raises(errors.QuantizationError, match="x_zero_point must lie in -32768..32767"):
+        _core.linear16(x.view(np.int16), packed, out, 1.0, 32768)
+    with pytest.raises(errors.QuantizationError, match="lo must be an integer in -32768..32767"):
+        _core.linear16(x, packed, np.empty((2, 3), np.int16), 1.0, 0, 1.0, 0, 40000)
+    with pytest.raises(errors.DTypeError, match="linear16"):
+        _core.linear(x, packed, out)
     with pytest.raises(errors.QuantizationError, match="not finite"):
         _core.linear16(x, _core.pack_linear(np.ones((3, 4), np.int8), np.full(3, 1e30, np.float32)), out, 1e30, 0)
     # Centred weights of 0, whose stored values overflow int32.

@@ -186,6 +186,9 @@ def test_linear16_is_exact(bits, rng, isa):
                 q = OPS.linear16(t, packed, n, sx, zx, dtype, 0.01, 90)
                 want = np.clip(np.rint(y * (np.float32(1) / np.float32(0.01))) + 90, 0, top_code)
                 assert q.dtype == dtype and np.array_equal(q.numpy(), want)
+                signed = OPS.linear16(t, packed, n, sx, zx, torch.int16 if top_code > 255 else torch.int8, 0.01, 90 - (top_code + 1) // 2)
+                assert np.array_equal(signed.numpy().astype(np.int32), want - (top_code + 1) // 2)
+            assert torch.equal(OPS.linear16(torch.from_numpy((x ^ 0x8000).view(np.int16)), packed, n, sx, zx - 32768, F32), got)
 
 
 @pytest.mark.parametrize("per_row", [True, False])
@@ -261,7 +264,7 @@ BAD = {
     "8-bit x": (DTypeError, "uint16", lambda: OPS.linear16(A, W, 5, 1.0, 0, F32)),
     "16-bit K": (ShapeError, "K = 7", lambda: OPS.linear16(X16[:, :7].contiguous(), W, 5, 1.0, 0, F32)),
     "16-bit N": (ShapeError, "out must have shape", lambda: OPS.linear16(X16, W, 6, 1.0, 0, F32)),
-    "16-bit out": (DTypeError, "float32, uint8 or uint16", lambda: OPS.linear16(X16, W, 5, 1.0, 0, S32)),
+    "16-bit out": (DTypeError, "float32, uint8, int8, uint16 or int16", lambda: OPS.linear16(X16, W, 5, 1.0, 0, S32)),
     "16-bit zero point": (QuantizationError, "x_zero_point", lambda: OPS.linear16(X16, W, 5, 1.0, 65536, F32)),
     "16-bit static weight": (PackedWeightError, "default x_scale", lambda: OPS.linear16(X16, STATIC, 5, 1.0, 0, F32)),
     "no dimensions": (ShapeError, "no dimensions", lambda: OPS.linear16(X16[0, 0], W, 5, 1.0, 0, F32)),

@@ -10,7 +10,7 @@ quantize_dynamic    float32 [..., K]                                            
 linear              uint8 or int8 [..., K], packed                                          dtype [..., N]
 linear_dynamic      float32 [..., K], packed                                                float32 [..., N]
 linear_quantized    uint8 [..., K], scale, zero_point as from quantize_dynamic; packed      float32 [..., N]
-linear16            uint16 [..., K], packed                                                 float32, uint8 or uint16 [..., N]
+linear16            uint16 or int16 [..., K], packed; its scale and zero point              float32, (u)int8 or (u)int16 [..., N]
 matmul              uint8 or int8 [..., M, K] and [..., K, N]                               dtype [..., M, N]
 conv2d              uint8 [B, C, H, W], packed                                              dtype [B, Cout, HO, WO], channels_last
 conv2d_dynamic      float32 [B, C, H, W], packed; one encoding for the whole tensor         float32 [B, Cout, HO, WO]
