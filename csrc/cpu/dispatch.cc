@@ -139,6 +139,7 @@ KernelTable build(Isa isa) {
   QGEMM_PICK(requantize);
   QGEMM_PICK(pack_b);
   QGEMM_PICK(pack_w);
+  QGEMM_PICK(flip);
   QGEMM_PICK(row_sum);
   QGEMM_PICK(combine16);
   QGEMM_PICK(softmax);

@@ -72,6 +72,7 @@ struct KernelTable {
   KernelFn<requantize_args> requantize;
   KernelFn<pack_b_args> pack_b;
   KernelFn<pack_w_args> pack_w;
+  KernelFn<flip_args> flip;
   KernelFn<row_sum_args> row_sum;
   KernelFn<combine16_args> combine16;
   KernelFn<softmax_args> softmax;

@@ -66,8 +66,8 @@ struct gemm_args {
   const int8_t* next;
   int32_t tile_rows;  // 0: the strip is one tile
   // Panels side by side, `panel_bytes` from one to the next, each of 64 valid columns: as many calls, with b, col and c going on
-  // from panel to panel, in one. 0: one panel. More only where the rows are a matrix and one tile, and next is null: few rows read
-  // a weight no faster than it arrives, and should not pause between panels.
+  // from panel to panel, in one. 0: one panel. More only where the rows are a matrix and one tile, and next is null: few rows
+  // read a weight no faster than it arrives, and should not pause between panels.
   int32_t panels;
   ptrdiff_t panel_bytes;
   // Of a panel of 16 columns: columns 0..7 have weights other than zero only in the first half of each tap's kc, columns 8..15
@@ -440,6 +440,13 @@ struct pack_w_args {
   uint8_t* panel;
   int64_t *sum, *absolute;  // [groups][width], at least one group
   bool* in_range;           // whether every value fits `bits`
+};
+
+// s8 rows as u8 on the grid that is 128 higher, or back: out[r * n + i] = x[r * ldx + i] ^ 0x80.
+struct flip_args {
+  const uint8_t* x;
+  uint8_t* out;
+  ptrdiff_t rows, n, ldx;
 };
 
 // sum[i] = sum_k a[i][k], exact int32.

@@ -545,8 +545,8 @@ QGEMM_INLINE bool full_tiles(const gemm_args& g, int32_t begin, int32_t end) {
   return true;
 }
 
-// Panels p and p + apart, for each p below `apart`, of one row; kc is a multiple of 4. Two panels at a time have chains enough, and
-// what is read are two streams that go on from panel to panel, which prefetchers follow without a pause.
+// Panels p and p + apart, for each p below `apart`, of one row; kc is a multiple of 4. Two panels at a time have chains enough,
+// and what is read are two streams that go on from panel to panel, which prefetchers follow without a pause.
 template <class End>
 static __attribute__((noinline)) void row_over_panels(const gemm_args& g, int32_t apart) {
   const uint8_t* const a = g.base + g.offset + g.kc;

@@ -72,18 +72,11 @@ struct Packed {
 // Whether the kernels can read A where it lies: u8 rows of k.
 bool in_place(const MatmulOperand& a) { return !a.is_signed && !a.transposed; }
 
-void flip(const uint8_t* __restrict from, uint8_t* __restrict to, int64_t n, uint8_t bits) {
-  for (int64_t i = 0; i < n; ++i) to[i] = from[i] ^ bits;
-}
-
 // Rows [m0, m1) of a signed or transposed A as u8 rows of k, k bytes apart.
-void copy_left(const MatmulOperand& a, const uint8_t* data, int64_t m0, int64_t m1, int64_t k, uint8_t* out) {
+void copy_left(const KernelTable& t, const MatmulOperand& a, const uint8_t* data, int64_t m0, int64_t m1, int64_t k,
+               uint8_t* out) {
+  if (!a.transposed) return t.flip({data + m0 * a.ld, out + m0 * k, m1 - m0, k, a.ld});
   const uint8_t bits = a.is_signed ? 0x80 : 0;
-  if (!a.transposed) {
-    if (a.ld == k) return flip(data + m0 * k, out + m0 * k, (m1 - m0) * k, bits);
-    for (int64_t i = m0; i < m1; ++i) flip(data + i * a.ld, out + i * k, k, bits);
-    return;
-  }
   constexpr int64_t kBlock = 64;  // a square of 64 x 64 bytes stays in L1 on both sides
   for (int64_t i0 = m0; i0 < m1; i0 += kBlock)
     for (int64_t j0 = 0; j0 < k; j0 += kBlock)
@@ -141,7 +134,7 @@ void matmul(int64_t batch, int64_t m, int64_t n, int64_t k, const MatmulOperand&
         const uint8_t* rows = a.data + a.batches[i];
         if (!in_place(a)) {
           uint8_t* own = copy.get(m * k);
-          copy_left(a, rows, 0, m, k, own);
+          copy_left(t, a, rows, 0, m, k, own);
           rows = own;
         }
         const int64_t lda = in_place(a) ? a.ld : k;
@@ -172,7 +165,7 @@ void matmul(int64_t batch, int64_t m, int64_t n, int64_t k, const MatmulOperand&
     parallel_shares(threads, threads, [&](int64_t begin, int64_t end) {  // each a part of both operands
       packed.fill(t, data, a, b, panels * begin / threads, panels * end / threads);
       const int64_t m0 = m * begin / threads, m1 = m * end / threads;
-      if (own_rows) copy_left(a, rows, m0, m1, k, own_rows);
+      if (own_rows) copy_left(t, a, rows, m0, m1, k, own_rows);
       if (own_terms) fill_terms(t, left, lda, k, b, m0, m1, own_terms);
     });
     linear_on(t, packed.view, left, m, lda, first + c_batches[i], ldc, out, terms, threads);

@@ -87,12 +87,9 @@ void need_dynamic(const PackedView& w) {
 const uint8_t* unsigned_rows(const uint8_t* x, int64_t rows, int64_t k, ptrdiff_t ldx) {
   static thread_local Scratch<uint8_t> shifted;
   uint8_t* u = shifted.get(rows * k);
-  parallel_shares(rows, threads_for(rows * k, kGrainBytes), [=](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const uint8_t* __restrict from = x + i * ldx;
-      uint8_t* __restrict to = u + i * k;
-      for (int64_t j = 0; j < k; ++j) to[j] = from[j] ^ 0x80;
-    }
+  const KernelTable& t = table();
+  parallel_shares(rows, threads_for(rows * k, kGrainBytes), [=, &t](int64_t begin, int64_t end) {
+    t.flip({x + begin * ldx, u + begin * k, end - begin, k, ldx});
   });
   return u;
 }

@@ -95,15 +95,14 @@ bool is_selected(const KernelRow& r) {
       if (reinterpret_cast<void (*)()>(kernels[w].fn) == r.fn) return true;
   void (*const others[])() = {
 #define QGEMM_FN(op) reinterpret_cast<void (*)()>(t.op)
-      QGEMM_FN(product),    QGEMM_FN(group_finish), QGEMM_FN(unpack4),       QGEMM_FN(depthwise),
-      QGEMM_FN(quantize),   QGEMM_FN(dequantize),   QGEMM_FN(minmax),        QGEMM_FN(add),
-      QGEMM_FN(mul),        QGEMM_FN(lut),          QGEMM_FN(gather),        QGEMM_FN(interleave3),
-      QGEMM_FN(permute),    QGEMM_FN(lerp),         QGEMM_FN(mix),           QGEMM_FN(mix2),
-      QGEMM_FN(max_pool),   QGEMM_FN(average_pool), QGEMM_FN(sum_pool),      QGEMM_FN(requantize),
-      QGEMM_FN(pack_b),     QGEMM_FN(pack_w),       QGEMM_FN(row_sum),       QGEMM_FN(combine16),
-      QGEMM_FN(softmax),    QGEMM_FN(norm),         QGEMM_FN(unary),         QGEMM_FN(arith),
-      QGEMM_FN(select),     QGEMM_FN(gemm4),        QGEMM_FN(quantize_rows), QGEMM_FN(sum),
-      QGEMM_FN(fdepthwise), QGEMM_FN(fmax_pool),    QGEMM_FN(mean_pool)
+      QGEMM_FN(product),       QGEMM_FN(group_finish), QGEMM_FN(unpack4),      QGEMM_FN(depthwise), QGEMM_FN(quantize),
+      QGEMM_FN(dequantize),    QGEMM_FN(minmax),       QGEMM_FN(add),          QGEMM_FN(mul),       QGEMM_FN(lut),
+      QGEMM_FN(gather),        QGEMM_FN(interleave3),  QGEMM_FN(permute),      QGEMM_FN(lerp),      QGEMM_FN(mix),
+      QGEMM_FN(mix2),          QGEMM_FN(max_pool),     QGEMM_FN(average_pool), QGEMM_FN(sum_pool),  QGEMM_FN(requantize),
+      QGEMM_FN(pack_b),        QGEMM_FN(pack_w),       QGEMM_FN(row_sum),      QGEMM_FN(combine16), QGEMM_FN(softmax),
+      QGEMM_FN(norm),          QGEMM_FN(unary),        QGEMM_FN(arith),        QGEMM_FN(select),    QGEMM_FN(gemm4),
+      QGEMM_FN(quantize_rows), QGEMM_FN(sum),          QGEMM_FN(fdepthwise),   QGEMM_FN(fmax_pool), QGEMM_FN(mean_pool),
+      QGEMM_FN(flip)
 #undef QGEMM_FN
   };
   for (auto fn : others)

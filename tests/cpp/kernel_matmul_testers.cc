@@ -91,6 +91,26 @@ void test_pack_w(const KernelRow& row) {
   }
 }
 
+void test_flip(const KernelRow& row) {
+  Rng rng(41);
+  Guarded memory(1 << 13);
+  Output got(1 << 12), want(1 << 12);
+  for (int i = 0; i < cases(10000); ++i) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    const int64_t rows = rng.between(0, 5), n = rng.pick<int64_t>({0, 1, 31, 32, 33, 63, 64, 65, 128, rng.between(0, 300)});
+    const int64_t ldx = n + rng.pick<int64_t>({0, 0, 1, 64}), bytes = rows ? (rows - 1) * ldx + n : 0;
+    uint8_t* x = memory.place<uint8_t>(static_cast<size_t>(bytes), side);
+    fill(rng, Mood::uniform, x, bytes);
+    now_testing("%s rows=%d n=%d ldx=%d", row.name, static_cast<int>(rows), static_cast<int>(n), static_cast<int>(ldx));
+    flip_args g{x, want.place(rows, n, n, side), static_cast<ptrdiff_t>(rows), static_cast<ptrdiff_t>(n),
+                static_cast<ptrdiff_t>(ldx)};
+    table_of(Isa::ref).flip(g);
+    g.out = got.place(rows, n, n, side);
+    kernel<flip_args>(row)(g);
+    if (!same_output(got, want, rows, n)) return;
+  }
+}
+
 void test_row_sum(const KernelRow& row) {
   Rng rng(32);
   Guarded memory(1 << 15);

@@ -35,6 +35,7 @@ void test_mean_pool(const KernelRow& row);
 void test_requantize(const KernelRow& row);
 void test_pack_b(const KernelRow& row);
 void test_pack_w(const KernelRow& row);
+void test_flip(const KernelRow& row);
 void test_row_sum(const KernelRow& row);
 void test_combine16(const KernelRow& row);
 void test_softmax(const KernelRow& row);
