@@ -257,6 +257,33 @@ def test_a_rounded_matmul_keeps_its_add_apart():
     assert ops(g) == ["Linear", "Add"]
 
 
+@pytest.mark.parametrize(
+    "equation", ["bi,oi->bo", "bi,io->bo", "oi,bi->bo", "io, bi -> bo", "bsi,oi->bso", "bsi,io->bso", "oi,bsi->bso"]
+)
+def test_an_einsum_by_a_constant_is_a_layer(equation, rng):
+    """Whatever the order of its axes and operands: the weight keeps its integers, and the layer is an integer one."""
+    terms = equation.replace(" ", "").partition("->")[0].split(",")
+    left = "o" in terms[0]  # the weight
+    weight, lead = terms[not left], [3] * (len(terms[left]) - 1)
+    w, scale = rng.integers(-128, 128, (4, 6)).astype(np.int8), np.float32([0.01, 0.02, 0.03, 0.04])
+    b = Builder()
+    b.input("x", ["n", *lead[1:], 6])
+    given = [b.q("x", 0.02, 128), b.weight("w", w if weight == "oi" else w.T, scale, axis=weight.index("o"))]
+    b.add("Einsum", given[::-1] if left else given, "y", equation=equation)
+    model = b.model(b.q("y", 0.2, 128))
+    g = import_onnx(model)
+    assert "Einsum" in ops(g)
+    run_all(g)
+    (n,) = [n for n in g.nodes if n.op == "Linear"]
+    t = g.tensors[n.inputs[1]]
+    assert np.array_equal(t.data, w) and t.qparams.axis == 0 and np.array_equal(t.qparams.scale, scale)
+    program = qgemm.load(model, on_unsupported="raise")
+    assert [r.scheme for r in qgemm.report(program) if r.op == "Linear"] == ["W8A8"]
+    x = rng.normal(size=[*lead, 6]).astype(np.float32)
+    exact = fake_quantize(x, u8(0.02, 128)) @ (w * scale[:, None]).T
+    assert np.abs(program(x) - exact).max() <= 0.1001
+
+
 @pytest.mark.parametrize("attrs", [{"alpha": 0.5}, {"transA": 1}, {"beta": 2.0}])
 def test_other_gemms_stay(attrs):
     g = graph([("Gemm", ["x", "w", "b"], ["y"], attrs)], {"x": (5, 5)}, {"w": np.ones((5, 3), np.float32), "b": np.ones(3, np.float32)})
