@@ -136,7 +136,7 @@ void add(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t 
   const auto k = encoded<add_args>(a.encoding, b.encoding, out);
   if (rows <= 0 || n <= 0) return;
   const KernelTable& t = table();
-  if (!tables || t.isa < kTabledSums) return over_rows(t.add, k, a, b, c, ldc, rows, n);
+  if (!tables || !sums_by_tables()) return over_rows(t.add, k, a, b, c, ldc, rows, n);
   sum_args s{};
   s.rank_a = tables->rank_a;
   s.rank_b = tables->rank_b;
@@ -223,6 +223,8 @@ bool sizes(const int (&steps)[kBytes], int8_t (&size)[kBytes], int32_t& first) {
 }
 
 }  // namespace
+
+bool sums_by_tables() { return table().isa >= kTabledSums; }
 
 // With u = xa / so and v = xb / so + 1/2 the sum is floor(u + v): the whole parts of both, and one more where the fractions reach
 // 1 together. Of b's fractions only their order matters, and of a's only how many of those stay below the carry. Which carry is

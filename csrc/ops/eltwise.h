@@ -26,13 +26,15 @@ struct Operand8 {
 };
 
 // A sum by tables (sum_args), for operands of two encodings: integers only, the same bytes. Made once, from all 65,536 pairs;
-// used where the instruction set path looks up faster than it computes.
+// used where the instruction set path looks up faster than it computes (sums_by_tables), and not worth making elsewhere.
 struct SumTables {
   uint8_t rank_a[256], rank_b[256];
   int8_t whole_a[256], whole_b[256];
   bool wide = false;
   int32_t first_a = 0, first_b = 0;
 };
+// Whether the path at hand makes sums by tables.
+bool sums_by_tables();
 // Null where no tables give every pair's byte: an operand spans more steps of the result than a byte counts to either side of
 // zero, or many pairs tie between two steps, where float roundings decide.
 std::shared_ptr<const SumTables> sum_tables(const Encoding8& ea, const Encoding8& eb, const OutputSpec& out);
