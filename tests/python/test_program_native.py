@@ -96,6 +96,20 @@ def test_moves_become_copies(rng):
     assert all(c.native for c in p._compiled.values())
 
 
+@pytest.mark.parametrize("zero", [0, 1, 128])
+def test_padding_ends_where_the_image_begins(rng, zero):
+    """Also where the padding's byte is 0 and the tensor behind it starts at the first byte of its memory."""
+    b = Builder()
+    b.input("x", ["n", 3, 4, 5])
+    b.add("Pad", [b.q("x", 0.05, zero), b.const("pads", np.array([0, 0, 1, 1, 0, 0, 0, 1], np.int64))], "pad")
+    b.q("pad", 0.05, zero, out="y")
+    p = qgemm.load(b.model("y"))
+    for n in (1, 2):
+        x = np.float32(0.05) * rng.integers(1, 100, (n, 3, 4, 5)).astype(np.float32)
+        assert np.array_equal(p(x), np.pad(x, ((0, 0), (0, 0), (1, 0), (1, 1))))
+    assert kernels_of_all(p) == {"quantize", "fill", "copy", "dequantize"}
+
+
 def test_islands_between_native_segments(rng):
     b = Builder()
     b.input("x", ["n", 32])

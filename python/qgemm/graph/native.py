@@ -589,7 +589,8 @@ class Move:
     @staticmethod
     def _copy(c: Compiler, sources: Sequence, found: np.ndarray, y, itemsize: int) -> None:
         flat, to = (a.transpose(memory_order(y.shape, y.strides)).ravel() for a in (found, y.addresses()))
-        gaps = (np.diff(flat) != np.where(flat[1:] < 0, 0, itemsize)) | (np.diff(to) != itemsize)
+        filled = flat < 0
+        gaps = (np.diff(flat) != np.where(filled[1:], 0, itemsize)) | (filled[1:] != filled[:-1]) | (np.diff(to) != itemsize)
         starts = np.flatnonzero(np.concatenate(([True], gaps)))
         ends = np.append(starts[1:], flat.size)
         first = flat[starts]
