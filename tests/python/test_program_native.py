@@ -240,6 +240,23 @@ def test_softmax_and_layer_norm_are_native(rng):
     assert compiled(p).native and kernels(p) == ["quantize", "norm", "softmax", "softmax", "dequantize"]
 
 
+@pytest.mark.parametrize("axis", [0, 1, -2])
+@pytest.mark.parametrize("held", ["bytes", "floats", "image"])
+@pytest.mark.parametrize("result", ["u8", "u16", "floats"])
+def test_a_softmax_along_another_axis_than_the_last_is_native(rng, axis, held, result):
+    """A segmentation's classes are axis 1; "image": in channels-last memory, where they lie side by side."""
+    b = Builder()
+    b.input("x", [2, 4, 3, 5])
+    x = "x" if held == "floats" else b.q("x", 0.05, 128)
+    x = conv(b, rng, x, 4, 4, 1) if held == "image" else x
+    b.add("Softmax", [x], "y" if result == "floats" else "soft", axis=axis)
+    if result != "floats":
+        b.q("soft", *((1 / 255, 0) if result == "u8" else (1 / 65535, 0, np.uint16)), out="y")
+    p, x = qgemm.load(b.model("y")), floats(rng, 2, 4, 3, 5)
+    assert np.array_equal(p(x), p._stepwise([x])[0]) and np.abs(p(x).sum(axis) - 1).max() < 0.01
+    assert compiled(p).native and (held != "image" or axis != 1 or "copy" not in kernels(p))
+
+
 @pytest.mark.parametrize("held", ["bytes", "floats"])
 @pytest.mark.parametrize("mask", [(1, 1, 7, 9), (2, 1, 1, 9), (2, 3, 7, 1), (9,), "constant"])
 def test_a_mask_goes_into_the_softmax(rng, isa, held, mask):

@@ -506,12 +506,24 @@ class Softmax:
     def emit(self, c: Compiler) -> None:
         x = c.value(self.x)
         if self.axis not in (-1, len(x.shape) - 1):
-            raise NotNative
+            return self._across(c, x)
         y = c.result(self.y, rows=True)
         if y.shape != x.shape:
             raise NotNative
         added = () if self.mask is None else _mask(c, self.mask, y.shape)
         c.core.softmax(*_take(_rows(c, self.x, -1), y), *self.grid, *_plain_bounds(self.result), *added)
+
+    def _across(self, c: Compiler, x: Value) -> None:
+        """Along another axis than the last: rows in memory of the input or of a copy, and of the result or of one that is copied there."""
+        if x.dtype not in (np.uint8, np.float32) or self.mask is not None:
+            raise NotNative
+        y, axis = c.result(self.y), self.axis % len(x.shape)
+        order, lies = (*(i for i in range(len(x.shape)) if i != axis), axis), y.dense()
+        rows = y.moved(y.at if y.dense_as(order) else c.temporary(y.size * y.dtype.itemsize), order, y.dtype)
+        n = x.shape[axis]
+        c.core.softmax(c.dense(x, order), rows.at, x.size // n, n, x.dtype == np.uint8, *self.grid, *_plain_bounds(self.result))
+        if rows.at != y.at:
+            c.core.copy(rows.at, y.at, y.dtype.itemsize, [y.shape[i] for i in lies], [rows.strides[i] for i in lies])
 
 
 def _mask(c: Compiler, mask: str | np.ndarray, shape: tuple[int, ...]):
