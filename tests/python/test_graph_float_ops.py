@@ -100,6 +100,8 @@ CASES = [
     ("ReduceProd", X4, [ints(1)], {}),
     ("ReduceSumSquare", X4, [ints(1)], {}),
     ("ReduceLogSumExp", X4, [ints(1)], {}),
+    ("ReduceLogSumExp", X4, [ints(-1, 1)], {"keepdims": 0}),
+    ("ReduceLogSumExp", X4, [], {}),
     ("Reshape", X4, [ints(0, -1, 5)], {}),
     ("Flatten", X4, [], {"axis": 2}),
     ("Flatten", X4, [], {"axis": 0}),
@@ -264,7 +266,7 @@ def test_every_operator_appears_in_a_test():
     elsewhere = {
         "Linear", "Requantize", "QuantizeLinear", "DequantizeLinear", "ConstantOfShape", "Greater", "Split",
         "Not", "IsNaN", "Log", "Sqrt", "Swish", "Sum", "Equal", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor", "CastLike",
-        "TopK", "Range", "NonZero",
+        "TopK", "Range", "NonZero", "ReduceLogSum",
     }  # fmt: skip
     assert not set(OPS) - {c[0] for c in CASES} - elsewhere
 
@@ -285,6 +287,21 @@ def test_logic(op):
     m = model(nodes, {"x": (F, [4])}, {"y": ("bool", [4])}, {"one": np.float32(1), "zero": np.float32(0)})
     x = np.array([-1, 0, 0.5, 2], np.float32)
     assert np.array_equal(qgemm.load(m)(x), reference(m, {"x": x})[0])
+
+
+@pytest.mark.parametrize("op", ["ReduceL1", "ReduceMin", "ReduceLogSum", "ReduceLogSumExp"])
+@pytest.mark.parametrize("keep", [0, 1])
+def test_reductions_written_out_are_native(op, keep):
+    m = model([node(op, ["x", "axes"], "y", keepdims=keep)], {"x": (F, ["n", 3, 4])}, ["y"], {"axes": ints(1, -1)})
+    p, x = qgemm.load(m), np.abs(f(2, 3, 4))
+    np.testing.assert_allclose(p(x), reference(m, {"x": x})[0], rtol=2e-6)
+    assert op not in [n.op for n in p.graph.nodes] and all(c.native for c in p._compiled.values())
+
+
+def test_log_sum_exp_of_infinities():
+    m = model([node("ReduceLogSumExp", ["x", "axes"], "y", keepdims=0)], {"x": (F, ["n", 3])}, ["y"], {"axes": ints(1)})
+    x = np.float32([[-np.inf] * 3, [1, np.inf, 2], [-np.inf, 5, -np.inf], [1, np.nan, 2], [3e38, -3e38, 0]])
+    assert np.array_equal(qgemm.load(m)(x), np.float32([-np.inf, np.inf, 5, np.nan, 3e38]), equal_nan=True)
 
 
 def test_positive_domain_and_rare_operators():

@@ -96,6 +96,11 @@ class Window:
         """True when each position sees one pixel, its own."""
         return self.static and not any(map(any, self.pads)) and {*self.kernel, *self.stride} == {1}
 
+    @property
+    def padded(self) -> bool:
+        """True when padding is declared; where ceil mode lets a window hang over the end, that is none."""
+        return self.auto in ("SAME_UPPER", "SAME_LOWER") or any(map(any, self.pads))
+
     def resolve(self, sizes) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
         """(padding before and after, output size) of each axis. Ceil mode becomes extra padding at the end."""
         pads, outs = [], []

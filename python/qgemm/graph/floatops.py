@@ -272,6 +272,7 @@ OPS["ReduceMin"] = _reduce(lambda x, ax, k: x.min(axis=ax, keepdims=k))
 OPS["ReduceL1"] = _reduce(lambda x, ax, k: np.abs(_w(x)).sum(axis=ax, keepdims=k))
 OPS["ReduceL2"] = _reduce(lambda x, ax, k: np.sqrt(np.square(_w(x)).sum(axis=ax, keepdims=k)))
 OPS["ReduceSumSquare"] = _reduce(lambda x, ax, k: np.square(_w(x)).sum(axis=ax, keepdims=k))
+OPS["ReduceLogSum"] = _reduce(lambda x, ax, k: np.log(_w(x).sum(axis=ax, keepdims=k)))
 OPS["ReduceLogSumExp"] = _reduce(
     lambda x, ax, k: np.log(np.exp(_w(x) - x.max(ax, keepdims=True)).sum(ax, keepdims=k)) + x.max(ax, keepdims=k)
 )

@@ -366,8 +366,8 @@ class Lowering(ConvLowering, RowLowering):
 
     def _averagepool(self, n: Node) -> Step | None:
         qp, kernel = self._qp(n.inputs[0]), n.attrs["kernel_shape"]
-        with_pad = bool(n.attrs.get("count_include_pad", 0))
         win = Window(n.attrs, kernel)
+        with_pad = bool(n.attrs.get("count_include_pad", 0)) and win.padded
         if len(kernel) > 2 or (win.ceil and with_pad):
             return None
         if qp is None or any(d != 1 for d in win.dilation):

@@ -19,6 +19,7 @@ from .mask import fuse_masks
 from .mean import mean_to_pool
 from .norm import form_norms
 from .qdq import fold_qdq
+from .reductions import spell_reductions
 from .shapes import fold_shapes
 from .shuffle import form_shuffles
 from .signs import normalize_signs
@@ -35,6 +36,7 @@ ORDER = (
     form_norms,
     mean_to_pool,
     propagate_grids,
+    spell_reductions,
     form_shuffles,
     absorb_factors,
     fuse_relu,
