@@ -110,6 +110,7 @@ def measure_row(
             "samples": len(s.samples),
             "inner": s.inner,
             **describe(last[name]),
+            **ready[name].facts,
             "gops": shape.ops / s.median * 1e-9,
             "noisy": s.noisy,
         }

@@ -112,7 +112,10 @@ def test_a_run_on_the_smallest_network(tmp_path):
     results = {r["contender"]: r for r in only["results"]}
     assert {"qgemm, QDQ file", "qgemm.quantize", "ORT QDQ", "torch FP32"} <= set(results), only["failed"]
     assert results["qgemm, QDQ file"]["sqnr_db"] == pytest.approx(results["ORT QDQ"]["sqnr_db"], abs=3.0)  # of the faster of two files
-    assert "| audio b1 | 1 |" in (tmp_path / "r.md").read_text()
+    ours = results["qgemm, QDQ file"]
+    assert ours["load_seconds"] > 0 and ours["first_seconds"] > 0 and 0 < ours["minimum_bytes"] <= ours["arena_bytes"]
+    text = (tmp_path / "r.md").read_text()
+    assert "| audio b1 | 1 |" in text and "| audio b1 | 1 | qgemm.quantize |" in text.partition("## Loading and memory")[2]
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "audio_b1" / "qdq.onnx").is_file()
 

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,13 +34,14 @@ class Variant:
     """``call`` computes once; ``result`` gives the last output as an array, [M, N] or NHWC. ``name`` tells variants of a contender apart.
 
     uncounted: of the seconds that the last call took, those that a network would not spend, such as a change of layout at the edge of a
-    model of one layer.
+    model of one layer. facts: what else a row of the JSON file says of it.
     """
 
     call: Callable[[], object]
     result: Callable[[], np.ndarray]
     name: str = ""
     uncounted: Callable[[float], float] | None = None
+    facts: Mapping[str, float] = field(default_factory=dict)
 
 
 class Contender(ABC):

@@ -165,7 +165,21 @@ class Models(Benchmark):
             sqnr = [f"{results[n]['sqnr_db']:.1f}" if n in results else "" for n in shown]
             body.append([row["shape"], str(row["threads"]), *sqnr])
         about = "Signal-to-noise ratio against float32, dB. Weights are random: this tells who computes the same, not who is accurate."
-        return ["", "## Results", "", about, "", *present.table(["shape", "thr", *shown], body)]
+        return ["", "## Results", "", about, "", *present.table(["shape", "thr", *shown], body), *self.loading(report)]
+
+    def loading(self, report: Mapping[str, Any]) -> list[str]:
+        """What stands before the first result of qgemm's programs, and what memory they take."""
+        head = ["shape", "thr", "contender", "load ms", "first inference ms", "weights MB", "arena MB", "of the least"]
+        body = []
+        for row in report["rows"]:
+            for r in row["results"]:
+                if "load_seconds" in r:
+                    times = [f"{1e3 * r[k]:.0f}" for k in ("load_seconds", "first_seconds")]
+                    sizes = [f"{1e-6 * r[k]:.2f}" for k in ("weight_bytes", "arena_bytes")]
+                    least = f"{r['arena_bytes'] / max(1, r['minimum_bytes']):.2f}"
+                    body.append([row["shape"], str(row["threads"]), r["contender"], *times, *sizes, least])
+        about = "Loading, and the first inference, which compiles. Arena: of one call's tensors, over the least that any plan of it needs."
+        return ["", "## Loading and memory", "", about, "", *present.table(head, body)] if body else []
 
     def plot(self, report: Mapping[str, Any], path: Path) -> None:
         names = Names(report["contenders"])
