@@ -179,6 +179,49 @@ def test_layers_of_a_network(rng, isa, spatial):
     assert all(s.reason for s in p.steps if s.op in ("Conv", "Linear"))
 
 
+TRANSPOSED = {
+    "2x2 stride 2": ((5, 6), (2, 2), {"strides": [2, 2]}),
+    "4x4 stride 2, padded": ((5, 6), (4, 4), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    "3x3 stride 2, more at the end": ((4, 4), (3, 3), {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]}),
+    "stride 1": ((5, 4), (3, 3), {"pads": [1, 1, 1, 1]}),
+    "dilated, uneven": ((5, 4), (3, 2), {"strides": [2, 1], "dilations": [3, 2], "pads": [3, 1, 0, 2]}),
+    "cropped by more than a step": ((5, 6), (5, 5), {"strides": [2, 2], "pads": [4, 3, 3, 4]}),
+    "groups": ((3, 3), (3, 3), {"strides": [3, 2], "group": 2, "pads": [1, 0, 0, 1]}),
+    "depthwise": ((3, 3), (2, 2), {"strides": [2, 2], "group": 6}),
+    "one dimension": ((9,), (4,), {"strides": [2], "pads": [1, 1]}),
+    "one position": ((1, 1), (2, 2), {"strides": [2, 2], "pads": [0, 0, 1, 1]}),
+}
+
+
+@pytest.mark.parametrize("case", TRANSPOSED.values(), ids=TRANSPOSED)
+@pytest.mark.parametrize("bits", [None, 8])
+def test_transposed_convolutions_are_native(rng, case, bits):
+    sizes, kernel, attrs = case
+    b = Builder()
+    b.input("x", ["n", 6, *sizes])
+    groups = attrs.get("group", 1)
+    b.const("w", floats(rng, 6, 6 // groups if groups == 6 else 4, *kernel)), b.const("b", floats(rng, 6 if groups == 6 else 4 * groups))
+    y = b.add("Relu", [b.add("ConvTranspose", ["x", "w", "b"], "c", **attrs)], "y" if bits is None else "r")
+    m = b.model(y if bits is None else b.q(y, 0.05, 0, out="y"))
+    p = qgemm.load(m)
+    for n in (1, 3):
+        x = floats(rng, n, 6, *sizes)
+        np.testing.assert_allclose(p(x), reference(m, {"x": x})[0], rtol=1e-4, atol=1e-4 if bits is None else 0.0501)
+    assert not islands(p) and "conv2d_f32" in {s.kernel for s in p.steps}
+
+
+def test_a_transposed_convolution_with_gaps_is_numpys(rng):
+    """A stride beyond the kernel leaves rows that no tap reaches."""
+    b = Builder()
+    b.input("x", ["n", 3, 4, 4])
+    b.const("w", floats(rng, 3, 2, 2, 2))
+    b.add("ConvTranspose", ["x", "w"], "y", strides=[3, 2])
+    m = b.model("y")
+    p, x = qgemm.load(m), floats(rng, 2, 3, 4, 4)
+    np.testing.assert_allclose(p(x), reference(m, {"x": x})[0], rtol=1e-4, atol=1e-5)
+    assert islands(p) == ["ConvTranspose"]
+
+
 def islands(p) -> list[str]:
     return [p.steps[step].op for c in p._compiled.values() for step, _, _, _, island in c.core.ops() if island]
 

@@ -257,9 +257,7 @@ def test_a_rounded_matmul_keeps_its_add_apart():
     assert ops(g) == ["Linear", "Add"]
 
 
-@pytest.mark.parametrize(
-    "equation", ["bi,oi->bo", "bi,io->bo", "oi,bi->bo", "io, bi -> bo", "bsi,oi->bso", "bsi,io->bso", "oi,bsi->bso"]
-)
+@pytest.mark.parametrize("equation", ["bi,oi->bo", "bi,io->bo", "oi,bi->bo", "io, bi -> bo", "bsi,oi->bso", "bsi,io->bso", "oi,bsi->bso"])
 def test_an_einsum_by_a_constant_is_a_layer(equation, rng):
     """Whatever the order of its axes and operands: the weight keeps its integers, and the layer is an integer one."""
     terms = equation.replace(" ", "").partition("->")[0].split(",")

@@ -98,7 +98,28 @@ class ConvLowering:
         return self._step(n, "resize_linear", f"u{grid.bits}", run, native=form)
 
     def _convtranspose(self, n: Node) -> Step:
-        return self._weighted(n, self._pack_transposed)
+        return self._weighted(n, self._pack_transposed, self._transposed_floats)
+
+    def _transposed_floats(self, n: Node, reason: str) -> Step | None:
+        """A transposed convolution of real numbers by the engine; None where its operands are not such tensors and constants."""
+        x, w, b = (self.graph.tensors[i] if i else None for i in (*n.inputs, "")[:3])
+        if not self._floats(x) or not w.is_const or (b is not None and not b.is_const):
+            return None
+        data, groups, y = real(w), n.attrs.get("group", 1), n.outputs[0]
+        plain = not n.attrs.get("output_shape") and n.attrs.get("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+        if not plain or data.ndim not in (3, 4) or data.dtype != np.float32 or data.size == 0 or len(data) % groups:
+            return None
+        win, n_out = Window(n.attrs, data.shape[2:]), data.shape[1] * groups
+        parts = floatlayers.phases(data.reshape(*data.shape[:2], *([1] * (4 - data.ndim)), *data.shape[2:]), win, groups)
+        if parts is None:
+            return None
+        bias = None if b is None else np.ascontiguousarray(np.broadcast_to(real(b).reshape(-1), n_out), np.float32)
+        extra = tuple(n.attrs.get("output_padding") or [0] * len(win.kernel))
+        result, read, label = self._result(n), reader(self.graph, x.name), n.module or n.name
+        run = floatlayers.transposed(read, x.name, y, parts, bias, win, extra, len(data), n_out, groups, result, label)
+        form = fl.ConvTranspose(self._real_operand(x), y, parts, bias, win, extra, n_out, groups, result)
+        weight_bytes = sum(p.packed.nbytes for p in parts)
+        return self._step(n, "conv2d_f32", "float", run, reason, weight_bytes, expressions.rounded(result, form))
 
     def _why_float_transposed(self, n: Node) -> str:
         """Why no integer kernel takes this weight, which is int8 on a grid already."""

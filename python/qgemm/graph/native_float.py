@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from .. import _core
+from .executors import _two
+from .floatlayers import Phase, transposed_size
 from .layout import memory_order, parts, reduction_order
-from .native import Grid, Image, Move, NotNative, bounds, image_result, matrix, product_result
+from .native import Grid, Image, Move, NotNative, bounds, image_result, matrix, pixel_stride, product_result
 
 if TYPE_CHECKING:
     from .compile import Compiler
@@ -155,6 +157,58 @@ class Conv:
             image.at, y.at, self.packed, self.bias, image.shape, self.n, self.groups, *image.window(self.win), *bounds(self.result),
             image.stride, stride,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ConvTranspose:
+    """extra: ONNX's output_padding."""
+
+    x: Operand
+    y: str
+    phases: list[Phase]
+    bias: np.ndarray | None
+    win: Window
+    extra: tuple[int, ...]
+    n: int
+    groups: int
+    result: Result
+
+    def emit(self, c: Compiler) -> None:
+        image, y, stride = Image(c, self.x.value(c), True), c.result(self.y), _two(self.win.stride, 1)
+        if pixel_stride(y) != 0:
+            raise NotNative
+        b, h, w, _ = image.shape
+        outs = transposed_size((h, w), self.win, self.extra)
+        whole = replace(y, shape=(b, *outs, self.n), strides=_strides((b, *outs, self.n), y.dtype.itemsize))
+        for p in self.phases:
+            placed = p.place((h, w), outs, stride)
+            if placed is None:
+                continue
+            padding, computed, skip, count = placed
+            shape = (b, *computed, self.n)
+            direct = stride == (1, 1) and computed == outs
+            at = y.at if direct else c.temporary(int(np.prod(shape)) * y.dtype.itemsize)
+            c.core.conv2d_f32(
+                image.at, at, p.packed, self.bias, image.shape, self.n, self.groups, p.kernel, (1, 1), padding,
+                p.dilation, *bounds(self.result), image.stride, 0,
+            )  # fmt: skip
+            if direct:
+                continue
+            part = replace(whole, at=at, shape=shape, strides=_strides(shape, y.dtype.itemsize))
+            kept = _window(part, skip, count, (1, 1))
+            Move._copy(c, [kept], kept.addresses(), _window(whole, p.first, count, stride), y.dtype.itemsize)
+
+
+def _strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    return tuple(int(np.prod(shape[i + 1 :], dtype=np.int64)) * itemsize for i in range(len(shape)))
+
+
+def _window(v, first, count, stride):
+    """Of a [B, H, W, N] value: ``count`` rows and columns from ``first`` on, ``stride`` apart."""
+    offset = sum(f * step for f, step in zip(first, v.strides[1:3], strict=True))
+    steps = tuple(s * step for s, step in zip(stride, v.strides[1:3], strict=True))
+    shape = (v.shape[0], *count, v.shape[3])
+    return replace(v, at=(v.at[0], v.at[1] + offset), shape=shape, strides=(v.strides[0], *steps, v.strides[3]))
 
 
 @dataclass(frozen=True)
