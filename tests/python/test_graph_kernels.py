@@ -414,7 +414,7 @@ def float_reason(b, out):
     with pytest.raises(UnsupportedOpError, match="would compute in float"):
         qgemm.load(b.model(out), on_unsupported="raise")
     (step,) = [s for s in p.steps if s.op in ("Conv", "Linear", "ConvTranspose")]
-    images = step.op == "Conv" and len(p.graph.tensors[step.outputs[0]].shape) < 5
+    images = step.op != "Linear" and len(p.graph.tensors[step.outputs[0]].shape) < 5
     assert step.scheme == "float" and step.kernel == ("product" if step.op == "Linear" else "conv2d_f32" if images else "numpy")
     return step.reason
 

@@ -240,6 +240,27 @@ def test_softmax_and_layer_norm_are_native(rng):
     assert compiled(p).native and kernels(p) == ["quantize", "norm", "softmax", "softmax", "dequantize"]
 
 
+@pytest.mark.parametrize("op", ["ReduceMax", "ReduceMin"])
+@pytest.mark.parametrize("axes", [(1,), (2, 3), (-1,), (1, 3), (0, 1, 2, 3)])
+@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize("image", [False, True])
+def test_the_greatest_and_the_least_byte_are_native(rng, op, axes, keep, image):
+    """image: of channels-last memory."""
+    b = Builder()
+    b.input("x", [2, 4, 3, 5])
+    x = b.q("x", 0.05, 128)
+    x = conv(b, rng, x, 4, 4, 1) if image else x
+    y = b.add(op, [x, b.const("axes", np.array(axes, np.int64))], "m", keepdims=keep)
+    b.q(y, 0.05, 128, out="y")
+    m = b.model("y")
+    p, x = qgemm.load(m), floats(rng, 2, 4, 3, 5)
+    assert np.array_equal(p(x), p._stepwise([x])[0]) and p(x).shape == reference(m, {"x": x})[0].shape
+    if not image:
+        assert np.array_equal(p(x), reference(m, {"x": x})[0])
+    (row,) = [r for r in qgemm.report(p) if r.op == op]
+    assert compiled(p).native and (row.scheme, row.kernel) == ("bytes", "max_pool2d")
+
+
 @pytest.mark.parametrize("axis", [0, 1, -2])
 @pytest.mark.parametrize("held", ["bytes", "floats", "image"])
 @pytest.mark.parametrize("result", ["u8", "u16", "floats"])

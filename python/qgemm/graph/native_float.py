@@ -1,4 +1,4 @@
-"""Native forms of what computes in float32, and of rows taken by an index that comes with the call: see graph.native."""
+"""Native forms of what computes in float32, of reductions, and of rows taken by an index that comes with the call: see graph.native."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .step import Native
 
 _MOST_DIMENSIONS = 8
+_NEGATED = np.arange(255, -1, -1, dtype=np.uint8)  # a table that turns the least byte into the greatest
 _SQRT = 3  # of the engine's functions of one operand
 _ROOT = _core.Expression([(1.0, 0)], [(0, _SQRT, 0, -1, -1)], [(0.0,) * 4], [1], [(1.0, 0, 0, 255)])
 
@@ -256,6 +257,36 @@ class Reduce:
             c.core.expression(_ROOT, [(to, np.dtype(np.float32), [1])], to, np.dtype(np.float32), [y.size], -1)
         if self.grid is not None:
             c.core.quantize(to, y.at, y.size, self.grid.scale, self.grid.zero_point, self.grid.qmax)
+
+
+@dataclass(frozen=True)
+class Select:
+    """The greatest or least byte along ``axes``."""
+
+    x: str
+    y: str
+    axes: tuple[int, ...]
+    keep: bool
+    least: bool
+
+    def emit(self, c: Compiler) -> None:
+        x, y = c.value(self.x), c.result(self.y)
+        where = tuple(sorted({axis % len(x.shape) for axis in self.axes}))
+        order, before = reduction_order(x.shape, memory_order(x.shape, x.strides), where)
+        kept = [i for i in order if i not in where]
+        found = [*kept, *where] if self.keep else [sorted(kept).index(i) for i in kept]
+        outer, n, inner = parts([x.shape[i] for i in order], before, len(where))
+        at, best = c.dense(x, order), y.moved(y.at if y.dense_as(found) and not self.least else c.temporary(y.size), found, y.dtype)
+        if self.least:
+            negated = c.temporary(x.size)
+            c.core.lut(at, negated, _NEGATED, 1, x.size, x.size, x.size)
+            at = negated
+        c.core.max_pool2d(at, best.at, (outer, n, 1, inner), (n, 1), (1, 1), (0, 0, 0, 0), (1, 1), 0, 0)
+        if self.least:
+            c.core.lut(best.at, best.at, _NEGATED, 1, y.size, y.size, y.size)
+        if best.at != y.at:
+            lies = y.dense()
+            c.core.copy(best.at, y.at, 1, [y.shape[i] for i in lies], [best.strides[i] for i in lies])
 
 
 @dataclass(frozen=True)
