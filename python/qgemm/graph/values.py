@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .. import _core
-from .grids import fake_quantize, quantize, real, shift
+from .grids import fake_quantize, real, shift
 from .ir import Graph, QParams
 from .layout import dense, like, nchw_view, nhwc
 from .step import Env
@@ -72,7 +72,7 @@ def const_bytes(graph: Graph, name: str, qp: QParams) -> np.ndarray:
         own, by = shift(t.qparams, signed=False)
         if own.same(qp):
             return (t.data.astype(np.int16) + by).astype(np.uint8)
-    return quantize(real(t).astype(np.float32), qp)
+    return quantize_array(real(t).astype(np.float32, copy=False), *grid_arrays(qp), qp.qmax)
 
 
 def writer(graph: Graph, name: str) -> Callable[[Env, np.ndarray], None]:
