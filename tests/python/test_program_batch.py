@@ -16,7 +16,7 @@ import qgemm
 from onnx_nets import Builder
 from qgemm.graph import batch, compile
 from test_program_concat import *  # noqa: F403
-from test_program_concat import conv, grid, kernels, start
+from test_program_concat import SCALE, ZERO, conv, grid, kernels, start
 from test_program_native import residual_net
 
 
@@ -97,6 +97,21 @@ def test_a_constant_of_the_whole_batch(rng, found):
     x = rng.standard_normal((3, 8, 6, 5)).astype(np.float32)
     assert np.array_equal(p(x), p._stepwise([x])[0])
     assert found and p.memory["thread_bytes"] == 0 and "numpy" not in kernels(p)
+
+
+def test_a_class_token_for_every_image(rng, found):
+    """A constant part of a concatenation holds the batch."""
+    b, x = start()
+    y = b.add("Reshape", [conv(b, rng, x, 8, 8, (1, 1)), b.const("shape", np.array([0, 8, -1]))], "r")
+    y = b.add("Transpose", [y], "t", perm=[0, 2, 1])
+    token = b.q(b.const("token", rng.standard_normal((3, 1, 8)).astype(np.float32)), SCALE, ZERO)
+    y = grid(b, b.add("Concat", [token, y], "tokens", axis=1))
+    b.q(b.add("Add", [y, y], "twice"), 0.1, 128, out="y")
+    p = qgemm.load(b.model("y"))
+    x = rng.standard_normal((3, 8, 6, 5)).astype(np.float32)
+    assert np.array_equal(p(x), p._stepwise([x])[0])
+    concat = next(k for k, s in enumerate(p.steps) if s.op == "Concat")
+    assert found and not any(s.begin <= concat < s.end for s in found)
 
 
 def test_outputs_from_within(rng, found):

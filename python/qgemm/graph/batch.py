@@ -17,7 +17,7 @@ from .step import Step
 
 # Measured on Zen 4 with 1 MiB of L2 (ResNet-18, MobileNetV2 and EfficientNet-B0, batch 8, layer by layer). A stretch that pays elsewhere
 # and not there, or the other way round, costs a few percent; no result depends on it.
-CACHED = 1 << 20  # bytes of a layer's inputs and results that stay in a core's cache
+CACHED = 1 << 20  # bytes that stay in a core's cache from the layer that writes them to the one that reads them
 SECONDS_PER_BYTE = 1 / 40e9  # saved for what goes beyond that
 CACHED_WEIGHTS = 1 << 18  # bytes
 SECONDS_PER_WEIGHT = 1 / 50e9  # for every further image, where they are more
@@ -61,9 +61,8 @@ def stretches(steps: Sequence[Step], seen: Sequence[Seen], places: Places) -> li
             runs = seen[k].values is None and not seen[k].views
             cost = _cost(step, images) if runs else 0.0
             read = [(t[0], places.layouts[t].nbytes) for t in given[k]]
-            written = sum(y.nbytes for y in seen[k].results.values())
             for first in gains:
-                passed = written + sum(n for maker, n in read if maker >= first)
+                passed = 2 * sum(n for maker, n in read if maker >= first)  # written, and read again
                 gains[first] += (max(passed - CACHED, 0) * SECONDS_PER_BYTE if runs else 0.0) - cost
                 total = best[first][0] + gains[first]
                 if total > found[0]:
@@ -95,8 +94,8 @@ def _alike(step: Step, seen: Seen, given: Sequence[Tensor], places: Places, imag
     if seen.views:
         return all(not at and a.strides[0] == y.strides[0] for y in results for a in inputs for _, at in seen.views[step.outputs[0]])
     form = step.native.form if isinstance(step.native, native.Rounded) else step.native
-    if isinstance(form, native.Concat) and form.axis % len(results[0].shape) == 0:
-        return False
+    if isinstance(form, native.Concat) and (form.axis % len(results[0].shape) == 0 or not all(isinstance(i, str) for i in form.inputs)):
+        return False  # a constant part (a class token) is of all images
     return isinstance(form, _ALIKE) and all(len(a.shape) == len(results[0].shape) for a in inputs)
 
 
