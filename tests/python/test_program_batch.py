@@ -114,6 +114,51 @@ def test_a_class_token_for_every_image(rng, found):
     assert found and not any(s.begin <= concat < s.end for s in found)
 
 
+def test_behind_an_island(rng, found):
+    """What Python leaves for native steps is the whole batch."""
+    b = Builder()
+    b.input("x", ["n", 8, 6, 5])
+    y = grid(b, b.add("CumSum", ["x", b.const("axis", np.array(2, np.int64))], "summed"))
+    y = conv(b, rng, conv(b, rng, y, 8, 8, (1, 1)), 8, 8, (1, 1))
+    b.q(y, 0.05, 128, out="y")
+    p = qgemm.load(b.model("y"))
+    x = rng.standard_normal((4, 8, 6, 5)).astype(np.float32)
+    assert np.array_equal(p(x), p._stepwise([x])[0])
+    assert found and found[-1].end - found[-1].begin >= 2
+
+
+@pytest.mark.parametrize("shape", [(4, 16, -1), (0, 16, -1), (-1, 16, 30)])
+def test_a_view_that_is_none_because_its_input_lies_in_a_concatenation(rng, shape):
+    b, x = start()
+    one, two, three = (conv(b, rng, x, 8, 8, (1, 1)) for _ in range(3))
+    inner = grid(b, b.add("Concat", [one, two], "inner", axis=1))
+    outer = grid(b, b.add("Concat", [one, two, three], "outer", axis=1))  # of which the other one is a part, with gaps
+    y = b.add("Reshape", [inner, b.const("shape", np.array(shape))], "flat")
+    y = conv(b, rng, conv(b, rng, y, 16, 16, (1,)), 8, 16, (1,))
+    b.q(y, 0.05, 128, out="y")
+    b.q(conv(b, rng, outer, 8, 24, (1, 1)), 0.05, 128, out="z")
+    p = qgemm.load(b.model("y", "z"))
+    x = rng.standard_normal((4, 8, 6, 5)).astype(np.float32)
+    for got, want in zip(p(x), p._stepwise([x]), strict=True):
+        assert np.array_equal(got, want)
+
+
+def test_two_views_of_one_tensor_with_images_of_two_sizes(rng):
+    b = Builder()
+    b.input("x", ["n", 1, 8, 6])
+    x = grid(b, "x")
+    c = grid(b, b.add("Concat", [conv(b, rng, x, 1, 1, (1, 1)), conv(b, rng, x, 1, 1, (1, 1))], "c", axis=0))
+    cut = [b.const(n, np.array([v])) for n, v in (("from", 0), ("to", 4), ("axis", 0))]
+    half = b.add("Slice", [c, *cut], "half")
+    pairs = b.add("Reshape", [c, b.const("shape", np.array([4, 2, 8, 6]))], "pairs")
+    half = b.q(b.add("Sigmoid", [half], "s0"), 1 / 255, 0)
+    pairs = conv(b, rng, b.q(b.add("Sigmoid", [pairs], "s1"), 1 / 255, 0), 1, 2, (1, 1))
+    b.q(b.add("Add", [half, pairs], "sum"), 0.05, 128, out="y")
+    p = qgemm.load(b.model("y"))
+    x = rng.standard_normal((4, 1, 8, 6)).astype(np.float32)
+    assert np.array_equal(p(x), p._stepwise([x])[0])
+
+
 def test_outputs_from_within(rng, found):
     b, x = start()
     y = conv(b, rng, x, 8, 8, (3, 3), pads=[1, 1, 1, 1])

@@ -75,6 +75,15 @@ def stretches(steps: Sequence[Step], seen: Sequence[Seen], places: Places) -> li
     return out[::-1]
 
 
+def by_image(step: Step) -> bool:
+    """Whether the step's form treats all images alike."""
+    return isinstance(_form(step), _ALIKE)
+
+
+def _form(step: Step):
+    return step.native.form if isinstance(step.native, native.Rounded) else step.native
+
+
 def _inputs(steps: Sequence[Step], places: Places) -> list[list[Tensor]]:
     given: list[list[Tensor]] = [[] for _ in steps]
     for tensor, readers in places.readers.items():
@@ -93,10 +102,12 @@ def _alike(step: Step, seen: Seen, given: Sequence[Tensor], places: Places, imag
         return False
     if seen.views:
         return all(not at and a.strides[0] == y.strides[0] for y in results for a in inputs for _, at in seen.views[step.outputs[0]])
-    form = step.native.form if isinstance(step.native, native.Rounded) else step.native
+    form = _form(step)
     if isinstance(form, native.Concat) and (form.axis % len(results[0].shape) == 0 or not all(isinstance(i, str) for i in form.inputs)):
         return False  # a constant part (a class token) is of all images
-    return isinstance(form, _ALIKE) and all(len(a.shape) == len(results[0].shape) for a in inputs)
+    if isinstance(form, native.ResizeLinear) and form.axes.sizes is not None:
+        return False  # sizes name the batch
+    return by_image(step) and all(len(a.shape) == len(results[0].shape) for a in inputs)
 
 
 def _is_batch(a: Layout, images: int) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import _core
 from ..errors import ModelFormatError, QgemmError
-from .batch import Stretch, stretches
+from .batch import Stretch, by_image, stretches
 from .grids import real
 from .guard import DAMAGE
 from .ir import Graph
@@ -163,6 +163,7 @@ class Compiler:
         self.wholes: dict[Tensor, Value] = {}  # results of concatenations whose parts are computed in place
         self.copied: set[tuple] = set()  # (place, place) of parts that an earlier concatenation has copied
         self.stretch: Stretch | None = None  # that the current step belongs to: then forms see one image of every tensor
+        self.advances: dict[int, int] = {}  # of the stretch: buffer -> bytes from an image to the next
 
     # ---- what forms use ----
 
@@ -176,7 +177,7 @@ class Compiler:
             island.imports[name] = v
             self.core.use(island.index, v.at[0])
             self.values[name] = v
-            return v
+            return self._image(v)
         if name in self.statics:
             return self.constant(self.statics[name])
         raise NotNative
@@ -267,6 +268,8 @@ class Compiler:
         """Within a stretch, one image of a tensor that holds the batch; the next one lies a stride further on."""
         if self.stretch is None or v.shape[0] == 1:
             return v
+        if self.advances.setdefault(v.at[0], v.strides[0]) != v.strides[0]:
+            raise _NotByImage  # two views of one tensor whose images have different sizes
         self.core.advance(v.at[0], v.strides[0])
         return replace(v, shape=(1, *v.shape[1:]))
 
@@ -301,7 +304,7 @@ class Compiler:
             inputs.append((buffer, a.dtype))
         for k, step in enumerate(self.steps):
             if k in begins:
-                self.stretch = begins[k]
+                self.stretch, self.advances = begins[k], {}
                 self.core.begin_loop(self.stretch.images)
             self._step(k, step, seen[k])
             if self.stretch is not None and self.stretch.end == k + 1:
@@ -355,6 +358,8 @@ class Compiler:
         self._island(step, seen)
 
     def _emit_image(self, step: Step) -> None:
+        if not by_image(step):
+            raise _NotByImage  # a view of bytes that lie otherwise than they did when the steps ran
         try:
             step.native.emit(self)
         except QgemmError:
