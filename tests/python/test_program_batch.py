@@ -1,4 +1,4 @@
-"""Stretches of a program that run an image at a time, where that is all they may do: the prices of graph.batch are set so that it pays.
+"""Stretches of a program that run an image at a time, where that is all they may do: the prices of graph.stretches are set so that it pays.
 
 That every program gives the bytes of its Python steps is asserted by the fixture compiled_equals_stepwise of conftest.py, so the
 concatenations of test_program_concat.py are run again here.
@@ -14,7 +14,7 @@ import torch
 
 import qgemm
 from onnx_nets import Builder
-from qgemm.graph import batch, compile
+from qgemm.graph import compile, stretches
 from test_program_concat import *  # noqa: F403
 from test_program_concat import SCALE, ZERO, conv, grid, kernels, start
 from test_program_native import residual_net
@@ -26,7 +26,7 @@ def found(monkeypatch):
     latest = []
 
     def watched(*args):
-        latest[:] = batch.stretches(*args)
+        latest[:] = stretches.stretches(*args)
         return latest
 
     monkeypatch.setattr(compile, "stretches", watched)
@@ -35,9 +35,9 @@ def found(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def pays(monkeypatch, found):
-    monkeypatch.setattr(batch, "CACHED", 0)
+    monkeypatch.setattr(stretches, "CACHED", 0)
     for price in ("SECONDS_PER_WEIGHT", "SECONDS_PER_CUT", "SECONDS_PER_CALL", "SECONDS_PER_STRETCH"):
-        monkeypatch.setattr(batch, price, 0.0)
+        monkeypatch.setattr(stretches, price, 0.0)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -4,7 +4,7 @@ The steps run once, in order, on the call's own inputs: that tells every tensor'
 operators are (``slots.watch``). Then each step's native form is emitted. Results that are views of other tensors cost nothing; values
 that depend on shapes alone are constants of the program; inputs of a concatenation are computed where it wants them (``slots``); a
 step without a native form becomes an island that runs in Python, on views of the program's memory. Stretches of steps that treat every
-image of a batch alike run an image at a time where that keeps what they pass on in the cache (``batch``).
+image of a batch alike run an image at a time where that keeps what they pass on in the cache (``stretches``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy as np
 
 from .. import _core
 from ..errors import ModelFormatError, QgemmError
-from .batch import Stretch, by_image, stretches
 from .grids import real
 from .guard import DAMAGE
 from .ir import Graph
@@ -25,6 +24,7 @@ from .layout import memory_order
 from .native import Grid, NotNative
 from .slots import Layout, Places, Seen, Tensor, watch
 from .step import Env, Step
+from .stretches import Stretch, by_image, stretches
 
 
 @dataclass(frozen=True)

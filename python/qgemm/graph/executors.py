@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _core
 from ..errors import ShapeError
-from .floatnn import Window
+from .floatnn import Window, two
 from .grids import fake_quantize, quantize
 from .ir import QParams
 from .layout import dense, like, nhwc
@@ -74,15 +74,10 @@ def linear(x: str, y: str, packed: np.ndarray, n: int, k: int, result: Result, l
     return result.finish(run, y)
 
 
-def _two(values, fill):
-    values = tuple(values)
-    return values if len(values) == 2 else (fill, *values)
-
-
 def _geometry(win: Window):
     """(static padding or None, stride, dilation) in two dimensions."""
     one = len(win.kernel) == 1
-    stride, dilation = _two(win.stride, 1), _two(win.dilation, 1)
+    stride, dilation = two(win.stride, 1), two(win.dilation, 1)
     if not win.static:
         return None, stride, dilation
     (t, b), (le, r) = ((0, 0), win.pads[0]) if one else win.pads
@@ -117,7 +112,7 @@ def windowed(x: str, y: str, win: Window, channels: int | None, n: int | None, c
     read(env): the input, where that is not ``x`` as it is held.
     """
     fixed, stride, dilation = _geometry(win)
-    kh, kw = _two(win.kernel, 1)
+    kh, kw = two(win.kernel, 1)
     ekh, ekw = dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1
     ndim = 2 + len(win.kernel)
 
@@ -153,7 +148,7 @@ def conv(x: str, y: str, packed: np.ndarray, win: Window, channels: int, n: int,
 
 
 def max_pool(x: str, y: str, win: Window, label: str):
-    core, kernel = _core.max_pool2d, _two(win.kernel, 1)
+    core, kernel = _core.max_pool2d, two(win.kernel, 1)
 
     def call(t, out, stride, padding, dilation):
         core(t, out, kernel, stride, padding, dilation)
@@ -162,7 +157,7 @@ def max_pool(x: str, y: str, win: Window, label: str):
 
 
 def avg_pool(x: str, y: str, win: Window, with_pad: bool, grid: QParams, result: Result, label: str):
-    core, kernel, bounds = _core.avg_pool2d, _two(win.kernel, 1), result.bounds
+    core, kernel, bounds = _core.avg_pool2d, two(win.kernel, 1), result.bounds
     sx, zx = grid.scale.item(), grid.zero_point.item()
 
     def call(t, out, stride, padding, dilation):

@@ -10,8 +10,8 @@ import numpy as np
 
 from .. import _core
 from ..errors import ShapeError
-from .executors import Result, _channels_last, _logical, _two, whole_images, windowed
-from .floatnn import Window
+from .executors import Result, _channels_last, _logical, whole_images, windowed
+from .floatnn import Window, two
 from .layout import memory_order, parts, reduction_order
 from .step import Env
 
@@ -38,7 +38,7 @@ Read = Callable[[Env], np.ndarray]  # a layer's input as real numbers
 
 def conv(read: Read, x: str, y: str, packed: np.ndarray, bias: np.ndarray | None, win: Window, channels: int, n: int, groups: int,
          result: Result, label: str):  # fmt: skip
-    kernel, bounds = _two(win.kernel, 1), result.bounds
+    kernel, bounds = two(win.kernel, 1), result.bounds
 
     def call(t, out, stride, padding, dilation):
         _core.conv2d_f32(t, packed, bias, out, kernel, groups, stride, padding, dilation, *bounds)
@@ -77,7 +77,7 @@ class Phase:
 def phases(w: np.ndarray, win: Window, groups: int) -> list[Phase] | None:
     """Of a transposed convolution with float32 weights [C, N / groups, KH, KW]; None where a phase has no tap."""
     c, n, *kernel = w.shape
-    stride, dilation, (top, left) = _two(win.stride, 1), _two(win.dilation, 1), ((0, 0), *win.pads)[-2:]
+    stride, dilation, (top, left) = two(win.stride, 1), two(win.dilation, 1), ((0, 0), *win.pads)[-2:]
     filters = w.reshape(groups, c // groups, n, *kernel).transpose(0, 2, 1, 3, 4).reshape(groups * n, c // groups, *kernel)
     found = []
     for first in itertools.product(*map(range, stride)):
@@ -98,7 +98,7 @@ def phases(w: np.ndarray, win: Window, groups: int) -> list[Phase] | None:
 def transposed(read: Read, x: str, y: str, parts: list[Phase], bias: np.ndarray | None, win: Window, extra: tuple[int, ...], channels: int,
                n: int, groups: int, result: Result, label: str):  # fmt: skip
     """extra: ONNX's output_padding."""
-    bounds, stride, ndim = result.bounds, _two(win.stride, 1), 2 + len(win.kernel)
+    bounds, stride, ndim = result.bounds, two(win.stride, 1), 2 + len(win.kernel)
 
     def run(env):
         a = read(env)
@@ -131,7 +131,7 @@ def transposed_size(sizes: Sequence[int], win: Window, extra: tuple[int, ...]) -
     return tuple(
         (size - 1) * s + d * (k - 1) + 1 + e - before - after
         for size, s, d, k, e, (before, after) in zip(
-            sizes, _two(win.stride, 1), _two(win.dilation, 1), _two(win.kernel, 1), _two(extra, 0), pads, strict=True
+            sizes, two(win.stride, 1), two(win.dilation, 1), two(win.kernel, 1), two(extra, 0), pads, strict=True
         )
     )
 
@@ -148,7 +148,7 @@ def pool(read: Read, x: str, y: str, win: Window | None, average: bool | None, r
 
     if win is None:
         return result.finish(whole_images(x, y, call, result.dtype, label, read), y)
-    kernel = _two(win.kernel, 1)
+    kernel = two(win.kernel, 1)
     return result.finish(windowed(x, y, win, None, None, lambda t, out, *where: call(t, out, kernel, *where), result.dtype, label, read), y)
 
 

@@ -63,6 +63,12 @@ def _einsum(attrs):
 # ---- windows ----------------------------------------------------------------------------------------------------------
 
 
+def two(values, fill) -> tuple:
+    """Values of one or two spatial axes as (height, width); ``fill`` stands for a height that is not there."""
+    values = tuple(values)
+    return values if len(values) == 2 else (fill, *values)
+
+
 def out_size(size: int, kernel: int, stride: int, before: int, after: int, dilation: int, ceil: bool = False) -> int:
     """Positions of a window along one axis; with ``ceil``, a last window may hang over the end but must start inside."""
     span = size + before + after - dilation * (kernel - 1) - 1

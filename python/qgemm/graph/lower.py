@@ -24,6 +24,7 @@ from .ir import Graph, Node, QParams, Tensor
 from .lower_conv import ConvLowering
 from .lower_rows import RowLowering
 from .passes.grid import MOVES, data_inputs, moves_bytes, pad_value
+from .passes.util import named_axes
 from .step import Native, Step
 from .values import const_bytes, input_quantizer, raw_reader, raw_values, reader, writer
 
@@ -416,27 +417,21 @@ class Lowering(ConvLowering, RowLowering):
 
     def _reduced(self, n: Node, kind: int, root: bool = False) -> Step | None:
         """A reduction of real numbers over axes that are known; None where it is not such. root: of the result."""
-        x, axes, out = self.graph.tensors[n.inputs[0]], self._reduced_axes(n), self.graph.tensors[n.outputs[0]]
+        x, axes, out = self.graph.tensors[n.inputs[0]], named_axes(self.graph, n), self.graph.tensors[n.outputs[0]]
         if not axes or not self._floats(x) or "lo" in n.attrs or "hi" in n.attrs:
             return None
-        keep, grid = bool(n.attrs.get("keepdims", 1)), self._qp(out.name)
+        axes, keep, grid = tuple(axes), bool(n.attrs.get("keepdims", 1)), self._qp(out.name)
         run = floatlayers.reduction(reader(self.graph, x.name), axes, keep, kind, root, writer(self.graph, out.name), n.name)
         grid = None if grid is None else nat.Grid.of(grid)
         form = expressions.rounded(self._result(n), fl.Reduce(self._real_operand(x), out.name, axes, keep, kind, root, grid))
         return self._step(n, "reduce_f32", "float", run, self._why(n), native=form)
 
-    def _reduced_axes(self, n: Node) -> tuple[int, ...] | None:
-        axes = n.attrs.get("axes")
-        if len(n.inputs) > 1 and n.inputs[1]:
-            given = self.graph.tensors[n.inputs[1]]
-            axes = given.data.ravel() if given.is_const else None
-        return None if axes is None else tuple(map(int, axes))
-
-    def _selected(self, n: Node, axes: tuple[int, ...]) -> fl.Select | None:
+    def _selected(self, n: Node) -> fl.Select | None:
         """A reduction that picks one of the elements; None for others that compare them, and for values that are no bytes."""
+        axes = named_axes(self.graph, n)
         if not axes or n.op not in ("ReduceMax", "ReduceMin") or self._qp(n.inputs[0]) is None or "lo" in n.attrs or "hi" in n.attrs:
             return None
-        return fl.Select(n.inputs[0], n.outputs[0], axes, bool(n.attrs.get("keepdims", 1)), n.op == "ReduceMin")
+        return fl.Select(n.inputs[0], n.outputs[0], tuple(axes), bool(n.attrs.get("keepdims", 1)), n.op == "ReduceMin")
 
     def _gather(self, n: Node) -> Step | None:
         """The channels of an image of bytes in another order."""
@@ -503,7 +498,7 @@ class Lowering(ConvLowering, RowLowering):
         of, or None.
         """
         if n.op in _SELECTS:
-            return None if (axes := self._reduced_axes(n)) is None else self._selected(n, axes)
+            return self._selected(n)
         inputs: list = []
         for i in n.inputs:
             t = self.graph.tensors[i] if i else None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from .. import _core
-from .floatnn import Window
+from .floatnn import Window, two
 from .ir import QParams
 from .layout import memory_order
 
@@ -133,11 +133,6 @@ class Linear16:
         c.core.linear16(q, y.at, self.packed, x.size // self.k, g.scale, g.zero_point, *bounds(self.result))
 
 
-def _two(values, fill):
-    values = tuple(values)
-    return values if len(values) == 2 else (fill, *values)
-
-
 class Image:
     """A [B, C, H, W] or [B, C, W] value as the channels-last image that the engine's windows walk over."""
 
@@ -160,7 +155,7 @@ class Image:
         """(kernel, stride, padding, dilation) in two dimensions; None: the whole image."""
         if win is None:
             return self.shape[1:3], (1, 1), (0, 0, 0, 0), (1, 1)
-        return _two(win.kernel, 1), _two(win.stride, 1), padding(win, self.spatial), _two(win.dilation, 1)
+        return two(win.kernel, 1), two(win.stride, 1), padding(win, self.spatial), two(win.dilation, 1)
 
 
 def image_result(c: Compiler, name: str):
@@ -211,8 +206,8 @@ class Conv:
     def emit(self, c: Compiler) -> None:
         image, (y, stride) = Image(c, self.x, self.strided), image_result(c, self.y)
         c.core.conv2d(
-            image.at, y.at, self.packed, image.shape, _two(self.win.stride, 1), padding(self.win, image.spatial),
-            _two(self.win.dilation, 1), *bounds(self.result), image.stride, stride,
+            image.at, y.at, self.packed, image.shape, two(self.win.stride, 1), padding(self.win, image.spatial),
+            two(self.win.dilation, 1), *bounds(self.result), image.stride, stride,
         )  # fmt: skip
 
 
@@ -230,7 +225,7 @@ class ConvTranspose:
     def emit(self, c: Compiler) -> None:
         image, (y, stride) = Image(c, self.x), image_result(c, self.y)
         (t, b), (le, r) = ((0, 0), *self.win.pads)[-2:]
-        extra = _two(self.extra, 0)
+        extra = two(self.extra, 0)
         c.core.conv_transpose2d(image.at, y.at, self.packed, image.shape, (t, le, b, r), extra, *bounds(self.result), stride)
 
 

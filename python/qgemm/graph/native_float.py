@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from .. import _core
-from .executors import _two
 from .floatlayers import Phase, transposed_size
+from .floatnn import two
 from .layout import memory_order, parts, reduction_order
 from .native import Grid, Image, Move, NotNative, bounds, image_result, matrix, pixel_stride, product_result
 
@@ -175,7 +175,7 @@ class ConvTranspose:
     result: Result
 
     def emit(self, c: Compiler) -> None:
-        image, y, stride = Image(c, self.x.value(c), True), c.result(self.y), _two(self.win.stride, 1)
+        image, y, stride = Image(c, self.x.value(c), True), c.result(self.y), two(self.win.stride, 1)
         if pixel_stride(y) != 0:
             raise NotNative
         b, h, w, _ = image.shape

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from ..grids import real
 from ..ir import Graph, Node, Tensor
-from .util import fresh, insert_after, rank
+from .util import fresh, insert_after, named_axes, rank
 
 
 def mean_to_pool(graph: Graph) -> None:
     for n in list(graph.nodes):
         if n.op != "ReduceMean":
             continue
-        ndim, axes = rank(graph, n.inputs[0]), _axes(graph, n)
+        ndim, axes = rank(graph, n.inputs[0]), named_axes(graph, n)
         if ndim not in (3, 4) or axes is None or sorted(a % ndim for a in axes) != list(range(2, ndim)):
             continue
         keep = n.attrs.get("keepdims", 1)
@@ -25,10 +24,3 @@ def mean_to_pool(graph: Graph) -> None:
         graph.tensors[pooled] = Tensor(pooled, shape, "float32", t.qparams)
         n.outputs = [pooled]
         insert_after(graph, n, Node("Flatten", [pooled], [result], {"axis": 1}, f"{n.name}:flatten", n.module))
-
-
-def _axes(graph: Graph, n: Node) -> list[int] | None:
-    if len(n.inputs) > 1 and n.inputs[1]:
-        t = graph.tensors[n.inputs[1]]
-        return [int(a) for a in real(t).ravel()] if t.is_const else None
-    return n.attrs.get("axes")

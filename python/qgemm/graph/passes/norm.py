@@ -10,7 +10,7 @@ import numpy as np
 
 from ..grids import real
 from ..ir import Graph, Node
-from .util import only_reader, rank, remove
+from .util import named_axes, only_reader, rank, remove
 
 
 def form_norms(graph: Graph) -> None:
@@ -76,11 +76,7 @@ def _number(graph: Graph, name: str, x: str) -> float | None:
 
 
 def _over_the_last_axis(graph: Graph, n: Node) -> bool:
-    axes = n.attrs.get("axes")
-    if len(n.inputs) > 1 and n.inputs[1]:
-        t = graph.tensors[n.inputs[1]]
-        axes = t.data.ravel().tolist() if t.is_const else None
-    ndim = rank(graph, n.inputs[0])
+    axes, ndim = named_axes(graph, n), rank(graph, n.inputs[0])
     return bool(n.attrs.get("keepdims", 1)) and axes is not None and len(axes) == 1 and (axes[0] == -1 or (ndim or 0) - 1 == axes[0] > 0)
 
 

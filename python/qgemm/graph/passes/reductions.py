@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..grids import real
 from ..ir import Graph, Node, Tensor
 from .grid import moves_bytes
-from .util import fresh, insert_before, rank
+from .util import fresh, insert_before, named_axes, rank
 
 _LARGEST = np.finfo(np.float32).max
 
@@ -25,15 +24,11 @@ def spell_reductions(graph: Graph) -> None:
 
 def _axes(graph: Graph, n: Node) -> list[int] | None:
     """The axes of a reduction; None where they are computed, or how many there are is unknown."""
-    axes, ndim = n.attrs.get("axes"), rank(graph, n.inputs[0])
-    if len(n.inputs) > 1 and n.inputs[1]:
-        t = graph.tensors[n.inputs[1]]
-        if not t.is_const:
-            return None
-        axes = [int(a) for a in real(t).ravel()]
-    if axes or ndim is None:
-        return axes and list(axes)
-    return None if n.attrs.get("noop_with_empty_axes", 0) else list(range(ndim))
+    axes, ndim = named_axes(graph, n), rank(graph, n.inputs[0])
+    computed = axes is None and len(n.inputs) > 1 and n.inputs[1]
+    if axes or computed or ndim is None or n.attrs.get("noop_with_empty_axes", 0):
+        return axes or None
+    return list(range(ndim))
 
 
 class _Writer:

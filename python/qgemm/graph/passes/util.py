@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..grids import real
 from ..ir import Graph, Node, QParams, Tensor
 
 
@@ -54,6 +55,15 @@ def remove(graph: Graph, nodes: list[Node]) -> None:
 def is_byte_grid(qp: QParams | None) -> bool:
     """A grid whose run-time values are uint8 arrays."""
     return qp is not None and qp.u8
+
+
+def named_axes(graph: Graph, n: Node) -> list[int] | None:
+    """The axes that a reduction names, as a constant input or an attribute; None where it names none, or they are computed."""
+    if len(n.inputs) > 1 and n.inputs[1]:
+        t = graph.tensors[n.inputs[1]]
+        return [int(a) for a in real(t).ravel()] if t.is_const else None
+    axes = n.attrs.get("axes")
+    return None if axes is None else list(axes)
 
 
 def rank(graph: Graph, name: str) -> int | None:
