@@ -12,7 +12,7 @@
 namespace qgemm {
 namespace {
 
-constexpr Isa kTabledSums = Isa::avx512vbmi;  // from this path on tables are faster than floats
+constexpr Isa kReadsPairs = Isa::avx512vbmi;  // from this path on what all pairs of bytes tell is faster than floats
 
 // f(first, count) on shares that start at multiples of 64 elements.
 template <class F>
@@ -111,6 +111,20 @@ Args encoded(const Encoding8& a, const Encoding8& b, const OutputSpec& out) {
   return k;
 }
 
+sum_args by_tables(const SumTables& t, const OutputSpec& out) {
+  sum_args s{};
+  s.rank_a = t.rank_a;
+  s.rank_b = t.rank_b;
+  s.whole_a = t.whole_a;
+  s.whole_b = t.whole_b;
+  s.lo = out.lo;
+  s.hi = out.hi;
+  s.wide = t.wide;
+  s.first_a = t.first_a;
+  s.first_b = t.first_b;
+  return s;
+}
+
 }  // namespace
 
 void check_encoding(const char* what, double scale, int64_t zero_point) {
@@ -136,18 +150,8 @@ void add(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t 
   const auto k = encoded<add_args>(a.encoding, b.encoding, out);
   if (rows <= 0 || n <= 0) return;
   const KernelTable& t = table();
-  if (!tables || !sums_by_tables()) return over_rows(t.add, k, a, b, c, ldc, rows, n);
-  sum_args s{};
-  s.rank_a = tables->rank_a;
-  s.rank_b = tables->rank_b;
-  s.whole_a = tables->whole_a;
-  s.whole_b = tables->whole_b;
-  s.wide = tables->wide;
-  s.first_a = tables->first_a;
-  s.first_b = tables->first_b;
-  s.lo = out.lo;
-  s.hi = out.hi;
-  over_rows(t.sum, s, a, b, c, ldc, rows, n);
+  if (!tables || !reads_pairs()) return over_rows(t.add, k, a, b, c, ldc, rows, n);
+  over_rows(t.sum, by_tables(*tables, out), a, b, c, ldc, rows, n);
 }
 
 void mul(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out) {
@@ -165,18 +169,18 @@ namespace {
 
 constexpr int kBytes = 256;
 
-// Every pair of bytes, and what the definition makes of it.
+// Every pair of bytes, and behind them what the kernel makes of each.
 template <class Args>
-std::vector<uint8_t> all_pairs(KernelFn<Args> kernel, Args definition) {
+std::vector<uint8_t> all_pairs(KernelFn<Args> kernel, Args g) {
   std::vector<uint8_t> pairs(3 * kBytes * kBytes);
   uint8_t *const as = pairs.data(), *const bs = as + kBytes * kBytes;
   for (int i = 0; i < kBytes * kBytes; ++i) as[i] = static_cast<uint8_t>(i / kBytes), bs[i] = static_cast<uint8_t>(i % kBytes);
-  definition.a = as;
-  definition.b = bs;
-  definition.out = bs + kBytes * kBytes;
-  definition.rows = 1;
-  definition.n = kBytes * kBytes;
-  kernel(definition);
+  g.a = as;
+  g.b = bs;
+  g.out = bs + kBytes * kBytes;
+  g.rows = 1;
+  g.n = kBytes * kBytes;
+  kernel(g);
   return pairs;
 }
 
@@ -224,7 +228,7 @@ bool sizes(const int (&steps)[kBytes], int8_t (&size)[kBytes], int32_t& first) {
 
 }  // namespace
 
-bool sums_by_tables() { return table().isa >= kTabledSums; }
+bool reads_pairs() { return table().isa >= kReadsPairs; }
 
 // With u = xa / so and v = xb / so + 1/2 the sum is floor(u + v): the whole parts of both, and one more where the fractions reach
 // 1 together. Of b's fractions only their order matters, and of a's only how many of those stay below the carry. Which carry is
@@ -234,7 +238,7 @@ std::shared_ptr<const SumTables> sum_tables(const Encoding8& ea, const Encoding8
   SumTables& tables = *made;
   const auto definition = encoded<add_args>(ea, eb, out);
   const std::vector<uint8_t> pairs = all_pairs(table().add, definition);
-  const uint8_t *const as = pairs.data(), *const bs = as + kBytes * kBytes, *const want = bs + kBytes * kBytes;
+  const uint8_t* const want = pairs.data() + 2 * kBytes * kBytes;
 
   const double inverse = definition.inv_scale;
   double v[kBytes], fraction[kBytes];
@@ -285,10 +289,8 @@ std::shared_ptr<const SumTables> sum_tables(const Encoding8& ea, const Encoding8
     }
   }
 
-  std::vector<uint8_t> got(kBytes * kBytes);
-  table().sum({as, bs, got.data(), 1, kBytes * kBytes, 0, 0, 0, tables.rank_a, tables.rank_b, tables.whole_a, tables.whole_b,
-               out.lo, out.hi, tables.wide, tables.first_a, tables.first_b});
-  return std::equal(got.begin(), got.end(), want) ? made : nullptr;
+  const std::vector<uint8_t> got = all_pairs(table().sum, by_tables(tables, out));
+  return std::equal(want, want + kBytes * kBytes, got.data() + 2 * kBytes * kBytes) ? made : nullptr;
 }
 
 void lut(const uint8_t* x, const uint8_t* table256, uint8_t* y, int64_t n) {

@@ -25,16 +25,17 @@ struct Operand8 {
   int64_t repeat = 1;
 };
 
+// Whether the path at hand reads what is made from all pairs of bytes: tables of sums, factors of products.
+bool reads_pairs();
+
 // A sum by tables (sum_args), for operands of two encodings: integers only, the same bytes. Made once, from all 65,536 pairs;
-// used where the instruction set path looks up faster than it computes (sums_by_tables), and not worth making elsewhere.
+// used where the instruction set path looks up faster than it computes, and not worth making elsewhere.
 struct SumTables {
   uint8_t rank_a[256], rank_b[256];
   int8_t whole_a[256], whole_b[256];
   bool wide = false;
   int32_t first_a = 0, first_b = 0;
 };
-// Whether the path at hand makes sums by tables.
-bool sums_by_tables();
 // Null where no tables give every pair's byte: an operand spans more steps of the result than a byte counts to either side of
 // zero, or many pairs tie between two steps, where float roundings decide.
 std::shared_ptr<const SumTables> sum_tables(const Encoding8& ea, const Encoding8& eb, const OutputSpec& out);
@@ -44,6 +45,7 @@ std::shared_ptr<const SumTables> sum_tables(const Encoding8& ea, const Encoding8
 void add(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out);
 void add(const Operand8& a, const Operand8& b, uint8_t* c, int64_t ldc, int64_t rows, int64_t n, const OutputSpec& out,
          const SumTables* tables);
+
 // A product by a factor for each byte of b (mul_args): the same bytes. Made once, from all 65,536 pairs; used where one row of b
 // serves many of a.
 struct ProductFactors {

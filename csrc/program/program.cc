@@ -64,13 +64,11 @@ void Program::truncate(size_t count) {
 
 void Program::begin_loop(int64_t times) { loops_.push_back({ops_.size(), 0, times, {}, {}}); }
 
-void Program::advance(int32_t buffer, int64_t step) {
+bool Program::advance(int32_t buffer, int64_t step) {
   for (const auto& known : loops_.back().advance)
-    if (known.first == buffer) {
-      if (known.second != step) throw Error(Code::shape, "a buffer of a loop advances by two steps");
-      return;
-    }
+    if (known.first == buffer) return known.second == step;
   loops_.back().advance.emplace_back(buffer, step);
+  return true;
 }
 
 void Program::end_loop() { loops_.back().end = ops_.size(); }
@@ -240,9 +238,7 @@ void Program::run_all(Frame& frame, size_t begin, size_t end, double* seconds) c
 
 void Program::run(Frame& frame, size_t begin, size_t end, double* seconds) const {
   int threads = 1;
-  if (may_share()) {
-    if (cost_[end] - cost_[begin] >= kTeamWork / grain_divisor) threads = omp_get_max_threads();
-  }
+  if (may_share() && cost_[end] - cost_[begin] >= kTeamWork / grain_divisor) threads = omp_get_max_threads();
   if (threads == 1) return run_all(frame, begin, end, seconds);
   if (!loops_.empty()) frame.reserve(threads - 1, thread_bytes_);
   Team::lead(threads, [&] { run_all(frame, begin, end, seconds); });

@@ -89,8 +89,8 @@ class Program {
   // Operations added from here to end_loop() run `times` times in turn, each time on the next part of the buffers that advance.
   // They are built for one part, and one part's run reads nothing that another's writes.
   void begin_loop(int64_t times);
-  // The next part of this buffer begins `step` bytes further on.
-  void advance(int32_t buffer, int64_t step);
+  // The next part of this buffer begins `step` bytes further on. False: another step has been given.
+  bool advance(int32_t buffer, int64_t step);
   void end_loop();
 
   // Plans the arena. Nothing may be added afterwards.

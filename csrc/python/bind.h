@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -11,6 +12,7 @@
 #include "cpu/error.h"
 #include "kernels/api.h"
 #include "ops/gemm.h"
+#include "ops/window.h"
 #include "pack/transposed.h"
 
 namespace qgemm {
@@ -197,5 +199,26 @@ void bind_taps(py::module_& m);
 void bind_expression(py::module_& m);
 void bind_tensor(py::module_& m);
 void bind_program(py::module_& m);
+
+// x: the shape of an NHWC image; padding: top, left, bottom, right. Not checked.
+inline Window window(const std::array<int64_t, 4>& x, const std::array<int64_t, 2>& kernel, const std::array<int64_t, 2>& stride,
+                     const std::array<int64_t, 4>& padding, const std::array<int64_t, 2>& dilation) {
+  Window g;
+  g.batch = x[0];
+  g.h = x[1];
+  g.w = x[2];
+  g.c = x[3];
+  g.kh = kernel[0];
+  g.kw = kernel[1];
+  g.stride_h = stride[0];
+  g.stride_w = stride[1];
+  g.top = padding[0];
+  g.left = padding[1];
+  g.bottom = padding[2];
+  g.right = padding[3];
+  g.dilation_h = dilation[0];
+  g.dilation_w = dilation[1];
+  return g;
+}
 
 }  // namespace qgemm

@@ -52,20 +52,7 @@ Window window_of(const py::array& x, const Pair& stride, const Padding& padding,
   need_dtype<uint8_t>(x, "x");
   need_rank(x, "x", 4, "[B, H, W, C] (NHWC)");
   need_contiguous(x, "x");
-  Window g;
-  g.batch = x.shape(0);
-  g.h = x.shape(1);
-  g.w = x.shape(2);
-  g.c = x.shape(3);
-  g.stride_h = stride[0];
-  g.stride_w = stride[1];
-  g.top = padding[0];
-  g.left = padding[1];
-  g.bottom = padding[2];
-  g.right = padding[3];
-  g.dilation_h = dilation[0];
-  g.dilation_w = dilation[1];
-  return g;
+  return window({x.shape(0), x.shape(1), x.shape(2), x.shape(3)}, {1, 1}, stride, padding, dilation);
 }
 
 void need_image(const py::array& out, const py::array& x, const Window& g, int64_t channels) {

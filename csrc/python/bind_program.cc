@@ -505,7 +505,8 @@ void bind_program(py::module_& m) {
       .def(
           "begin_loop", [](Compiled& c, int64_t times) { c.program.begin_loop(times); }, "times"_a)
       .def(
-          "advance", [](Compiled& c, int32_t buffer, int64_t step) { c.program.advance(buffer, step); }, "buffer"_a, "step"_a)
+          "advance", [](Compiled& c, int32_t buffer, int64_t step) { return c.program.advance(buffer, step); }, "buffer"_a,
+          "step"_a)
       .def("end_loop", [](Compiled& c) { c.program.end_loop(); })
       .def("memory",
            [](const Compiled& c) {

@@ -18,15 +18,15 @@ namespace {
 using Elementwise = std::function<void(const Operand8&, const Operand8&, uint8_t*, int64_t, int64_t, int64_t, const OutputSpec&)>;
 
 // The operation between two encodings: a sum by tables where they exist and this path reads them; a product with factors where
-// they exist and `repeat` rows share one row of b.
+// they do and `repeat` rows share one row of b.
 Elementwise elementwise(bool product, int64_t repeat, const Encoding8& a, const Encoding8& b, const OutputSpec& out) {
   if (product)
-    return [factors = repeat > 1 ? product_factors(a, b, out) : nullptr](
+    return [factors = repeat > 1 && reads_pairs() ? product_factors(a, b, out) : nullptr](
                const Operand8& x, const Operand8& y, uint8_t* to, int64_t ld, int64_t rows, int64_t n, const OutputSpec& o) {
       mul(x, y, to, ld, rows, n, o, factors.get());
     };
-  return [tables = sums_by_tables() ? sum_tables(a, b, out) : nullptr](const Operand8& x, const Operand8& y, uint8_t* to,
-                                                                       int64_t ld, int64_t rows, int64_t n, const OutputSpec& o) {
+  return [tables = reads_pairs() ? sum_tables(a, b, out) : nullptr](const Operand8& x, const Operand8& y, uint8_t* to, int64_t ld,
+                                                                    int64_t rows, int64_t n, const OutputSpec& o) {
     add(x, y, to, ld, rows, n, o, tables.get());
   };
 }

@@ -1,11 +1,9 @@
 // A program while Python builds it and for as long as it runs, behind _core.ProgramBuilder.
 #pragma once
-#include <array>
 #include <utility>
 
 #include "bind.h"
 #include "ops/matmul.h"
-#include "ops/window.h"
 #include "program/program.h"
 #include "tensors.h"
 
@@ -98,27 +96,6 @@ struct Compiled {
     return output_spec(floats ? OutType::f32 : OutType::u8, scale, zero_point, lo, hi);
   }
 };
-
-// x: the shape of an NHWC image; padding: top, left, bottom, right. Not checked.
-inline Window window(const std::array<int64_t, 4>& x, const std::array<int64_t, 2>& kernel, const std::array<int64_t, 2>& stride,
-                     const std::array<int64_t, 4>& padding, const std::array<int64_t, 2>& dilation) {
-  Window g;
-  g.batch = x[0];
-  g.h = x[1];
-  g.w = x[2];
-  g.c = x[3];
-  g.kh = kernel[0];
-  g.kw = kernel[1];
-  g.stride_h = stride[0];
-  g.stride_w = stride[1];
-  g.top = padding[0];
-  g.left = padding[1];
-  g.bottom = padding[2];
-  g.right = padding[3];
-  g.dilation_h = dilation[0];
-  g.dilation_w = dilation[1];
-  return g;
-}
 
 using CompiledClass = py::class_<Compiled, std::shared_ptr<Compiled>>;
 // Operations of images and of two tensors.

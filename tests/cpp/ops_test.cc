@@ -123,8 +123,8 @@ TEST(Ops, SumsByTables) {
   EXPECT_GT(exist, tried / 10);  // otherwise floats were compared with floats
 }
 
-// Encodings that integers cannot stand for: half of all pairs tie between two steps, an operand spans more steps than a byte
-// counts, or the sum does not fit beside its zero point.
+// Encodings that integers cannot stand for: half of all pairs tie between two steps, or an operand counts more than 254 steps
+// upwards.
 TEST(Ops, SumTablesAreRefusedWhereTheyWouldDiffer) {
   OutputSpec out;
   out.type = OutType::u8;

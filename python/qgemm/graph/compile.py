@@ -163,7 +163,6 @@ class Compiler:
         self.wholes: dict[Tensor, Value] = {}  # results of concatenations whose parts are computed in place
         self.copied: set[tuple] = set()  # (place, place) of parts that an earlier concatenation has copied
         self.stretch: Stretch | None = None  # that the current step belongs to: then forms see one image of every tensor
-        self.advances: dict[int, int] = {}  # of the stretch: buffer -> bytes from an image to the next
 
     # ---- what forms use ----
 
@@ -268,9 +267,8 @@ class Compiler:
         """Within a stretch, one image of a tensor that holds the batch; the next one lies a stride further on."""
         if self.stretch is None or v.shape[0] == 1:
             return v
-        if self.advances.setdefault(v.at[0], v.strides[0]) != v.strides[0]:
+        if not self.core.advance(v.at[0], v.strides[0]):
             raise _NotByImage  # two views of one tensor whose images have different sizes
-        self.core.advance(v.at[0], v.strides[0])
         return replace(v, shape=(1, *v.shape[1:]))
 
     # ---- compilation ----
@@ -304,7 +302,7 @@ class Compiler:
             inputs.append((buffer, a.dtype))
         for k, step in enumerate(self.steps):
             if k in begins:
-                self.stretch, self.advances = begins[k], {}
+                self.stretch = begins[k]
                 self.core.begin_loop(self.stretch.images)
             self._step(k, step, seen[k])
             if self.stretch is not None and self.stretch.end == k + 1:
