@@ -55,8 +55,12 @@ struct gemm_args {
   ptrdiff_t lda, offset;
   int32_t m, taps, kc;
   const int8_t* b;  // panel, 64-byte aligned when the caller's buffer is
-  int32_t width;    // columns of the panel: 16, 32, 48 or 64
-  int32_t n;        // valid columns, 1..width
+  // After every `line` taps `gap` bytes of the panel are left out: a part of a filter, where the rest lies beside the image. 0:
+  // nothing is left out. Not with `halves`.
+  int32_t line;
+  ptrdiff_t gap;
+  int32_t width;  // columns of the panel: 16, 32, 48 or 64
+  int32_t n;      // valid columns, 1..width
   const Epilogue* ep;
   int32_t row, col;  // index of the strip's first row in the [m] arrays, first column in the [n] arrays
   void* c;           // first element of the strip

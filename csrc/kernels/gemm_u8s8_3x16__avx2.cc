@@ -32,6 +32,7 @@ void tile(const gemm_args& g, const uint8_t* const* rows, ptrdiff_t offset, int 
   const ptrdiff_t stride = static_cast<ptrdiff_t>(g.width) * 4;
   const int8_t* b = g.b + j0 * 4;
   const int whole = g.kc & ~3, tail = g.kc & 3;
+  int left_of_line = g.line;
   for (int t = 0; t < g.taps; ++t, rows += g.m) {
     int32_t av[MR];
     for (int k = 0; k < whole; k += 4, b += stride) {
@@ -48,6 +49,10 @@ void tile(const gemm_args& g, const uint8_t* const* rows, ptrdiff_t offset, int 
       }
       step(acc, MR, av, b);
       b += stride;
+    }
+    if (--left_of_line == 0) {
+      left_of_line = g.line;
+      b += g.gap;
     }
   }
   const int size = out_bytes(g.ep->out);

@@ -253,6 +253,7 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, ptrdi
   const int8_t* b = g.b;
   const ptrdiff_t whole = g.kc & ~3, last_group = offset + whole;
   const int tail = g.kc & 3;
+  int left_of_line = g.line;
   for (int t = 0; t < (kOneTap ? 1 : g.taps); ++t, rows += MR) {
     const uint8_t* a[MR];
 #pragma GCC unroll 16
@@ -339,6 +340,10 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, ptrdi
 #pragma GCC unroll 4
         for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], av, bv[j]);
       }
+    }
+    if (!kOneTap && --left_of_line == 0) {
+      left_of_line = g.line;
+      b += g.gap;
     }
   }
 #pragma GCC unroll 4

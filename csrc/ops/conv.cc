@@ -332,6 +332,7 @@ void dense(const Job& j) {
     if (!even && few && enough_pixels) blocks = (blocks + threads - 1) / threads * threads;
     if (blocks * w.sets < 3 * threads) cuts = std::min<int64_t>(panels, (3 * threads + blocks * w.sets - 1) / (blocks * w.sets));
   }
+  if (dense_inside(j, {threads, blocks, cuts})) return;
   const bool product = is_product(j);
   parallel_shares(blocks * w.sets * cuts, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;

@@ -31,4 +31,12 @@ struct ConvJob {
 
 void depthwise(const ConvJob& j);
 
+// How a dense convolution is shared: blocks of output pixels, and panels cut in so many parts.
+struct ConvShares {
+  int threads;
+  int64_t blocks, cuts;
+};
+// Computes it without the products of padding, or returns false where there are too few of them to gain by it.
+bool dense_inside(const ConvJob& j, const ConvShares& shares);
+
 }  // namespace qgemm

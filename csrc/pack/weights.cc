@@ -16,7 +16,7 @@
 namespace qgemm {
 namespace {
 
-constexpr char kMagic[8] = {'Q', 'G', 'P', 'A', 'C', 'K', '0', '3'};
+constexpr char kMagic[8] = {'Q', 'G', 'P', 'A', 'C', 'K', '0', '4'};
 constexpr int64_t kMaxDim = int64_t(1) << 31;
 constexpr int64_t kMaxBytes = int64_t(1) << 42;
 // Panels of this many bytes leave no cache useful anyway: stores then go around it, which saves reading each line first.
@@ -124,6 +124,8 @@ void lay_out(PackedView& v, const uint8_t* base) {
   v.colsum = reinterpret_cast<const int32_t*>(take(row));
   v.correction = reinterpret_cast<const int32_t*>(take(row));
   v.w_zero_point = reinterpret_cast<const int32_t*>(take(row));
+  v.tap_sums = nullptr;
+  if (v.kind == PackedKind::conv && v.taps > 1) v.tap_sums = reinterpret_cast<const int32_t*>(take(row * v.taps));
   v.group_scale = nullptr;
   v.group_colsum = v.group_correction = v.zeros = nullptr;
   if (v.group_size > 0) {
@@ -433,6 +435,8 @@ class PanelPacker {
       for (int c = 0; c < a.n; ++c) order_taps(a.w + c * v_.k, rows_.data() + c * k_ + (p * kPanel + c) / v_.cout_g * v_.cin_g);
       a.w = rows_.data();
       a.ldw = k_;
+      if (v_.tap_sums)
+        for (int c = 0; c < a.n; ++c) sum_taps(rows_.data() + c * k_, g * v_.n_group_padded + p * kPanel + c);
     }
     t_.pack_w(a);
     found.in_range = found.in_range && in_range;
@@ -450,6 +454,16 @@ class PanelPacker {
       for (int64_t y = 0; y < v_.kh; ++y)
         for (int64_t x = 0; x < v_.kw; ++x, ++w)
           out[v_.fold_w ? y * stride + x * v_.cin_g + ci : (y * v_.kw + x) * stride + ci] = *w;
+  }
+
+  // The entries of column `col` in tap_sums, from its filter in the order of the taps.
+  void sum_taps(const int8_t* w, int64_t col) const {
+    const int64_t bytes = round_up(v_.kc, 4);
+    for (int64_t t = 0; t < v_.taps; ++t, w += bytes) {
+      int32_t sum = 0;
+      for (int64_t k = 0; k < bytes; ++k) sum += w[k];
+      writable(v_.tap_sums)[t * v_.n_padded + col] = sum;
+    }
   }
 
   const PackSpec& s_;

@@ -76,6 +76,7 @@ struct PackedView {
   const int32_t* colsum;      // sum_k (w - w_zero_point)
   const int32_t* correction;  // bias_int32 - x_zero_point * colsum
   const int32_t* w_zero_point;
+  const int32_t* tap_sums;  // conv, several taps: [taps][n_padded], the sum of each tap's weights, zero points not subtracted
   // [group_count][n_padded], group_size > 0 only
   const float* group_scale;
   const int32_t* group_colsum;

@@ -74,7 +74,11 @@ class GemmTester {
       const uint8_t* const* placed = pointers_.place(pointers, side_);
       for (size_t i = 0; i < tiles.size(); ++i) tiles[i].rows = placed + gemm_tile_begin(cut, static_cast<int32_t>(i)) * taps_;
     }
-    const int64_t panel = taps_ * k4 * width_ * 4, panel_bytes = panel + rng.pick<int64_t>({0, 64});
+    // A part of a filter: lines of taps, of which the panel holds more.
+    const bool part = !nibbles_ && lda_ == 0 && panels_ == 1 && taps_ > 1 && rng.chance(50);
+    const int line = part ? static_cast<int>(rng.between(1, taps_)) : 0;
+    const int64_t gap = part ? rng.between(0, 2) * k4 * width_ * 4 : 0, gaps = part ? (taps_ - 1) / line : 0;
+    const int64_t panel = taps_ * k4 * width_ * 4 + gaps * gap, panel_bytes = panel + rng.pick<int64_t>({0, 64});
     const int64_t stored = nibbles_ ? panel / 2 : panel + (panels_ - 1) * panel_bytes;
     int8_t* b = b_.place<int8_t>(static_cast<size_t>(stored), side_);
     fill(rng, b_mood, b, stored);
@@ -82,13 +86,13 @@ class GemmTester {
       for (int64_t t = 0; t < taps_; ++t)  // a panel is zero where kc is rounded up
         for (int64_t k = kc_; k < 4 * k4; ++k)
           for (int64_t j = 0; j < width_; ++j) {
-            const int64_t at = ((t * k4 + k / 4) * width_ + j) * 4 + k % 4;
+            const int64_t at = ((t * k4 + k / 4) * width_ + j) * 4 + k % 4 + (part ? t / line * gap : 0);
             if (nibbles_)
               b[at / 128 * 64 + at % 64] &= static_cast<int8_t>(at % 128 < 64 ? 0xf0 : 0x0f);
             else
               b[p * panel_bytes + at] = 0;
           }
-    const bool halves = !nibbles_ && width_ == 16 && kc_ == 16 && rng.chance(50);
+    const bool halves = !nibbles_ && !part && width_ == 16 && kc_ == 16 && rng.chance(50);
     if (halves)
       for (int64_t x = 0; x < panel; ++x)
         if ((x / 4 % 16 < 8) != (x / 64 % k4 < k4 / 2)) b[x] = 0;
@@ -103,6 +107,8 @@ class GemmTester {
     g.lda = lda_;
     g.tile_rows = tile_rows_;
     g.halves = halves;
+    g.line = line;
+    g.gap = static_cast<ptrdiff_t>(gap);
     g.panels = panels_ == 1 && rng.chance(50) ? 0 : panels_;
     g.panel_bytes = static_cast<ptrdiff_t>(panel_bytes);
     g.offset = static_cast<ptrdiff_t>(offset);
@@ -116,9 +122,9 @@ class GemmTester {
     g.row = row_;
     g.col = col_;
     g.ldc = ld;
-    now_testing("%s m=%d tile_rows=%d lda=%d taps=%d kc=%d width=%d n=%d panels=%d halves=%d row=%d col=%d ldc=%d %s",
-                kernel_row.name, m_, tile_rows_, lda_, taps_, kc_, width_, n_, panels_, halves, row_, col_, static_cast<int>(ld),
-                maker_.describe().c_str());
+    now_testing("%s m=%d tile_rows=%d lda=%d taps=%d line=%d kc=%d width=%d n=%d panels=%d halves=%d row=%d col=%d ldc=%d %s",
+                kernel_row.name, m_, tile_rows_, lda_, taps_, line, kc_, width_, n_, panels_, halves, row_, col_,
+                static_cast<int>(ld), maker_.describe().c_str());
     uint8_t* want = want_.place(m_, row_bytes, ld, side_);
     uint8_t* got = got_.place(m_, row_bytes, ld, side_);
     if (e.out == OutType::f32_accumulate)
