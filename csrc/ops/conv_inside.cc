@@ -77,33 +77,66 @@ struct Memory {
   std::vector<Shared> shared;
 };
 
+bool whole(const Span& s, int64_t taps) { return s.first == 0 && s.last == taps; }
+
+// Cuts the output in regions, and adds up what computing them takes.
+class Planner {
+ public:
+  Planner(const PackedView& w, const Window& g, std::vector<Region>& regions)
+      : w_(w),
+        g_(g),
+        rows_{g.out_h(), g.h, g.kh, g.stride_h, g.top, g.dilation_h},
+        columns_{g.out_w(), g.w, g.kw, g.stride_w, g.left, g.dilation_w},
+        regions_(regions) {}
+
+  // False where there is nothing to leave out, or where that would take longer than the products.
+  bool plan() {
+    const int64_t oh = rows_.n, ow = columns_.n;
+    const Span y = rows_.within(), x = columns_.within();
+    if (y.begin == y.end || x.begin == x.end || (y.end - y.begin == oh && x.end - x.begin == ow)) return false;
+    regions_.clear();
+    for (int64_t o = 0; o < y.begin; ++o) add(rows_.at(o), {0, ow, 0, g_.kw}, false);
+    for (int64_t o = 0; o < x.begin; ++o) add(y, columns_.at(o), true);
+    add(y, x, false);
+    for (int64_t o = x.end; o < ow; ++o) add(y, columns_.at(o), true);
+    for (int64_t o = y.end; o < oh; ++o) add(rows_.at(o), {0, ow, 0, g_.kw}, false);
+    for (const Region& r : regions_)
+      if (r.y.first >= r.y.last || r.x.first >= r.x.last) return false;  // a pixel that reads nothing but padding
+    return cycles_ < oh * ow * w_.taps * tap_cycles();
+  }
+
+ private:
+  // Of one row of a tile of the first panel.
+  int64_t tap_cycles() const { return w_.kc / 4 * (w_.panel_width(0) / kPanelAlign); }
+
+  void add(const Span& y, const Span& x, bool down) {
+    const int64_t taps = (y.last - y.first) * (x.last - x.first);
+    const int64_t runs = down ? 1 : y.end - y.begin, rows = down ? y.end - y.begin : x.end - x.begin;
+    cycles_ += runs * (std::max(rows, kLeastRows) * taps * tap_cycles() + kStripCycles);
+    const int64_t iy = y.first * g_.dilation_h - g_.top, ix = x.first * g_.dilation_w - g_.left;
+    regions_.push_back({y, x, down, down || whole(y, g_.kh), static_cast<ptrdiff_t>(iy * g_.w + ix), {}});
+  }
+
+  const PackedView& w_;
+  const Window& g_;
+  const Axis rows_, columns_;
+  std::vector<Region>& regions_;
+  int64_t cycles_ = 0;  // of an image
+};
+
+bool plan(const PackedView& w, const Window& window, std::vector<Region>& regions) {
+  Window g = window;
+  g.kh = w.kh;
+  g.kw = w.kw;
+  const bool halves = w.merged % 2 == 0 && w.cout_s == 16 && w.kc == 16;  // the kernel for them takes whole filters
+  return w.tap_sums && !w.fold_w && !w.has_w_zero_point && w.kc % 4 == 0 && !halves && Planner(w, g, regions).plan();
+}
+
 // A convolution that is cut in regions.
 class InsideConv {
  public:
-  explicit InsideConv(const ConvJob& j)
-      : j_(j), rows_{j.oh, j.g.h, j.g.kh, j.g.stride_h, j.g.top, j.g.dilation_h}, columns_{j.ow,     j.g.w,
-                                                                                           j.g.kw,   j.g.stride_w,
-                                                                                           j.g.left, j.g.dilation_w} {}
+  explicit InsideConv(const ConvJob& j) : j_(j) {}
 
-  // False where there is nothing to leave out, or leaving it out would take longer than the products.
-  bool plan(std::vector<Region>& regions) {
-    const Span y = rows_.within(), x = columns_.within();
-    if (y.begin == y.end || x.begin == x.end || (y.end - y.begin == j_.oh && x.end - x.begin == j_.ow)) return false;
-    regions.clear();
-    cycles_ = 0;
-    auto lines = [&](int64_t from, int64_t to) {
-      for (int64_t o = from; o < to; ++o) add(regions, rows_.at(o), {0, j_.ow, 0, j_.g.kw}, false);
-    };
-    lines(0, y.begin);
-    for (int64_t o = 0; o < x.begin; ++o) add(regions, y, columns_.at(o), true);
-    add(regions, y, x, false);
-    for (int64_t o = x.end; o < j_.ow; ++o) add(regions, y, columns_.at(o), true);
-    lines(y.end, j_.oh);
-    for (const Region& r : regions)
-      if (r.y.first >= r.y.last || r.x.first >= r.x.last) return false;  // a pixel that reads nothing but padding
-    const int64_t whole = j_.oh * j_.ow * j_.w.taps * tap_cycles();
-    return cycles_ < whole;
-  }
   // Corrections of the regions' accumulators: room for n_padded a region.
   void correct(std::vector<Region>& regions, int32_t* memory) const {
     const PackedView& w = j_.w;
@@ -169,19 +202,6 @@ class InsideConv {
   }
 
  private:
-  static bool whole(const Span& s, int64_t taps) { return s.first == 0 && s.last == taps; }
-
-  // Of one row of a tile of the first panel.
-  int64_t tap_cycles() const { return j_.w.kc / 4 * (j_.w.panel_width(0) / kPanelAlign); }
-
-  void add(std::vector<Region>& regions, const Span& y, const Span& x, bool down) {
-    const int64_t taps = (y.last - y.first) * (x.last - x.first);
-    const int64_t runs = down ? 1 : y.end - y.begin, rows = down ? y.end - y.begin : x.end - x.begin;
-    cycles_ += runs * (std::max(rows, kLeastRows) * taps * tap_cycles() + kStripCycles);
-    const int64_t iy = y.first * j_.g.dilation_h - j_.g.top, ix = x.first * j_.g.dilation_w - j_.g.left;
-    regions.push_back({y, x, down, down || whole(y, j_.g.kh), static_cast<ptrdiff_t>(iy * j_.g.w + ix), {}});
-  }
-
   // The strips of output lines [begin, end), and their tiles for panels of this width.
   void cut(const std::vector<Region>& regions, int64_t begin, int64_t end, int width, Memory& memory) const {
     const Window& g = j_.g;
@@ -257,22 +277,24 @@ class InsideConv {
   }
 
   const ConvJob& j_;
-  const Axis rows_, columns_;
-  int64_t cycles_ = 0;  // of an image
 };
 
 }  // namespace
 
+bool leaves_out_padding(const PackedView& w, const Window& window) {
+  std::vector<Region> regions;
+  return plan(w, window, regions);
+}
+
 bool dense_inside(const ConvJob& j, const ConvShares& shares) {
   const PackedView& w = j.w;
-  const bool halves = w.merged % 2 == 0 && w.cout_s == 16 && w.kc == 16;  // the kernel for them takes whole filters
-  if (!w.tap_sums || w.fold_w || w.has_w_zero_point || w.kc % 4 != 0 || halves || j.post) return false;
+  if (j.post) return false;
   // Blocks are of whole lines here; where that would make them uneven for threads, pixels share better.
   const int64_t lines = j.g.batch * j.oh;
   if (shares.threads > 1 && lines % shares.blocks != 0 && lines < 16 * shares.blocks) return false;
   static thread_local std::vector<Region> planned;
-  InsideConv conv(j);
-  if (!conv.plan(planned)) return false;
+  if (!plan(w, j.g, planned)) return false;
+  const InsideConv conv(j);
   static thread_local Scratch<int32_t> corrections;
   conv.correct(planned, corrections.get(static_cast<int64_t>(planned.size()) * w.n_padded));
   const std::vector<Region>& regions = planned;

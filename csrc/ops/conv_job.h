@@ -36,7 +36,10 @@ struct ConvShares {
   int threads;
   int64_t blocks, cuts;
 };
-// Computes it without the products of padding, or returns false where there are too few of them to gain by it.
+// Computes it without the products of padding, or returns false where leaves_out_padding() is false, where something follows on
+// the output's pixels, or where threads would get uneven shares of its lines.
 bool dense_inside(const ConvJob& j, const ConvShares& shares);
+// True where there are enough of them to gain by it.
+bool leaves_out_padding(const PackedView& w, const Window& window);
 
 }  // namespace qgemm

@@ -6,6 +6,7 @@
 
 #include "driver_case.h"
 #include "ops/conv_f32.h"
+#include "ops/conv_job.h"
 #include "ops/product.h"
 
 namespace qgemm {
@@ -31,6 +32,7 @@ class ConvCase {
   int64_t macs() const { return g_.batch * g_.out_h() * g_.out_w() * groups_ * cout_ * cin_ * g_.kh * g_.kw; }
 
   int gathered() const { return gathered_; }  // runs in which the whole filter was one tap
+  int inside() const { return inside_; }      // runs in which products of padding were left out
 
   bool run(Rng& rng) {
     g_.c = groups_ * cin_;
@@ -66,6 +68,7 @@ class ConvCase {
     fill(rng, any_mood(rng), x, x_bytes);
     const PackedView view = layer.pack_into(packed_);
     gathered_ += view.gathered;
+    inside_ += view.kind == PackedKind::conv && leaves_out_padding(view, g_);
     std::vector<int8_t> back(layer.weight.size());
     unpack(view, back.data());
     EXPECT_EQ(back, layer.weight) << current_case();
@@ -102,7 +105,7 @@ class ConvCase {
 
   Window g_;
   int64_t groups_ = 1, cin_ = 1, cout_ = 1;
-  int bits_ = 8, gathered_ = 0;
+  int bits_ = 8, gathered_ = 0, inside_ = 0;
   bool zero_points_ = false, dynamic_ = false;
   Guarded x_{1 << 20}, packed_{1 << 23};
   Output got_{1 << 22};
@@ -254,7 +257,7 @@ TEST(Conv, ThreadsShareTheWork) {
         .dilation(1, 1)
         .padding(1, 1, 1, 1);
     if (i % 3 == 0) c.channels(rng.between(300, 330), 1, 1);
-    if (i % 3 == 1) c.channels(1, rng.between(16, 30), rng.between(60, 70));
+    if (i % 3 == 1) c.channels(1, rng.chance(50) ? rng.between(16, 30) : rng.pick<int64_t>({20, 24, 28}), rng.between(60, 70));
     if (i % 3 == 2) c.channels(4, rng.between(10, 17), rng.between(15, 20));
     c.bits(rng.chance(70) ? 8 : 4).zero_points(rng.chance(20)).dynamic(rng.chance(30));
     if (!c.run(rng)) return;
@@ -277,6 +280,28 @@ TEST(Conv, AFilterOfFewChannelsIsOneTap) {
     if (!c.run(rng)) return;
   }
   EXPECT_GT(c.gathered(), runs / 8);
+}
+
+// Padded images in which so much is multiplied that the products of padding are left out: borders of several lines, on one side
+// only, spread by dilations and strides, several images and groups, and lines that threads share unevenly.
+TEST(Conv, ProductsOfPaddingAreLeftOut) {
+  Rng rng(207);
+  ConvCase c;
+  int runs = 0;
+  while (runs < cases(2000)) {
+    any_geometry(c, rng, rng.chance(80) ? 9 : 20);
+    c.image(rng.between(3, 14), rng.between(3, 14)).kernel(rng.between(1, 5), rng.between(1, 5));
+    if (rng.chance(70)) c.kernel(3, 3).padding(1, 1, 1, 1).stride(1, 1);
+    const bool grouped = rng.chance(30);
+    c.channels(grouped ? rng.between(2, 4) : 1,
+               grouped ? rng.pick<int64_t>({4, 8, 20, 32}) : rng.pick<int64_t>({20, 24, 36, 52, 64}),
+               rng.pick<int64_t>({8, 16, 17, 33, 48, 65, 130}));
+    c.bits(rng.chance(80) ? 8 : 4).zero_points(rng.chance(5)).dynamic(rng.chance(30));
+    if (c.macs() > 4000000) continue;
+    ++runs;
+    if (!c.run(rng)) return;
+  }
+  EXPECT_GT(c.inside(), runs / 4);
 }
 
 TEST(Conv, TheFirstLayerOfANetwork) {
