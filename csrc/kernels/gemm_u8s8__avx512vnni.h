@@ -468,6 +468,8 @@ static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t til
   int row = g.row;
   for (int64_t i = 0; i < tiles; ++i, row += MR, c += MR * g.ldc) {
     __m512i acc[MR][NV];
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; ++r) __builtin_prefetch(c + r * g.ldc, 1);
     if constexpr (kRows == Rows::halves) {
       multiply_halves<MR>(g, g.tiles[i].rows, g.offset + g.tiles[i].offset, acc);
     } else if constexpr (kRows == Rows::table) {

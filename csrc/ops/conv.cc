@@ -16,7 +16,8 @@ namespace {
 constexpr int64_t kBlockBytes = 256 * 1024;  // of input behind one block of output pixels: what stays in L2 while panels pass
 constexpr int64_t kSharedPanelBytes = 256 * 1024;  // of weights that every thread may read whole
 constexpr int64_t kBlockPointers = 4096;           // of a block's pointer table
-constexpr int64_t kGatheredBytes = 16 * 1024;      // of a block's rows of A: they stay in L1
+constexpr int64_t kL2Bytes = 1 << 20;
+constexpr int64_t kGatheredBytes = 16 * 1024;  // of a block's rows of A: they stay in L1
 
 using Job = ConvJob;
 
@@ -307,10 +308,24 @@ void panel_tiles(const Job& j, const Epilogue& e, int64_t group, int64_t p, cons
   }
 }
 
+// Part `part` of `parts` of the input lines under output pixels [first, end), asked for while the pixels before them are worked
+// on: a set of groups reads a piece of every pixel, which no hardware prefetches.
+void prefetch_input(const Job& j, int64_t first, int64_t end, int64_t part, int64_t parts) {
+  const Window& g = j.g;
+  const int64_t pixels = j.oh * j.ow, line = g.w * g.pixel(), last = end - 1;
+  const int64_t y0 = first % pixels / j.ow * g.stride_h - g.top;
+  const int64_t y1 = last % pixels / j.ow * g.stride_h - g.top + (g.kh - 1) * g.dilation_h + 1;
+  const int64_t from = (first / pixels * g.h + std::max<int64_t>(0, y0)) * line;
+  const int64_t bytes = (last / pixels * g.h + std::min(g.h, std::max<int64_t>(0, y1))) * line - from;
+  for (int64_t i = bytes * part / parts; i < bytes * (part + 1) / parts; i += 64) __builtin_prefetch(j.x + from + i, 0, 2);
+}
+
 void dense(const Job& j) {
   const PackedView& w = j.w;
   const int64_t pixels = j.g.batch * j.oh * j.ow, panels = w.panels_per_group;
-  const int64_t tap_bytes = std::max<int64_t>(w.fold_w ? w.kc : w.sets * w.cin_s, 1);
+  // Input behind an output pixel: with strides, of all the pixels that its filter and those beside it read.
+  const int64_t strides = std::min(j.g.stride_h, j.g.kh) * std::min(j.g.stride_w, j.g.kw);
+  const int64_t tap_bytes = std::max<int64_t>(w.fold_w ? w.kc : w.sets * w.cin_s * strides, 1);
   const int threads = threads_for(pixels * w.n * std::max<int64_t>(w.k, 1), kGrainMacs);
   const int mr = j.t.gemm_for(w.panel_width(0)).mr;
   int64_t block = std::min(kBlockBytes / tap_bytes, kBlockPointers / w.taps) / mr * mr;
@@ -334,6 +349,7 @@ void dense(const Job& j) {
   }
   if (dense_inside(j, {threads, blocks, cuts})) return;
   const bool product = is_product(j);
+  const bool ahead = w.sets > 1 && j.g.batch * j.g.h * j.g.w * j.g.pixel() > kL2Bytes;
   parallel_shares(blocks * w.sets * cuts, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
     static thread_local Scratch<GemmTile> tiles;
@@ -356,6 +372,7 @@ void dense(const Job& j) {
     g.halves = w.merged % 2 == 0 && w.cout_s == 16 && w.kc % 8 == 0;
     int64_t filled = -1, summed = -1;
     int filled_mr = 0;
+    const int64_t last_block = (end - 1) / cuts / w.sets;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t cut = i % cuts, group = i / cuts % w.sets, b = i / cuts / w.sets;
       const int64_t first = pixels * b / blocks;
@@ -381,6 +398,8 @@ void dense(const Job& j) {
         }
         g.next = !j.post && p + 1 < panels * (cut + 1) / cuts ? panel_ahead(j.t, w, group, p, rows) : nullptr;
         panel_tiles(j, e, group, p, panel_as_s8(j.t, w, group, p, scratch), first, table, g);
+        if (ahead && b < last_block)
+          prefetch_input(j, first + rows, pixels * (b + 2) / blocks, group * panels + p, w.sets * panels);
       }
     }
   });
