@@ -43,15 +43,18 @@ struct GemmTile {
   ptrdiff_t offset;            // pixels in the midst of an image share one table and differ in this
 };
 
+constexpr int32_t kMaxTapsOfRows = 16;
+
 // A strip of C: m rows, n columns of one panel, all of K. The rows are cut in tiles of `tile_rows`, at most the kernel's mr, the
 // last two of even height: 16 rows are 6+5+5. (A call takes many tiles because the end of one can be worked off beside the
 // products of the next.) A is read through row pointers, so GEMM (taps = 1) and convolution (a tap is one filter position) are
 // one kernel. B panel: for each tap, for each group of 4 consecutive k (kc rounded up, zero filled): `width` columns x 4 bytes.
 struct gemm_args {
   // [tiles of the strip], all of them another `offset` bytes further on, so that one table serves every group of a convolution.
-  // Null: row r is at base + r * lda + offset, and taps = 1.
+  // Null: row r is at base + r * lda + offset, and its taps are tap_at[t] bytes further on; tap_at null: there is one tap.
   const GemmTile* tiles;
   const uint8_t* base;
+  const ptrdiff_t* tap_at;  // [taps], at most kMaxTapsOfRows
   ptrdiff_t lda, offset;
   int32_t m, taps, kc;
   const int8_t* b;  // panel, 64-byte aligned when the caller's buffer is

@@ -77,11 +77,12 @@ void gemm_u8s8_3x16(const gemm_args& g) {
   const GemmCut cut = gemm_cut(g.m, g.tile_rows);
   for (int i = 0; i < cut.tiles; ++i) {
     const int begin = gemm_tile_begin(cut, i);
-    const uint8_t* of_matrix[3];
+    const uint8_t* of_matrix[3 * kMaxTapsOfRows];
     one.m = gemm_tile_begin(cut, i + 1) - begin;
     one.row = g.row + begin;
     one.c = static_cast<char*>(g.c) + begin * g.ldc;
-    for (int r = 0; !g.tiles && r < one.m; ++r) of_matrix[r] = g.base + (begin + r) * g.lda;
+    for (int t = 0; !g.tiles && t < (g.tap_at ? g.taps : 1); ++t)
+      for (int r = 0; r < one.m; ++r) of_matrix[t * one.m + r] = g.base + (begin + r) * g.lda + (g.tap_at ? g.tap_at[t] : 0);
     const uint8_t* const* rows = g.tiles ? g.tiles[i].rows : of_matrix;
     const ptrdiff_t offset = g.offset + (g.tiles ? g.tiles[i].offset : 0);
     for (int j0 = 0; j0 < g.n; j0 += 16) switch (one.m) {

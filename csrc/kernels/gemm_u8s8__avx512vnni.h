@@ -230,9 +230,12 @@ QGEMM_INLINE ptrdiff_t second_half(const gemm_args& g) { return static_cast<ptrd
 // lines, it defeats the hardware prefetcher, which costs a quarter of the rate over weights in L3.
 constexpr int k_parts(int chains) { return chains <= 2 ? 4 : chains <= 4 ? 2 : 1; }
 
-// A tile's sums, from the correction on. rows: [taps][MR], `offset` bytes before what is read. kTails: kc may be no multiple
-// of 4. kOneTap: taps is 1.
-template <int MR, int NV, bool kTails, bool kOneTap>
+// Where a tile finds its taps: there is one; each has pointers of its own, rows: [taps][MR]; or rows: [MR], and every row has
+// them equally far on (tap_at).
+enum class Taps { one, table, apart };
+
+// A tile's sums, from the correction on. rows: `offset` bytes before what is read. kTails: kc may be no multiple of 4.
+template <int MR, int NV, bool kTails, Taps kTaps>
 QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, ptrdiff_t offset, const int8_t* next,
                            __m512i (&acc)[MR][NV]) {
 #pragma GCC unroll 4
@@ -254,8 +257,35 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, ptrdi
   const ptrdiff_t whole = g.kc & ~3, last_group = offset + whole;
   const int tail = g.kc & 3;
   int left_of_line = g.line;
-  for (int t = 0; t < (kOneTap ? 1 : g.taps); ++t, rows += MR) {
-    const uint8_t* a[MR];
+  const uint8_t* a[MR];
+  if constexpr (kTaps == Taps::apart) {
+    static_assert(kParts == 1 && !kTails, "");
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) a[i] = rows[i] + offset;
+    const ptrdiff_t *tap = g.tap_at, *const last_tap = tap + g.taps;
+#pragma GCC unroll 1
+    for (; tap != last_tap; ++tap) {
+      ptrdiff_t k = *tap;
+#pragma GCC unroll 1
+      for (const ptrdiff_t end = k + whole; k != end; k += 4) {
+        __m512i bv[NV];
+#pragma GCC unroll 4
+        for (int j = 0; j < NV; ++j) {
+          bv[j] = _mm512_loadu_si512(b + 64 * j);
+          __asm__("" : "+v"(bv[j]));
+        }
+        b += 64 * NV;
+#pragma GCC unroll 16
+        for (int i = 0; i < MR; ++i) {
+          const __m512i av = broadcast4(a[i] + k);
+#pragma GCC unroll 4
+          for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], av, bv[j]);
+        }
+      }
+    }
+    return;
+  }
+  for (int t = 0; t < (kTaps == Taps::one ? 1 : g.taps); ++t, rows += MR) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) a[i] = rows[i] + last_group;
     ptrdiff_t k = -whole;
@@ -341,7 +371,7 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, ptrdi
         for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], av, bv[j]);
       }
     }
-    if (!kOneTap && --left_of_line == 0) {
+    if (kTaps == Taps::table && --left_of_line == 0) {
       left_of_line = g.line;
       b += g.gap;
     }
@@ -429,7 +459,7 @@ QGEMM_INLINE void finish_tile(const gemm_args& g, __m512i (&acc)[MR][NV]) {
 template <int MR, int NV>
 static __attribute__((noinline)) void gemm_tile(const gemm_args& g, const uint8_t* const* rows, ptrdiff_t offset) {
   __m512i acc[MR][NV];
-  multiply<MR, NV, true, false>(g, rows, offset, g.next, acc);
+  multiply<MR, NV, true, Taps::table>(g, rows, offset, g.next, acc);
   finish_tile<MR, NV>(g, acc);
 }
 
@@ -453,13 +483,17 @@ QGEMM_INLINE void one_tile(const gemm_args& g) {
   }
   const uint8_t* rows[MR];
   for (int r = 0; r < g.m; ++r) rows[r] = g.base + r * g.lda;
-  choose_tile<MR, NV>(g, rows, g.offset);
+  if (!g.tap_at) return choose_tile<MR, NV>(g, rows, g.offset);
+  const uint8_t* taps[MR * kMaxTapsOfRows];
+  for (int t = 0; t < g.taps; ++t)
+    for (int r = 0; r < g.m; ++r) taps[t * g.m + r] = rows[r] + g.tap_at[t];
+  choose_tile<MR, NV>(g, taps, g.offset);
 }
 
 // The first `tiles` tiles of a strip, MR rows each, in one function: behind a call the core works off the end of a tile alone, in
 // a loop it does so beside the products of the next. kc is a multiple of 4. Rows: where the rows lie; those of `terms` are a
-// matrix and have a row_term, those of `halves` a table.
-enum class Rows { matrix, terms, table, halves };
+// matrix and have a row_term, those of `apart` a matrix and several taps, those of `halves` a table.
+enum class Rows { matrix, terms, apart, table, halves };
 template <int MR, int NV, class End, Rows kRows>
 static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t tiles) {
   const End end(g);
@@ -473,12 +507,12 @@ static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t til
     if constexpr (kRows == Rows::halves) {
       multiply_halves<MR>(g, g.tiles[i].rows, g.offset + g.tiles[i].offset, acc);
     } else if constexpr (kRows == Rows::table) {
-      multiply<MR, NV, false, false>(g, g.tiles[i].rows, g.offset + g.tiles[i].offset, nullptr, acc);
+      multiply<MR, NV, false, Taps::table>(g, g.tiles[i].rows, g.offset + g.tiles[i].offset, nullptr, acc);
     } else {
       const uint8_t* rows[MR];
 #pragma GCC unroll 16
       for (int r = 0; r < MR; ++r, line += g.lda) rows[r] = line;
-      multiply<MR, NV, false, true>(g, rows, g.offset, nullptr, acc);
+      multiply<MR, NV, false, kRows == Rows::apart ? Taps::apart : Taps::one>(g, rows, g.offset, nullptr, acc);
     }
     // Here the compiler must have the sums in the registers where the loop left them, or it copies them on every step.
 #pragma GCC unroll 16
@@ -504,6 +538,8 @@ QGEMM_INLINE void strip(const gemm_args& g, int64_t tiles) {
   }
   if (g.tiles)
     gemm_strip<MR, NV, End, Rows::table>(g, tiles);
+  else if (g.tap_at)
+    gemm_strip<MR, NV, End, Rows::apart>(g, tiles);
   else if (g.ep->row_term)
     gemm_strip<MR, NV, End, Rows::terms>(g, tiles);
   else
@@ -530,7 +566,7 @@ static __attribute__((noinline)) void single_tiles(const gemm_args& g, const Gem
 template <int MR, int NV>
 QGEMM_INLINE bool full_tiles(const gemm_args& g, int32_t begin, int32_t end) {
   const Epilogue& e = *g.ep;
-  if ((g.kc & 3) != 0 || e.row_sum || (e.row_term && g.tiles) || g.n <= 16 * (NV - 1)) return false;
+  if ((g.kc & 3) != 0 || e.row_sum || (e.row_term && (g.tiles || g.tap_at)) || g.n <= 16 * (NV - 1)) return false;
   gemm_args rest = g;
   rest.tiles = g.tiles ? g.tiles + begin : nullptr;
   rest.base = g.base + begin * MR * g.lda;

@@ -8,6 +8,7 @@
 
 #include "cpu/error.h"
 #include "ops/conv_job.h"
+#include "ops/padded_lines.h"
 #include "ops/threads.h"
 
 namespace qgemm {
@@ -29,10 +30,6 @@ struct Table {
   const uint8_t* matrix;     // gathered pixels, else null: those of the image
   int32_t tile_begin(int32_t i) const { return gemm_tile_begin(cut, i); }
 };
-
-// Bytes a kernel reads at every pointer. A tap's ragged end costs a kernel more than the whole group of 4 would, and the panel
-// holds zero weights there, so the tables point only where the rounded number is readable: in the image, or in a patch.
-int64_t readable(const PackedView& w) { return (w.kc + 3) & ~int64_t(3); }
 
 // m pointers, `step` bytes apart. A loop whose length is known is unrolled: for the heights of tiles it is.
 template <int M>
@@ -188,47 +185,6 @@ void fill(const Job& j, int64_t first, Table& table, uint8_t* patches) {
 // Rows of a gathered matrix: `ldo` bytes apart, so that tiles begin on few cache lines, and that nothing is read beyond the last.
 int64_t gathered_row(const PackedView& w) { return (w.kc + 31) & ~int64_t(31); }
 
-// Lines of the image between their left and right padding, copied once for all output lines that read them.
-class PaddedLines {
- public:
-  // For this call; memory: room for bytes(j).
-  PaddedLines(const Job& j, uint8_t* memory)
-      : j_(j), line_(line_bytes(j)), memory_(memory), held_(reinterpret_cast<int64_t*>(memory + (slots(j) + 1) * line_)) {
-    std::fill_n(held_, slots(j), int64_t(-1));
-    std::memset(memory_ + slots(j) * line_, j.zero_point, static_cast<size_t>(line_));
-  }
-  static int64_t bytes(const Job& j) { return (slots(j) + 1) * line_bytes(j) + slots(j) * int64_t(sizeof(int64_t)); }
-
-  // Line y of an image; one above or below it is padding.
-  const uint8_t* get(int64_t image, int64_t y) {
-    const Window& g = j_.g;
-    const int64_t slot = y & (slots(j_) - 1), id = image * g.h + y;
-    if (y < 0 || y >= g.h) return memory_ + slots(j_) * line_;
-    uint8_t* at = memory_ + slot * line_;
-    if (held_[slot] == id) return at;
-    const int64_t before = g.left * g.c, middle = g.w * g.c;
-    std::memset(at, j_.zero_point, static_cast<size_t>(before));
-    std::memcpy(at + before, j_.x + id * middle, static_cast<size_t>(middle));
-    std::memset(at + before + middle, j_.zero_point, static_cast<size_t>(line_ - before - middle));
-    held_[slot] = id;
-    return at;
-  }
-
- private:
-  // A power of two of lines, as many as lie under a filter.
-  static int64_t slots(const Job& j) {
-    int64_t n = 1;
-    while (n < j.g.kh && n < 64) n *= 2;
-    return n;
-  }
-  static int64_t line_bytes(const Job& j) { return ((j.g.left + j.g.w + j.g.right) * j.g.c + 63) & ~int64_t(63); }
-
-  const Job& j_;
-  const int64_t line_;
-  uint8_t* const memory_;
-  int64_t* const held_;
-};
-
 // Output pixels [first, first + rows) as rows of a matrix: each the bytes under the filter, row by row.
 void gather(const Job& j, int64_t first, int64_t rows, uint8_t* out, PaddedLines& lines) {
   const Window& g = j.g;
@@ -347,7 +303,7 @@ void dense(const Job& j) {
     if (!even && few && enough_pixels) blocks = (blocks + threads - 1) / threads * threads;
     if (blocks * w.sets < 3 * threads) cuts = std::min<int64_t>(panels, (3 * threads + blocks * w.sets - 1) / (blocks * w.sets));
   }
-  if (dense_inside(j, {threads, blocks, cuts})) return;
+  if (dense_inside(j, {threads, blocks, cuts}) || dense_lines(j, threads)) return;
   const bool product = is_product(j);
   const bool ahead = w.sets > 1 && j.g.batch * j.g.h * j.g.w * j.g.pixel() > kL2Bytes;
   parallel_shares(blocks * w.sets * cuts, threads, [&](int64_t begin, int64_t end) {

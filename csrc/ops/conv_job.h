@@ -42,4 +42,12 @@ bool dense_inside(const ConvJob& j, const ConvShares& shares);
 // True where there are enough of them to gain by it.
 bool leaves_out_padding(const PackedView& w, const Window& window);
 
+// Computes it from padded lines, whose pixels are the rows of a matrix: where filter rows of few channels are taps, on lines long
+// enough for a strip. Else returns false.
+bool dense_lines(const ConvJob& j, int threads);
+
+// Bytes a kernel reads of every tap. A tap's ragged end costs a kernel more than the whole group of 4 would, and the panel holds
+// zero weights there, so that drivers point only where the rounded number is readable.
+inline int64_t readable(const PackedView& w) { return (w.kc + 3) & ~int64_t(3); }
+
 }  // namespace qgemm

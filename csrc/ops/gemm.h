@@ -28,12 +28,12 @@ struct PostOp;  // ops/postop.h: a residual sum and a table, applied to the outp
 
 // The kernel for `rows` rows over a panel of `width` columns. A low tile reads its panel more often, and its end overlaps with
 // the products of the next one: it is the faster where there are many rows, the panel lies in L1, and a filter tap is not so
-// short that going from one to the next takes as long as its products.
+// short that going from one to the next, where each has `pointers` of its own, takes as long as its products.
 constexpr int64_t kLowRows = 24, kLowPanelBytes = 32 * 1024, kLowTapProducts = 96;
-inline const GemmKernel& gemm_kernel(const KernelTable& t, const PackedView& w, int width, int64_t rows) {
+inline const GemmKernel& gemm_kernel(const KernelTable& t, const PackedView& w, int width, int64_t rows, bool pointers = true) {
   const GemmKernel& low = t.low_gemm_for(width);
   if (rows < kLowRows || w.k4() * width * 4 > kLowPanelBytes) return t.gemm_for(width);
-  return w.taps == 1 || low.mr * (width / 16) * (w.kc / 4) >= kLowTapProducts ? low : t.gemm_for(width);
+  return !pointers || w.taps == 1 || low.mr * (width / 16) * (w.kc / 4) >= kLowTapProducts ? low : t.gemm_for(width);
 }
 
 // The panel after p of one set, where prefetching it pays: `rows` of more than one tile read it more than once, so that without

@@ -304,6 +304,24 @@ TEST(Conv, ProductsOfPaddingAreLeftOut) {
   EXPECT_GT(c.inside(), runs / 4);
 }
 
+// Few channels on lines long enough that they are read from padded copies: with and without padding, blocks of lines that begin
+// anywhere in a batch, strides beyond the filter.
+TEST(Conv, FilterRowsOfFewChannelsReadPaddedLines) {
+  Rng rng(208);
+  ConvCase c;
+  int runs = 0;
+  while (runs < cases(2000)) {
+    c.batch(rng.pick<int64_t>({1, 1, 2, 3})).image(rng.between(1, 9), rng.between(16, 70));
+    c.kernel(rng.between(1, 5), rng.between(2, 5)).stride(rng.between(1, 3), rng.between(1, 3)).dilation(1, 1);
+    c.padding(rng.between(0, 4), rng.between(0, 4), rng.between(0, 4), rng.between(0, 4));
+    c.channels(1, rng.between(1, 16), rng.pick<int64_t>({1, 8, 16, 17, 24, 32, 48, 65, 130}));
+    c.bits(rng.chance(90) ? 8 : 4).zero_points(rng.chance(5)).dynamic(rng.chance(30));
+    if (c.macs() > 2000000) continue;
+    ++runs;
+    if (!c.run(rng)) return;
+  }
+}
+
 TEST(Conv, TheFirstLayerOfANetwork) {
   Rng rng(203);
   ConvCase c;

@@ -1,4 +1,5 @@
 // Testers of the GEMM family: register tiles, the end of a grouped product, nibble expansion.
+#include <algorithm>
 #include <cmath>
 #include <memory>
 
@@ -52,11 +53,17 @@ class GemmTester {
     const int64_t offset = rng.chance(50) ? rng.between(1, 100) : 0;
     std::vector<const uint8_t*> pointers(lda_ ? 0 : slots);
     const uint8_t* base = nullptr;
+    std::vector<ptrdiff_t> tap_at(lda_ && taps_ > 1 ? static_cast<size_t>(taps_) : 0);
     if (lda_) {
-      const int64_t bytes = int64_t(lda_) * (m_ - 1) + kc_;
+      int64_t least = 0, most = 0;
+      for (ptrdiff_t& at : tap_at) {
+        at = static_cast<ptrdiff_t>(rng.between(-100, 100));
+        least = std::min<int64_t>(least, at), most = std::max<int64_t>(most, at);
+      }
+      const int64_t bytes = int64_t(lda_) * (m_ - 1) + kc_ + most - least;
       uint8_t* p = matrix_.place<uint8_t>(static_cast<size_t>(bytes), side_);
       fill(rng, a_mood, p, bytes);
-      base = p - offset;
+      base = p - least - offset;
     }
     for (size_t i = 0; i < pointers.size(); ++i) {
       uint8_t* p = rows(i).place<uint8_t>(static_cast<size_t>(kc_), side_);
@@ -75,7 +82,7 @@ class GemmTester {
       for (size_t i = 0; i < tiles.size(); ++i) tiles[i].rows = placed + gemm_tile_begin(cut, static_cast<int32_t>(i)) * taps_;
     }
     // A part of a filter: lines of taps, of which the panel holds more.
-    const bool part = !nibbles_ && lda_ == 0 && panels_ == 1 && taps_ > 1 && rng.chance(50);
+    const bool part = !nibbles_ && !lda_ && panels_ == 1 && taps_ > 1 && rng.chance(50);
     const int line = part ? static_cast<int>(rng.between(1, taps_)) : 0;
     const int64_t gap = part ? rng.between(0, 2) * k4 * width_ * 4 : 0, gaps = part ? (taps_ - 1) / line : 0;
     const int64_t panel = taps_ * k4 * width_ * 4 + gaps * gap, panel_bytes = panel + rng.pick<int64_t>({0, 64});
@@ -105,6 +112,7 @@ class GemmTester {
     g.tiles = lda_ ? nullptr : tiles_.place(tiles, side_);
     g.base = base;
     g.lda = lda_;
+    g.tap_at = tap_at.empty() ? nullptr : tap_at.data();
     g.tile_rows = tile_rows_;
     g.halves = halves;
     g.line = line;
@@ -157,7 +165,7 @@ class GemmTester {
   bool nibbles_ = false;
   Side side_ = Side::end;
   std::vector<std::unique_ptr<Guarded>> rows_;
-  Guarded b_{64 * 4 * 9 * 64}, pointers_{8 * 16 * 64}, tiles_{16 * 64}, matrix_{1 << 13};
+  Guarded b_{64 * 4 * 9 * 64}, pointers_{8 * 16 * 64}, tiles_{16 * 64}, matrix_{1 << 14};
   EpilogueMaker maker_;
   Output got_{1 << 14}, want_{1 << 14};
 };
@@ -274,7 +282,7 @@ void test_gemm(const KernelRow& row) {
     const int kc =
         static_cast<int>(rng.pick<int64_t>({0, rng.between(1, 9), rng.between(1, 70), 37, 61, 4 * rng.between(1, 16)}));
     const bool matrix = rng.chance(30);
-    if (matrix) t.taps(1);
+    if (matrix && rng.chance(60)) t.taps(1);
     t.matrix(matrix ? kc + static_cast<int>(rng.between(kc > 0 ? 0 : 1, 20)) : 0);
     t.kc(kc).n(static_cast<int>(rng.between(1, width))).panels(1);
     if (width == 64 && rng.chance(20)) {  // few rows over panels side by side

@@ -18,7 +18,7 @@ void gemm_u8s8_4x16(const gemm_args& g) {
         for (int t = 0; t < g.taps; ++t) {
           const uint8_t* a =
               g.tiles ? g.tiles[tile].rows[static_cast<ptrdiff_t>(t) * (end - begin) + i - begin] + g.tiles[tile].offset
-                      : g.base + i * g.lda;
+                      : g.base + i * g.lda + (g.tap_at ? g.tap_at[t] : 0);
           const int8_t* b = g.b + t * groups * g.width * 4 + (g.line ? t / g.line * g.gap : 0);
           for (int k = 0; k < g.kc; ++k) acc += static_cast<int64_t>(a[g.offset + k]) * b[(k / 4 * g.width + n) * 4 + k % 4];
         }
