@@ -8,7 +8,7 @@
 namespace qgemm {
 namespace {
 
-constexpr int64_t kLeastPixels = 16;             // of a line, below which the end of its strip weighs
+constexpr int64_t kLeastPixels = 28;             // of a line, below which the end of its strip weighs
 constexpr int64_t kAllPanelsBytes = 128 * 1024;  // of weights that every line reads again
 
 }  // namespace
