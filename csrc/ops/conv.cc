@@ -3,12 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <optional>
 #include <string>
 
 #include "cpu/error.h"
 #include "ops/conv_job.h"
-#include "ops/padded_lines.h"
 #include "ops/threads.h"
 
 namespace qgemm {
@@ -18,7 +16,6 @@ constexpr int64_t kBlockBytes = 256 * 1024;  // of input behind one block of out
 constexpr int64_t kSharedPanelBytes = 256 * 1024;  // of weights that every thread may read whole
 constexpr int64_t kBlockPointers = 4096;           // of a block's pointer table
 constexpr int64_t kL2Bytes = 1 << 20;
-constexpr int64_t kGatheredBytes = 16 * 1024;  // of a block's rows of A: they stay in L1
 
 using Job = ConvJob;
 
@@ -27,7 +24,6 @@ struct Table {
   GemmCut cut;
   GemmTile* tiles;           // or null, where the pixels are the rows of a matrix
   const uint8_t** pointers;  // room for those of every tile
-  const uint8_t* matrix;     // gathered pixels, else null: those of the image
   int32_t tile_begin(int32_t i) const { return gemm_tile_begin(cut, i); }
 };
 
@@ -182,34 +178,6 @@ void fill(const Job& j, int64_t first, Table& table, uint8_t* patches) {
   }
 }
 
-// Rows of a gathered matrix: `ldo` bytes apart, so that tiles begin on few cache lines, and that nothing is read beyond the last.
-int64_t gathered_row(const PackedView& w) { return (w.kc + 31) & ~int64_t(31); }
-
-// Output pixels [first, first + rows) as rows of a matrix: each the bytes under the filter, row by row.
-void gather(const Job& j, int64_t first, int64_t rows, uint8_t* out, PaddedLines& lines) {
-  const Window& g = j.g;
-  const int64_t pixels = j.oh * j.ow;
-  // A filter row is one piece, unless the dilation spreads it.
-  const int64_t pieces = g.dilation_w == 1 ? 1 : g.kw, bytes = g.kw * g.c / pieces;
-  gather_args k{};
-  k.n = static_cast<ptrdiff_t>(bytes);
-  k.ldo = static_cast<ptrdiff_t>(gathered_row(j.w));
-  k.step = static_cast<ptrdiff_t>(g.stride_w * g.c);
-  for (int64_t r = 0, n; r < rows; r += n) {
-    const int64_t pixel = first + r, oy = pixel % pixels / j.ow, ox = pixel % j.ow;
-    n = std::min(rows - r, j.ow - ox);
-    k.rows = static_cast<ptrdiff_t>(n);
-    k.out = out + r * k.ldo;
-    for (int64_t ky = 0; ky < g.kh; ++ky) {
-      const uint8_t* line = lines.get(pixel / pixels, oy * g.stride_h - g.top + ky * g.dilation_h) + ox * k.step;
-      for (int64_t i = 0; i < pieces; ++i, k.out += bytes) {
-        k.base = line + i * g.dilation_w * g.c;
-        j.t.gather(k);
-      }
-    }
-  }
-}
-
 // sum of every byte a row of each tile reads, for weights with zero points.
 void row_sums(const Job& j, const Table& table, int64_t offset, int32_t* sums) {
   for (int32_t i = 0; i < table.cut.tiles; ++i) {
@@ -237,8 +205,8 @@ void panel_tiles(const Job& j, const Epilogue& e, int64_t group, int64_t p, cons
   g.ep = &e;
   g.ldc = row_bytes;
   g.tiles = table.tiles;
-  g.base = table.matrix ? table.matrix : j.x + first * j.g.pixel();
-  g.lda = static_cast<ptrdiff_t>(table.matrix ? gathered_row(j.w) : j.g.pixel());
+  g.base = j.x + first * j.g.pixel();
+  g.lda = static_cast<ptrdiff_t>(j.g.pixel());
   g.row = 0;
   g.c = c;
   if (!j.post) {
@@ -285,7 +253,6 @@ void dense(const Job& j) {
   const int threads = threads_for(pixels * w.n * std::max<int64_t>(w.k, 1), kGrainMacs);
   const int mr = j.t.gemm_for(w.panel_width(0)).mr;
   int64_t block = std::min(kBlockBytes / tap_bytes, kBlockPointers / w.taps) / mr * mr;
-  if (w.gathered) block = kGatheredBytes / gathered_row(w) / mr * mr;
   block = std::max<int64_t>(block, 4 * mr);
   int64_t blocks = (pixels + block - 1) / block;
   // A share is some panels of one set of groups on one block. Where every thread can keep all panels in its L2, each gets an
@@ -309,17 +276,13 @@ void dense(const Job& j) {
   parallel_shares(blocks * w.sets * cuts, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
     static thread_local Scratch<GemmTile> tiles;
-    static thread_local Scratch<uint8_t> patch_bytes, gathered;
+    static thread_local Scratch<uint8_t> patch_bytes;
     static thread_local Scratch<int8_t> expanded;
     static thread_local Scratch<int32_t> sums;
     const int64_t most = (pixels + blocks - 1) / blocks;
-    Table table{{}, nullptr, nullptr, nullptr};
-    uint8_t* matrix = w.gathered ? gathered.get(most * gathered_row(w)) : nullptr;
-    table.matrix = matrix;
-    if (!product && !w.gathered) table.tiles = tiles.get(most), table.pointers = pointers.get(most * w.taps);
-    uint8_t* patches = !w.gathered && (w.fold_w || w.kc % 4) ? patch_bytes.get(most * w.taps * span(w)) : nullptr;
-    std::optional<PaddedLines> lines;
-    if (w.gathered) lines.emplace(j, patch_bytes.get(PaddedLines::bytes(j)));
+    Table table{{}, nullptr, nullptr};
+    if (!product) table.tiles = tiles.get(most), table.pointers = pointers.get(most * w.taps);
+    uint8_t* patches = w.fold_w || w.kc % 4 ? patch_bytes.get(most * w.taps * span(w)) : nullptr;
     int8_t* scratch = w.bits == 4 ? expanded.get((w.panel_s8_bytes(kPanel) + 127) / 128 * 128) : nullptr;
     Epilogue e = j.e;
     gemm_args g{};
@@ -337,10 +300,7 @@ void dense(const Job& j) {
         const int height = gemm_kernel(j.t, w, w.panel_width(p), rows).mr;
         if (filled != b || filled_mr != height) {
           table.cut = gemm_cut(rows, height);
-          if (w.gathered && filled != b)
-            gather(j, first, rows, matrix, *lines);
-          else if (!product && !w.gathered)
-            fill(j, first, table, patches);
+          if (!product) fill(j, first, table, patches);
           filled = b;
           filled_mr = height;
           summed = -1;

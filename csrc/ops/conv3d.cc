@@ -10,7 +10,6 @@ namespace qgemm {
 
 void check(const PackedView& w, const Window3& g) {
   if (w.kind == PackedKind::linear) throw Error(Code::packed, "conv3d: this weight was packed by pack_linear; use pack_conv3d");
-  if (w.whole_filter) throw Error(Code::packed, "conv3d: this weight was packed by pack_conv2d; use pack_conv3d");
   if (w.kind == PackedKind::depthwise && w.has_w_zero_point)
     throw Error(Code::packed, "conv3d: a depthwise weight with zero points must be packed by pack_conv3d");
   auto need = [](int64_t v, int64_t least, const char* name, int axis) {

@@ -16,8 +16,8 @@ constexpr int64_t kAllPanelsBytes = 128 * 1024;  // of weights that every line r
 bool dense_lines(const ConvJob& j, int threads) {
   const PackedView& w = j.w;
   const Window& g = j.g;
-  if (!w.fold_w || w.gathered || w.has_w_zero_point || w.bits != 8 || g.dilation_w != 1 || g.dilation_h != 1 ||
-      w.taps > kMaxTapsOfRows || j.ow < kLeastPixels || w.group_panel_bytes() > kAllPanelsBytes)
+  if (!w.fold_w || w.has_w_zero_point || w.bits != 8 || g.dilation_w != 1 || g.dilation_h != 1 || w.taps > kMaxTapsOfRows ||
+      j.ow < kLeastPixels || w.group_panel_bytes() > kAllPanelsBytes)
     return false;
   const int64_t lines = g.batch * j.oh;
   parallel_shares(lines, threads, [&](int64_t begin, int64_t end) {

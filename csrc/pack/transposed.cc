@@ -69,7 +69,6 @@ PackSpec remainder_spec(const TransposedDims& d, const PackSpec& common, int64_t
   s.kw = count_of_remainder(d.kw, d.stride_w, d.dilation_w, rx);
   if (s.kh == 0 || s.kw == 0) s.kh = s.kw = 1;
   s.weight = nullptr;
-  s.whole_filter = false;
   // The driver of many taps takes depthwise weights without zero points only; with them each channel is a group of its own.
   s.kind = d.groups > 1 && d.cin_g == 1 && d.n == d.groups && !s.zero_point ? PackedKind::depthwise : PackedKind::conv;
   return s;
@@ -192,7 +191,7 @@ PackedView remainder_view(const TransposedView& v, int64_t ry, int64_t rx, const
   *bytes = packed_bytes(want);
   const PackedView w = view(at, *bytes);
   if (w.kind != want.kind || w.n != want.n || w.groups != want.groups || w.cin_g != want.cin_g || w.kh != want.kh ||
-      w.kw != want.kw || w.whole_filter || w.bits != want.bits || w.has_w_zero_point != v.has_w_zero_point)
+      w.kw != want.kw || w.bits != want.bits || w.has_w_zero_point != v.has_w_zero_point)
     throw Error(Code::packed,
                 "a part of the packed weight belongs to another one; pass the buffer that qgemm's pack functions returned, whole "
                 "and unchanged");

@@ -31,9 +31,8 @@ struct Header {
   int32_t has_w_zero_point, dynamic;
   float y_bound;
   int32_t parts;
-  int32_t whole_filter;
   uint32_t check;  // of all the bytes above
-  char pad[256 - 8 - 2 * 4 - 8 * 8 - 4 * 4 - 4 * 4];
+  char pad[256 - 8 - 2 * 4 - 8 * 8 - 4 * 4 - 3 * 4];
 };
 static_assert(sizeof(Header) == 256, "the header is 256 bytes");
 
@@ -59,14 +58,6 @@ int64_t stored_panel_bytes(const PackedView& v, int width) {
   return v.bits == 4 ? round_up(s8, 128) / 2 : s8;
 }
 
-// Whether a folded filter is one tap. A tap of kw * cin bytes is rounded up to 4, and its rows are pointers; as one tap the
-// filter is rounded once, but every pixel's row of A is copied, one piece of up to 32 bytes a filter row: about two cycles each,
-// where a k4 takes one for every 16 columns.
-bool worth_gathering(const PackedView& v) {
-  const int64_t line = v.kw * v.cin_g, k4 = v.kh * ((line + 3) / 4), whole = (v.kh * line + 3) / 4;
-  return line <= 32 && (k4 - whole) * ((v.n + 15) / 16) > 2 * v.kh;
-}
-
 // Fills every field that follows from the dimensions; array pointers become offsets from `base`.
 void lay_out(PackedView& v, const uint8_t* base) {
   v.merged = 1;
@@ -75,7 +66,7 @@ void lay_out(PackedView& v, const uint8_t* base) {
     v.sets = v.groups;
     v.taps = v.kh * v.kw;
     v.kc = 1;
-    v.fold_w = v.gathered = false;
+    v.fold_w = false;
     v.k = v.taps;
     v.n_padded = round_up(v.n, 64);
     v.n_group_padded = v.n_padded;
@@ -95,14 +86,13 @@ void lay_out(PackedView& v, const uint8_t* base) {
     v.cin_s = v.merged * v.cin_g;
     v.cout_s = v.merged * v.cout_g;
     v.fold_w = v.kind == PackedKind::conv && v.groups == 1 && v.kw > 1 && v.cin_g <= 16;
-    v.gathered = v.fold_w && v.whole_filter && !v.has_w_zero_point && worth_gathering(v);
     if (v.kind == PackedKind::linear) {
       v.taps = 1;
       v.kc = v.k;
     } else {
       v.k = v.cin_g * v.kh * v.kw;
-      v.taps = v.gathered ? 1 : v.fold_w ? v.kh : v.kh * v.kw;
-      v.kc = v.gathered ? v.k : v.fold_w ? v.kw * v.cin_g : v.cin_s;
+      v.taps = v.fold_w ? v.kh : v.kh * v.kw;
+      v.kc = v.fold_w ? v.kw * v.cin_g : v.cin_s;
     }
     v.n_group_padded = round_up(v.cout_s, kPanelAlign);
     v.n_padded = v.sets * v.n_group_padded;
@@ -175,7 +165,6 @@ PackedView layout_of(const PackSpec& s) {
   v.x_scale = s.x_scale;
   v.x_zero_point = s.x_zero_point;
   v.has_w_zero_point = s.zero_point != nullptr;
-  v.whole_filter = s.kind == PackedKind::conv && s.whole_filter;
   v.dynamic = s.dynamic;
   v.parts = 1;
   if (s.kind == PackedKind::depthwise && s.zero_point) {
@@ -203,8 +192,8 @@ Place place(const PackedView& v, int64_t n, int64_t kk) {
   int64_t tap = 0, c = kk;
   if (v.kind == PackedKind::conv) {
     const int64_t ci = kk / (v.kh * v.kw), y = kk / v.kw % v.kh, x = kk % v.kw;
-    tap = v.gathered ? 0 : v.fold_w ? y : y * v.kw + x;
-    c = v.gathered ? (y * v.kw + x) * v.cin_g + ci : v.fold_w ? x * v.cin_g + ci : col / v.cout_g * v.cin_g + ci;
+    tap = v.fold_w ? y : y * v.kw + x;
+    c = v.fold_w ? x * v.cin_g + ci : col / v.cout_g * v.cin_g + ci;
   }
   const int64_t k4 = (v.kc + 3) / 4;
   return {set, p, ((tap * k4 + c / 4) * v.panel_width(p) + col % kPanel) * 4 + c % 4};
@@ -449,7 +438,7 @@ class PanelPacker {
   // A filter [cin][kh][kw] as [taps][kc rounded up to 4], from its group's first channel on; what lies between stays the zeros it
   // was made as, for a column is of the same place in its set every time.
   void order_taps(const int8_t* w, int8_t* out) const {
-    const int64_t stride = v_.gathered ? v_.kw * v_.cin_g : round_up(v_.kc, 4);  // from a filter row, or a tap, to the next
+    const int64_t stride = round_up(v_.kc, 4);  // from a tap to the next
     for (int64_t ci = 0; ci < v_.cin_g; ++ci)
       for (int64_t y = 0; y < v_.kh; ++y)
         for (int64_t x = 0; x < v_.kw; ++x, ++w)
@@ -555,7 +544,6 @@ void pack(const PackSpec& s, uint8_t* dst) {
   h.has_w_zero_point = v.has_w_zero_point;
   h.dynamic = v.dynamic;
   h.parts = v.parts;
-  h.whole_filter = v.whole_filter;
   h.y_bound = static_cast<float>(found.y_bound * 1.0001);  // the fp32 roundings on the way
   h.check = checksum(h);
   std::memcpy(dst, &h, sizeof(h));
@@ -584,7 +572,6 @@ PackedView checked_view(const uint8_t* data, int64_t bytes, const Header& h) {
   v.dynamic = h.dynamic != 0;
   v.y_bound = h.y_bound;
   v.parts = h.parts;
-  v.whole_filter = h.whole_filter != 0;
   if (v.parts < 1 || v.parts > 3) throw Error(Code::packed, std::string("the packed weight's header is damaged") + kPackedRemedy);
   check_dims(v, Code::packed, "");
   lay_out(v, data);

@@ -33,9 +33,8 @@ struct PackSpec {
   int64_t group_size = 0;  // > 0: k is cut in groups of this many, each with its own scale
   float x_scale = 1.0f;
   int32_t x_zero_point = 0;
-  bool dynamic = false;      // x_scale, x_zero_point are not known yet: prove the accumulator for every zero point
-  bool whole_filter = true;  // conv: the driver can take a filter of few channels as one tap (conv2d's)
-  std::string name;          // for messages
+  bool dynamic = false;  // x_scale, x_zero_point are not known yet: prove the accumulator for every zero point
+  std::string name;      // for messages
 };
 
 // Everything that follows from the header.
@@ -47,11 +46,8 @@ struct PackedView {
   // column does not read its neighbours' channels. A set of merged groups is to a driver what a group is: cin_s inputs, cout_s
   // outputs.
   int64_t merged, sets, cin_s, cout_s;
-  int64_t taps, kc;                 // kernel's taps and bytes a tap: (1, K), (kh*kw, cin_s), or folded (kh, kw*cin_g),
-                                    // or gathered (1, kh*kw*cin_g)
+  int64_t taps, kc;                 // kernel's taps and bytes a tap: (1, K), (kh*kw, cin_s), or folded (kh, kw*cin_g)
   bool fold_w;                      // conv: filter row and channels are one tap
-  bool whole_filter;                // conv: the driver that this was packed for can take all of a filter as one tap ...
-  bool gathered;                    // ... and here it is: rows of A are put together from the image
   int bits;                         // of the weight values; panels of 4 bits hold nibbles (not depthwise)
   int64_t group_size, group_count;  // 0, 1 when per channel
   float x_scale;

@@ -115,7 +115,6 @@ py::array_t<uint8_t> bind_pack3d(const py::array& weight, const py::array& scale
   s.cin_g = weight.shape(1);
   s.kh = weight.shape(2) * weight.shape(3);
   s.kw = weight.shape(4);
-  s.whole_filter = false;
   s.kind = s.cin_g == 1 && s.n == groups && groups > 1 && !zero_point ? PackedKind::depthwise : PackedKind::conv;
   s.weight = static_cast<const int8_t*>(weight.data());
   pack_arguments(s, scale, zero_point, bias, bias_int32, bits, x_scale, x_zero_point, name);

@@ -31,8 +31,7 @@ class ConvCase {
   ConvCase& dynamic(bool v) { return dynamic_ = v, *this; }  // the input's encoding comes with the call
   int64_t macs() const { return g_.batch * g_.out_h() * g_.out_w() * groups_ * cout_ * cin_ * g_.kh * g_.kw; }
 
-  int gathered() const { return gathered_; }  // runs in which the whole filter was one tap
-  int inside() const { return inside_; }      // runs in which products of padding were left out
+  int inside() const { return inside_; }  // runs in which products of padding were left out
 
   bool run(Rng& rng) {
     g_.c = groups_ * cin_;
@@ -67,7 +66,6 @@ class ConvCase {
     uint8_t* x = x_.place<uint8_t>(static_cast<size_t>(x_bytes), side);
     fill(rng, any_mood(rng), x, x_bytes);
     const PackedView view = layer.pack_into(packed_);
-    gathered_ += view.gathered;
     inside_ += view.kind == PackedKind::conv && leaves_out_padding(view, g_);
     std::vector<int8_t> back(layer.weight.size());
     unpack(view, back.data());
@@ -105,7 +103,7 @@ class ConvCase {
 
   Window g_;
   int64_t groups_ = 1, cin_ = 1, cout_ = 1;
-  int bits_ = 8, gathered_ = 0, inside_ = 0;
+  int bits_ = 8, inside_ = 0;
   bool zero_points_ = false, dynamic_ = false;
   Guarded x_{1 << 20}, packed_{1 << 23};
   Output got_{1 << 22};
@@ -262,24 +260,6 @@ TEST(Conv, ThreadsShareTheWork) {
     c.bits(rng.chance(70) ? 8 : 4).zero_points(rng.chance(20)).dynamic(rng.chance(30));
     if (!c.run(rng)) return;
   }
-}
-
-// Few input channels and many output channels, where the rows of a whole filter are put together: lines that are padded, cut,
-// spread by a dilation, or no longer than the filter, and blocks that begin within them.
-TEST(Conv, AFilterOfFewChannelsIsOneTap) {
-  Rng rng(206);
-  ConvCase c;
-  int runs = 0;
-  while (runs < cases(2000)) {
-    any_geometry(c, rng, rng.chance(80) ? 12 : 40);
-    c.kernel(rng.between(2, 7), rng.between(2, 7));
-    c.channels(1, rng.pick<int64_t>({1, 2, 3, 3, 3, 5, 6, 9}), rng.pick<int64_t>({33, 49, 64, 65, 130}));
-    c.bits(rng.chance(80) ? 8 : 4).zero_points(rng.chance(5)).dynamic(rng.chance(30));
-    if (c.macs() > 2000000) continue;
-    ++runs;
-    if (!c.run(rng)) return;
-  }
-  EXPECT_GT(c.gathered(), runs / 8);
 }
 
 // Padded images in which so much is multiplied that the products of padding are left out: borders of several lines, on one side

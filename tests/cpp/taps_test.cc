@@ -228,7 +228,6 @@ TEST(Conv3d, EveryPathGivesTheDefinedBytes) {
     spec.kind = is_depthwise && !zero_points ? PackedKind::depthwise : PackedKind::conv;
     spec.kh = g.kernel[0] * g.kernel[1];
     spec.kw = g.kernel[2];
-    spec.whole_filter = false;
     g.c = spec.groups * spec.cin_g;
     const int64_t k = spec.cin_g * spec.kh * spec.kw, pixels = g.batch * g.out(0) * g.out(1) * g.out(2);
     if (pixels * n * k > 200000 || pixels * n > 1 << 17 || g.batch * g.in[0] * g.in[1] * g.in[2] * g.c > 1 << 18) continue;
