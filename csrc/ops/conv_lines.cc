@@ -1,6 +1,8 @@
 // Dense convolutions whose filter rows are taps, one line of the output at a time. A tap of kw * c bytes is a few steps long, and
 // to fetch a pointer for every row of a tile on every tap takes half as long as its products. Between their padding the lines of
 // the image lie where every pixel's taps are equally far from it, so that the kernel needs one address a row.
+#include <algorithm>
+
 #include "ops/conv_job.h"
 #include "ops/padded_lines.h"
 #include "ops/threads.h"
@@ -19,35 +21,39 @@ bool dense_lines(const ConvJob& j, int threads) {
   if (!w.fold_w || w.has_w_zero_point || w.bits != 8 || g.dilation_w != 1 || g.dilation_h != 1 || w.taps > kMaxTapsOfRows ||
       j.ow < kLeastPixels || w.group_panel_bytes() > kAllPanelsBytes)
     return false;
+  // Where lines are few, as in one dimension, threads share each; whoever works on a part copies the whole.
   const int64_t lines = g.batch * j.oh;
-  parallel_shares(lines, threads, [&](int64_t begin, int64_t end) {
+  const int64_t parts = threads > 1 && lines < 4 * threads ? std::min<int64_t>(4 * threads, j.ow / kLeastPixels) : 1;
+  parallel_shares(lines * parts, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<uint8_t> memory;
     PaddedLines padded(j, memory.get(PaddedLines::bytes(j)));
     ptrdiff_t tap_at[kMaxTapsOfRows];
     gemm_args a{};
     a.tap_at = tap_at;
     a.lda = static_cast<ptrdiff_t>(g.stride_w * g.c);
-    a.m = static_cast<int32_t>(j.ow);
     a.taps = static_cast<int32_t>(w.taps);
     a.kc = static_cast<int32_t>(readable(w));
     a.ep = &j.e;
     a.ldc = static_cast<ptrdiff_t>(j.ldc);
-    for (int64_t line = begin; line < end; ++line) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t line = i / parts, part = i % parts, x0 = j.ow * part / parts, pixels = j.ow * (part + 1) / parts - x0;
       const int64_t image = line / j.oh, y = line % j.oh * g.stride_h - g.top;
-      a.base = padded.get(image, y);
-      for (int64_t t = 0; t < w.taps; ++t) tap_at[t] = padded.get(image, y + t) - a.base;
-      if (line + 1 < end)  // the next line's, written long before they are read
-        for (int64_t t = std::max<int64_t>(0, w.taps - g.stride_h); t < w.taps; ++t) padded.get(image, y + g.stride_h + t);
+      const uint8_t* first = padded.get(image, y);
+      for (int64_t t = 0; t < w.taps; ++t) tap_at[t] = padded.get(image, y + t) - first;
+      if (i + 1 < end && g.stride_h <= w.taps)  // the next line's are written long before they are read
+        for (int64_t t = w.taps - g.stride_h; t < w.taps; ++t) padded.get(image, y + g.stride_h + t);
+      a.base = first + x0 * a.lda;
+      a.m = static_cast<int32_t>(pixels);
       for (int64_t p = 0; p < w.panels_per_group; ++p) {
-        const GemmKernel& kernel = gemm_kernel(j.t, w, w.panel_width(p), j.ow, false);
+        const GemmKernel& kernel = gemm_kernel(j.t, w, w.panel_width(p), pixels, false);
         a.tile_rows = kernel.mr;
         a.width = w.panel_width(p);
         a.n = w.panel_columns(p);
         a.col = static_cast<int32_t>(p * kPanel);
         a.b = reinterpret_cast<const int8_t*>(w.panel(0, p));
-        a.c = j.c + line * j.ow * j.ldc + p * kPanel * j.size;
+        a.c = j.c + (line * j.ow + x0) * j.ldc + p * kPanel * j.size;
         kernel.fn(a);
-        j.finish(line * j.ow, j.ow, p * kPanel, a.n);
+        j.finish(line * j.ow + x0, pixels, p * kPanel, a.n);
       }
     }
   });

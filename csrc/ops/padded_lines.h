@@ -24,8 +24,8 @@ class PaddedLines {
   }
   static int64_t bytes(const ConvJob& j) { return (slots(j) + 1) * line_bytes(j) + slots(j) * int64_t(sizeof(int64_t)); }
 
-  // Line y of an image, from its left padding on; one above or below the image is all padding. It stays until kh + stride_h lines
-  // further on are asked for.
+  // Line y of an image, from its left padding on; one above or below the image is all padding. The last kh + min(kh, stride_h)
+  // lines stay as they are.
   const uint8_t* get(int64_t image, int64_t y) {
     const Window& g = j_.g;
     const int64_t left = g.left * g.c, middle = g.w * g.c;
@@ -44,7 +44,7 @@ class PaddedLines {
   // A power of two of lines, as many as lie under a filter and the one below it.
   static int64_t slots(const ConvJob& j) {
     int64_t n = 1;
-    while (n < j.g.kh + j.g.stride_h && n < 64) n *= 2;
+    while (n < j.g.kh + std::min(j.g.kh, j.g.stride_h)) n *= 2;
     return n;
   }
   static int64_t line_bytes(const ConvJob& j) { return round_up(j.g.left * j.g.c) + round_up((j.g.w + j.g.right) * j.g.c); }

@@ -247,16 +247,17 @@ TEST(ConvOfFloats, EveryPathGivesTheDefinedBytes) {
 TEST(Conv, ThreadsShareTheWork) {
   Rng rng(202);
   ConvCase c;
-  for (int i = 0; i < cases(60); ++i) {  // sizes at which two threads take part
+  for (int i = 0; i < cases(80); ++i) {  // sizes at which two threads take part
     c.batch(rng.between(1, 2))
         .image(rng.between(14, 17), rng.between(14, 17))
         .kernel(3, 3)
         .stride(1, 1)
         .dilation(1, 1)
         .padding(1, 1, 1, 1);
-    if (i % 3 == 0) c.channels(rng.between(300, 330), 1, 1);
-    if (i % 3 == 1) c.channels(1, rng.chance(50) ? rng.between(16, 30) : rng.pick<int64_t>({20, 24, 28}), rng.between(60, 70));
-    if (i % 3 == 2) c.channels(4, rng.between(10, 17), rng.between(15, 20));
+    if (i % 4 == 3) c.image(1, rng.between(300, 400)).kernel(1, 5).channels(1, rng.between(3, 16), rng.between(30, 70));
+    if (i % 4 == 0) c.channels(rng.between(300, 330), 1, 1);
+    if (i % 4 == 1) c.channels(1, rng.chance(50) ? rng.between(16, 30) : rng.pick<int64_t>({20, 24, 28}), rng.between(60, 70));
+    if (i % 4 == 2) c.channels(4, rng.between(10, 17), rng.between(15, 20));
     c.bits(rng.chance(70) ? 8 : 4).zero_points(rng.chance(20)).dynamic(rng.chance(30));
     if (!c.run(rng)) return;
   }
@@ -292,7 +293,9 @@ TEST(Conv, FilterRowsOfFewChannelsReadPaddedLines) {
   int runs = 0;
   while (runs < cases(2000)) {
     c.batch(rng.pick<int64_t>({1, 1, 2, 3})).image(rng.between(1, 9), rng.between(16, 70));
-    c.kernel(rng.between(1, 5), rng.between(2, 5)).stride(rng.between(1, 3), rng.between(1, 3)).dilation(1, 1);
+    c.kernel(rng.between(1, 5), rng.between(2, 5))
+        .stride(rng.between(1, rng.chance(80) ? 3 : 9), rng.between(1, 3))
+        .dilation(1, 1);
     c.padding(rng.between(0, 4), rng.between(0, 4), rng.between(0, 4), rng.between(0, 4));
     c.channels(1, rng.between(1, 16), rng.pick<int64_t>({1, 8, 16, 17, 24, 32, 48, 65, 130}));
     c.bits(rng.chance(90) ? 8 : 4).zero_points(rng.chance(5)).dynamic(rng.chance(30));
