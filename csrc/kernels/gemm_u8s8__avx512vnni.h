@@ -588,58 +588,87 @@ QGEMM_INLINE bool full_tiles(const gemm_args& g, int32_t begin, int32_t end) {
   return true;
 }
 
-// Panels p and p + apart, for each p below `apart`, of one row; kc is a multiple of 4. Two panels at a time have chains enough,
+// MR rows over panels p and p + apart, for each p below `apart`; kc is a multiple of 4. Two panels at a time have chains enough,
 // and what is read are two streams that go on from panel to panel, which prefetchers follow without a pause.
-template <class End>
-static __attribute__((noinline)) void row_over_panels(const gemm_args& g, int32_t apart) {
-  const uint8_t* const a = g.base + g.offset + g.kc;
+template <int MR, class End>
+static __attribute__((noinline)) void rows_over_panels(const gemm_args& g, int32_t apart) {
+  const uint8_t* a[MR];
+#pragma GCC unroll 4
+  for (int i = 0; i < MR; ++i) a[i] = g.base + i * g.lda + g.offset + g.kc;
   const ptrdiff_t far = apart * g.panel_bytes;
   for (int32_t p = 0; p < apart; ++p) {
-    __m512i acc[2][1][4];
+    __m512i acc[2][MR][4];
 #pragma GCC unroll 2
     for (int s = 0; s < 2; ++s)
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j)
+      for (int j = 0; j < 4; ++j) {
         acc[s][0][j] = _mm512_loadu_si512(g.ep->correction + g.col + static_cast<ptrdiff_t>(p + s * apart) * 64 + 16 * j);
+#pragma GCC unroll 4
+        for (int i = 1; i < MR; ++i) acc[s][i][j] = acc[s][0][j];
+      }
     const int8_t* b = g.b + p * g.panel_bytes;
 #pragma GCC unroll 1
     for (ptrdiff_t k = -static_cast<ptrdiff_t>(g.kc); k < 0; k += 4, b += 256) {
-      const __m512i av = broadcast4(a + k);
+      __m512i av[MR];
+#pragma GCC unroll 4
+      for (int i = 0; i < MR; ++i) av[i] = broadcast4(a[i] + k);
 #pragma GCC unroll 2
       for (int s = 0; s < 2; ++s)
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j)
-          acc[s][0][j] = _mm512_dpbusd_epi32(acc[s][0][j], av, _mm512_loadu_si512(b + s * far + 64 * j));
+        for (int j = 0; j < 4; ++j) {
+          __m512i bv = _mm512_loadu_si512(b + s * far + 64 * j);
+          if (MR > 1) __asm__("" : "+v"(bv));  // in a register: as an operand from memory it would be loaded again for each row
+#pragma GCC unroll 4
+          for (int i = 0; i < MR; ++i) acc[s][i][j] = _mm512_dpbusd_epi32(acc[s][i][j], av[i], bv);
+        }
     }
+    // As in gemm_strip: the sums stay in the registers where the loop left them.
+#pragma GCC unroll 2
+    for (int s = 0; s < 2; ++s)
+#pragma GCC unroll 4
+      for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) __asm__("" : "+v"(acc[s][i][j]));
 #pragma GCC unroll 2
     for (int s = 0; s < 2; ++s) {
       const gemm_args one = gemm_panel(g, p + s * apart);
-      End(one).template store<1, 4>(acc[s], g.row, static_cast<char*>(one.c));
+      End(one).template store<MR, 4>(acc[s], g.row, static_cast<char*>(one.c));
     }
   }
+}
+
+// MR rows over the first panels, an even number of them, if there is a loop for their end: how many panels it was.
+template <int MR>
+QGEMM_INLINE int32_t panels_by_two(const gemm_args& g) {
+  const Epilogue& e = *g.ep;
+  if ((g.kc & 3) != 0 || e.row_sum || e.row_term) return 0;
+  const bool same_rows = !e.row_zero_point && !e.row_scale, bytes = e.out == OutType::u8 || e.out == OutType::s8;
+  const int32_t apart = g.panels / 2;
+  if (same_rows && bytes && e.bounded)
+    rows_over_panels<MR, ToBytes<true>>(g, apart);
+  else if (same_rows && bytes)
+    rows_over_panels<MR, ToBytes<false>>(g, apart);
+  else if (same_rows && e.out == OutType::f32)
+    rows_over_panels<MR, ToFloats<false>>(g, apart);
+  else if (same_rows && e.out == OutType::s32)
+    rows_over_panels<MR, ToDwords>(g, apart);
+  else if (e.row_zero_point && e.row_scale && e.out == OutType::f32)
+    rows_over_panels<MR, ToFloats<true>>(g, apart);
+  else
+    return 0;
+  return 2 * apart;
 }
 
 // Rows of one tile over panels side by side.
 template <int MR>
 QGEMM_INLINE void tile_over_panels(const gemm_args& g) {
-  const Epilogue& e = *g.ep;
-  const bool same_rows = !e.row_zero_point && !e.row_scale, bytes = e.out == OutType::u8 || e.out == OutType::s8;
   int32_t done = 0;
-  if (g.m == 1 && (g.kc & 3) == 0 && !e.row_sum && !e.row_term) {
-    done = g.panels / 2 * 2;
-    if (same_rows && bytes && e.bounded)
-      row_over_panels<ToBytes<true>>(g, done / 2);
-    else if (same_rows && bytes)
-      row_over_panels<ToBytes<false>>(g, done / 2);
-    else if (same_rows && e.out == OutType::f32)
-      row_over_panels<ToFloats<false>>(g, done / 2);
-    else if (same_rows && e.out == OutType::s32)
-      row_over_panels<ToDwords>(g, done / 2);
-    else if (e.row_zero_point && e.row_scale && e.out == OutType::f32)
-      row_over_panels<ToFloats<true>>(g, done / 2);
-    else
-      done = 0;
-  }
+  if (g.m == 1)
+    done = panels_by_two<1>(g);
+  else if (g.m == 2)
+    done = panels_by_two<2>(g);
+  else if (g.m == 3)
+    done = panels_by_two<3>(g);
   for (int32_t p = done; p < g.panels; ++p) one_tile<MR, 4>(gemm_panel(g, p));
 }
 
