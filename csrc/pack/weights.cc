@@ -427,6 +427,9 @@ class PanelPacker {
       if (v_.tap_sums)
         for (int c = 0; c < a.n; ++c) sum_taps(rows_.data() + c * k_, g * v_.n_group_padded + p * kPanel + c);
     }
+    // Each channel's first scales, which fill_channels reads and the hardware does not foresee.
+    if (v_.group_size > 0 && s_.scale_count > 1)
+      for (int64_t c = 0; c < a.n; ++c) __builtin_prefetch(s_.scale + (first + c) * v_.group_count, 0, 2);
     t_.pack_w(a);
     found.in_range = found.in_range && in_range;
     if (!one_tap_)  // zeros between taps have a distance from the zero point that is no weight's
