@@ -61,6 +61,10 @@ void pack_columns(const pack_b_args& g) {
       if (left >= 64 && c + 16 <= g.n) {
 #pragma GCC unroll 16
         for (int i = 0; i < 16; ++i) r[i] = _mm512_xor_si512(_mm512_loadu_si512(b + i * g.ldb), flip);
+        // The square after this one: more rows than the hardware follows.
+        const uint8_t* next = left > 64 ? b + 64 : g.b + (c + 16) * g.ldb;
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) __builtin_prefetch(next + i * g.ldb);
         transpose16(r);
 #pragma GCC unroll 16
         for (int x = 0; x < 16; ++x, out += step) {
