@@ -629,6 +629,7 @@ struct Stream {
   int positions, whole_from, whole_to;
   int outputs, lacks[4];   // of a part; how many fewer each part has
   ptrdiff_t output, part;  // bytes from output to output, from part to part
+  bool tail;               // 64 bytes from the last whole position on may end behind the row
 };
 
 struct Bytes {
@@ -680,8 +681,17 @@ QGEMM_INLINE const uint8_t* stream_row(const depthwise_args& g, const Stream& s,
   return g.rows[o * g.advance + (i < g.height ? i : 0)] + channel + (g.first + s.phase + i * g.shift) * g.pixel;
 }
 
-// The positions that are not whole, at the start and at the end of a row. Where a register holds one pixel and a dword one column
-// they are nothing but padding, the same in every row.
+// Whether memory goes on behind the rows of output row o, as another row of the image.
+template <int kRows>
+QGEMM_INLINE bool followed(const depthwise_args& g, int o) {
+  for (int i = 0; i < kRows; ++i) {
+    const uint8_t* const* row = g.rows + o * g.advance + (i < g.height ? i : 0);
+    if (row[1] != row[0] + g.columns * g.pixel) return false;
+  }
+  return true;
+}
+
+// The positions that are not whole, at the start and at the end of a row.
 template <int kRows, int kPixels>
 QGEMM_INLINE void fill_edges(const depthwise_args& g, const Stream& s, int o, ptrdiff_t channel, __mmask64 k,
                              __m512i (*edge)[4]) {
@@ -697,11 +707,11 @@ QGEMM_INLINE void fill_edges(const depthwise_args& g, const Stream& s, int o, pt
   }
 }
 
-// All output rows of one part of the channels. kRows: rows (or columns) of a dword that are loaded, 3 or 4. Of three the last is
-// in the fourth byte too, where its weight is zero; with stride 2 that of the column beside is, so that the same unpacks serve
-// both.
+// Output rows [o, end) of one part of the channels. kRows: rows (or columns) of a dword that are loaded, 3 or 4. Of three the
+// last is in the fourth byte too, where its weight is zero; with stride 2 that of the column beside is, so that the same unpacks
+// serve both.
 template <int kTaps, int kRows, int kPixels, bool kMasked, int kStride, Clamp kClamp>
-void stream(const depthwise_args& g, const Stream& s, ptrdiff_t channel, const int8_t* weights, __mmask64 k) {
+void stream(const depthwise_args& g, const Stream& s, int o, int end, ptrdiff_t channel, const int8_t* weights, __mmask64 k) {
   const Epilogue& e = *g.ep;
   StreamArrays& a = *reinterpret_cast<StreamArrays*>(g.scratch);
   __m512i w[kTaps][4];
@@ -716,23 +726,34 @@ void stream(const depthwise_args& g, const Stream& s, ptrdiff_t channel, const i
     }
   const Bytes b{_mm512_set1_epi16(static_cast<short>(e.zero_point)), _mm512_set1_epi8(static_cast<char>(e.lo)),
                 _mm512_set1_epi8(static_cast<char>(e.hi)), _mm512_set1_epi8(e.out == OutType::s8 ? static_cast<char>(0x80) : 0)};
-  const ptrdiff_t whole_from = s.whole_from * s.position, whole_to = s.whole_to * s.position, position = s.position;
-  for (int o = 0; o < g.outputs; ++o) {
+  const ptrdiff_t position = s.position, whole_from = s.whole_from * position;
+  // Where a register holds one pixel, 64 bytes are loaded of a block of fewer channels too. Where a dword holds one column
+  // besides, what is not whole is nothing but padding, and the tail of a row that no other follows in memory.
+  constexpr bool kMaskedLoads = kMasked && kPixels > 1, kPadding = kRows == 3 && kPixels == 1;
+  if (kPadding)
+    for (int i = 0; i < kRows; ++i) a.edges[0][i] = _mm512_set1_epi8(static_cast<char>(g.padding));
+  for (; o < end; ++o) {
     const uint8_t* row[kRows];
     for (int i = 0; i < kRows; ++i) row[i] = stream_row(g, s, o, i, channel);
-    if (kRows == 4 || kPixels > 1 || o == 0) fill_edges<kRows, kPixels>(g, s, o, channel, k, a.edges);
+    ptrdiff_t whole_to = s.whole_to * position, tail = -1;
+    if (!kPadding) {
+      fill_edges<kRows, kPixels>(g, s, o, channel, k, a.edges);
+    } else if (s.tail && !followed<kRows>(g, o)) {
+      tail = whole_to -= position;
+      for (int i = 0; i < kRows; ++i) a.edges[1][i] = load64<1, true>(row[i] + tail, 0, k);
+    }
     ptrdiff_t at = 0, next_edge = whole_from ? 0 : whole_to;
     const __m512i(*edge)[4] = a.edges;
     char* c = static_cast<char*>(g.c) + o * g.ldr + channel + s.phase * g.ldc;
     const auto load = [&](__m512i * t) __attribute__((always_inline)) {
       if (__builtin_expect(at == next_edge, 0)) {
 #pragma GCC unroll 4
-        for (int i = 0; i < kRows; ++i) t[i] = (*edge)[i];
+        for (int i = 0; i < kRows; ++i) t[i] = kPadding ? a.edges[at == tail][i] : (*edge)[i];
         ++edge;
         next_edge = at + position == whole_from ? whole_to : at + position;
       } else {
 #pragma GCC unroll 4
-        for (int i = 0; i < kRows; ++i) t[i] = load64<kPixels, kMasked>(row[i] + at, s.step, k);
+        for (int i = 0; i < kRows; ++i) t[i] = load64<kPixels, kMaskedLoads>(row[i] + at, s.step, k);
       }
       at += position;
       if (kStride == 2) __asm__("" : "+r"(at));  // one index for all rows: with a pointer for each there are too few registers
@@ -815,10 +836,10 @@ void stream(const depthwise_args& g, const Stream& s, ptrdiff_t channel, const i
   }
 }
 
-// One of `dilation` streams of `n` channels from lane `lane` of the block at `channel` on, all output rows. False when too many
-// positions are not whole.
+// One of `dilation` streams of the n channels of the block at `channel`, all output rows. False when too many positions are not
+// whole.
 template <int kTaps, int kRows, int kPixels>
-bool run_stream(const depthwise_args& g, int channel, int lane, int n, int phase) {
+bool run_stream(const depthwise_args& g, int channel, int n, int phase) {
   const int64_t columns = kTaps == 1 ? g.stride : g.stride == 1 ? g.dilation : 1;  // from a position to the next
   const int64_t between = kTaps == 1 || g.stride == 2 ? 1 : g.dilation;            // from an output to the next of the stream
   const int stride = kTaps == 1 ? 1 : static_cast<int>(g.stride);                  // positions
@@ -839,15 +860,24 @@ bool run_stream(const depthwise_args& g, int channel, int lane, int n, int phase
   s.part = s.outputs * s.output;
   // Positions whose first column lies left of the image, and those whose last one lies right of it.
   const int64_t first = g.first + phase, last = g.columns - 1 - 3 * g.shift - (kPixels - 1) * s.apart - first;
-  const int64_t from = first < 0 ? (-first + columns - 1) / columns : 0, to = last < 0 ? 0 : last / columns + 1;
-  s.whole_from = static_cast<int>(from < s.positions ? from : s.positions);
-  s.whole_to = static_cast<int>(to < s.whole_from ? s.whole_from : to < s.positions ? to : s.positions);
-  if (s.whole_from + s.positions - s.whole_to > kEdges) return false;
+  const int64_t from = first < 0 ? (-first + columns - 1) / columns : 0;
+  const auto whole_to = [&](int64_t last) {
+    const int64_t to = last < 0 ? 0 : last / columns + 1;
+    return static_cast<int>(to < s.whole_from ? s.whole_from : to < s.positions ? to : s.positions);
+  };
   const bool masked = n < 64 / kPixels;
+  s.whole_from = static_cast<int>(from < s.positions ? from : s.positions);
+  s.whole_to = whole_to(last);
+  if (kPixels == 1 && masked) {
+    const int before = whole_to(last - 1);
+    s.tail = before < s.whole_to;
+    if (kRows == 4) s.whole_to = before;
+  }
+  if (s.whole_from + s.positions - s.whole_to > kEdges) return false;
   const __mmask64 k = lanes64(n);
   const Epilogue& e = *g.ep;
-  const int col = g.col + channel + 4 * lane;
-  const int8_t* const b = g.b + channel / 64 * g.block + 16 * lane;
+  const int col = g.col + channel;
+  const int8_t* const b = g.b + channel / 64 * g.block;
   StreamArrays& a = *reinterpret_cast<StreamArrays*>(g.scratch);
   for (int j = 0; j < 4; ++j) {
     a.correction[j] = load_lanes<kPixels>(e.correction + col + 16 * j);
@@ -856,17 +886,22 @@ bool run_stream(const depthwise_args& g, int channel, int lane, int n, int phase
   }
   a.inv_scale = _mm512_set1_ps(e.inv_scale);
   a.top = _mm512_set1_ps(static_cast<float>(e.hi - e.zero_point));
-  channel += 16 * lane;
+  // What a store writes behind the block's channels belongs to the next pixel, which is computed later, but for the last row's.
+  const bool overruns = kPixels == 1 && g.channels == g.ldc && g.pixels * g.ldc == g.ldr && between == 1;
   const auto go = [&](auto stride) __attribute__((always_inline)) {
     constexpr int kStride = decltype(stride)::value;
+    const auto rows = [&](auto run, auto run_masked) __attribute__((always_inline)) {
+      const int plain = !masked ? g.outputs : overruns ? g.outputs - 1 : 0;
+      if (plain > 0) run(g, s, 0, plain, channel, b, k);
+      if (plain < g.outputs) run_masked(g, s, plain, g.outputs, channel, b, k);
+    };
     if (!e.bounded)
-      stream<kTaps, kRows, kPixels, true, kStride, Clamp::floats>(g, s, channel, b, k);
+      stream<kTaps, kRows, kPixels, true, kStride, Clamp::floats>(g, s, 0, g.outputs, channel, b, k);
     else if (clamps_bytes(e))
-      masked ? stream<kTaps, kRows, kPixels, true, kStride, Clamp::bytes>(g, s, channel, b, k)
-             : stream<kTaps, kRows, kPixels, false, kStride, Clamp::bytes>(g, s, channel, b, k);
+      rows(stream<kTaps, kRows, kPixels, false, kStride, Clamp::bytes>,
+           stream<kTaps, kRows, kPixels, true, kStride, Clamp::bytes>);
     else
-      masked ? stream<kTaps, kRows, kPixels, true, kStride, Clamp::none>(g, s, channel, b, k)
-             : stream<kTaps, kRows, kPixels, false, kStride, Clamp::none>(g, s, channel, b, k);
+      rows(stream<kTaps, kRows, kPixels, false, kStride, Clamp::none>, stream<kTaps, kRows, kPixels, true, kStride, Clamp::none>);
   };
   if constexpr (kRows == 3 && kTaps == 3) {
     g.stride == 1 ? go(Stride<1>{}) : go(Stride<2>{});
@@ -880,13 +915,12 @@ template <int kTaps, int kRows>
 bool run_stream(const depthwise_args& g, int channel, int n) {
   const int phases = kTaps == 3 && g.stride == 1 ? static_cast<int>(g.dilation) : 1;
   for (int phase = 0; phase < phases; ++phase) {
-    if (n > 48) {
-      if (!run_stream<kTaps, kRows, 1>(g, channel, 0, n, phase)) return false;
+    if (n > 32) {
+      if (!run_stream<kTaps, kRows, 1>(g, channel, n, phase)) return false;
     } else if (n <= 16) {
-      if (!run_stream<kTaps, kRows, 4>(g, channel, 0, n, phase)) return false;
+      if (!run_stream<kTaps, kRows, 4>(g, channel, n, phase)) return false;
     } else {
-      if (!run_stream<kTaps, kRows, 2>(g, channel, 0, n < 32 ? n : 32, phase)) return false;
-      if (n > 32 && !run_stream<kTaps, kRows, 4>(g, channel, 2, n - 32, phase)) return false;
+      if (!run_stream<kTaps, kRows, 2>(g, channel, n, phase)) return false;
     }
   }
   return true;
@@ -924,8 +958,10 @@ void depthwise_u8s8_1x64(const depthwise_args& g) {
       used = behind;
     }
   }
-  for (int channel = 0; channel < g.channels; channel += 64) {
-    const int n = g.channels - channel < 64 ? g.channels - channel : 64;
+  // A last block whose stores overrun comes first: others then overwrite what it leaves behind its channels.
+  const int whole = g.channels / 64 * 64, rest = g.channels - whole, turned = rest > 32 ? 64 : 0;
+  for (int i = -turned; i < g.channels - turned; i += 64) {
+    const int channel = i < 0 ? whole : i, n = g.channels - channel < 64 ? g.channels - channel : 64;
     if (streams && (g.taps == 1 ? run_stream<1, 4>(g, channel, n)
                     : g.shift   ? run_stream<3, 4>(g, channel, n)
                                 : run_stream<3, 3>(g, channel, n)))
