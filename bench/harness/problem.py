@@ -16,6 +16,16 @@ from .shapes import Shape
 # Largest relative error (Euclidean norm over the sample) for each output; u8 may differ by one step, s32 must be exact.
 TOLERANCE = {"f32": 1e-5, "fp32": 1e-5, "dynamic": 0.02, "bf16": 0.02}
 POOL = 1_000_003  # prime, so that repeating it aligns with no row length
+ALIGNMENT = 64
+
+
+def aligned(a: np.ndarray) -> np.ndarray:
+    """A copy of ``a`` that starts at a cache line, as the tensors of every framework do and numpy's arrays do not."""
+    memory = np.empty(a.nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    copy = memory[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
+    copy[...] = a
+    return copy
 
 
 class Problem:
@@ -29,8 +39,8 @@ class Problem:
         self.shape = shape
         self.m, self.k, self.n = shape.m, shape.k, shape.n
         rng = np.random.default_rng([seed, shape.m, shape.k, shape.n])
-        self.x = rng.integers(0, 256, (self.m, self.k), dtype=np.uint8)
-        self.x_float = rng.standard_normal((self.m, self.k), dtype=np.float32)
+        self.x = aligned(rng.integers(0, 256, (self.m, self.k), dtype=np.uint8))
+        self.x_float = aligned(rng.standard_normal((self.m, self.k), dtype=np.float32))
         # Normal, as trained weights are. The products of two neighbours then stay within int16, so that CPUs without a dot-product
         # instruction, where several libraries add pairs with saturation, compute the same.
         pool = np.clip(np.rint(rng.normal(0, 24, POOL)), -127, 127).astype(np.int8)

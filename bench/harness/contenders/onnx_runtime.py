@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..problem import Problem
+from ..problem import Problem, aligned
 from .base import Contender, Variant
 
 
@@ -36,7 +36,7 @@ def bound(threads: int, nodes, constants: dict[str, np.ndarray], inputs: dict[st
     binding = session.io_binding()
     for key, a in inputs.items():
         binding.bind_ortvalue_input(key, ort.OrtValue.ortvalue_from_numpy(a))
-    results = [ort.OrtValue.ortvalue_from_numpy(np.empty(*like)) for like in outputs.values()]
+    results = [ort.OrtValue.ortvalue_from_numpy(aligned(np.empty(*like))) for like in outputs.values()]
     for key, value in zip(outputs, results, strict=True):
         binding.bind_ortvalue_output(key, value)
     run = session.run_with_iobinding

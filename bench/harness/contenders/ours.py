@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..problem import Problem
+from ..problem import Problem, aligned
 from .base import Contender, Variant, returning
 
 
@@ -94,9 +94,9 @@ class Engine(Contender):
 
         packed = _packed(problem, static=self.output != "dynamic")
         if self.output == "dynamic":
-            y, x = np.empty((problem.m, problem.n), np.float32), problem.x_float
+            y, x = aligned(np.empty((problem.m, problem.n), np.float32)), problem.x_float
             return [Variant(lambda: _core.linear_dynamic(x, packed, y), lambda: y)]
-        y, x = np.empty((problem.m, problem.n), np.uint8 if self.output == "u8" else np.int32), problem.x
+        y, x = aligned(np.empty((problem.m, problem.n), np.uint8 if self.output == "u8" else np.int32)), problem.x
         if self.output == "s32":
             return [Variant(lambda: _core.linear(x, packed, y), lambda: y)]
         scale, zero_point = problem.out_scale, problem.out_zero_point

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..problem import POOL, TOLERANCE
+from ..problem import POOL, TOLERANCE, aligned
 from .shapes import Conv
 
 
@@ -31,7 +31,7 @@ class Problem:
         self.groups, self.n = shape.groups, shape.c_out
         self.out_shape = (shape.batch, *self.out_size, self.n)
         self._rng = np.random.default_rng([seed, shape.ops % 2**31, shape.c_in, shape.c_out])
-        self.x = self._rng.integers(0, 256, (shape.batch, *self.size, shape.c_in), dtype=np.uint8)
+        self.x = aligned(self._rng.integers(0, 256, (shape.batch, *self.size, shape.c_in), dtype=np.uint8))
         # As in harness.problem; clipped to where no two products exceed int16 together, which FBGEMM's depthwise kernels saturate.
         pool = np.clip(np.rint(self._rng.normal(0, 24, min(POOL, self.n * shape.c_in * 64))), -63, 63).astype(np.int8)
         self.w = np.resize(pool, (self.n, shape.c_in // self.groups, *self.kernel))
@@ -48,7 +48,7 @@ class Problem:
 
     @cached_property
     def x_float(self) -> np.ndarray:
-        return np.random.default_rng(1).standard_normal(self.x.shape, dtype=np.float32)
+        return aligned(np.random.default_rng(1).standard_normal(self.x.shape, dtype=np.float32))
 
     @cached_property
     def w_float(self) -> np.ndarray:

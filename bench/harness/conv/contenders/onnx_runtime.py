@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...contenders.base import Contender, Variant
+from ...problem import aligned
 from ..problem import Problem
 
 
@@ -32,7 +33,7 @@ class _Session(Contender):
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        x_value, y_value = ort.OrtValue.ortvalue_from_numpy(x), ort.OrtValue.ortvalue_from_numpy(np.empty(y_shape, np.uint8))
+        x_value, y_value = ort.OrtValue.ortvalue_from_numpy(x), ort.OrtValue.ortvalue_from_numpy(aligned(np.empty(y_shape, np.uint8)))
         binding = session.io_binding()
         binding.bind_ortvalue_input("x", x_value)
         binding.bind_ortvalue_output("y", y_value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...contenders.base import Contender, Variant, returning
+from ...problem import aligned
 from ..problem import Problem
 
 
@@ -64,7 +65,7 @@ class Engine(Contender):
         from qgemm import _core
 
         p = problem
-        packed, y = _packed(p), np.empty(p.out_shape, np.uint8)
+        packed, y = _packed(p), aligned(np.empty(p.out_shape, np.uint8))
         run = _core.conv_transpose2d if p.shape.transposed else _core.conv2d
         window = (p.stride, _pads(p), *([p.output_padding] if p.shape.transposed else []), p.dilation)
         return [Variant(lambda: run(p.x, packed, y, *window, p.out_scale, p.out_zero_point), lambda: y)]
