@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..problem import Problem
+from ..problem import Problem, aligned
 from ..shapes import Shape
 from .shapes import Product
 
@@ -66,7 +66,7 @@ class Wide(Linear):
 
     def __init__(self, shape: Product):
         super().__init__(shape)
-        self.x = np.random.default_rng([1, self.m, self.k, self.n]).integers(0, 65536, (self.m, self.k), dtype=np.uint16)
+        self.x = aligned(np.random.default_rng([1, self.m, self.k, self.n]).integers(0, 65536, (self.m, self.k), dtype=np.uint16))
         self.x_scale, self.x_zero_point = float(np.float32(self.base.x_scale / 257)), 257 * self.base.x_zero_point
         self.out_scale, self.out_zero_point = float(np.float32(self.base.out_scale / 257)), 32768
 
@@ -102,11 +102,11 @@ class Attention:
         self.shape = shape
         self.batch, self.m, self.k, self.n = shape.batch, shape.m, shape.k, shape.n
         rng = np.random.default_rng([2, self.batch, self.m, self.k, self.n])
-        self.a = rng.integers(0, 256, (self.batch, self.m, self.k), dtype=np.uint8)
+        self.a = aligned(rng.integers(0, 256, (self.batch, self.m, self.k), dtype=np.uint8))
         # Normal about the zero point, as activations are, so that pairs of products stay within int16 (see harness.problem).
         values = np.rint(rng.normal(self.b_zero_point, 20, (self.batch, self.k, self.n)))
-        self.b = np.clip(values, self.b_zero_point - 90, self.b_zero_point + 90).astype(np.uint8)
-        self.b_stored = np.ascontiguousarray(self.b.swapaxes(1, 2)) if shape.transposed else self.b
+        self.b = aligned(np.clip(values, self.b_zero_point - 90, self.b_zero_point + 90).astype(np.uint8))
+        self.b_stored = aligned(self.b.swapaxes(1, 2)) if shape.transposed else self.b
         spread = 6 * self._sums().std() * self.a_scale * self.b_scale
         self.out_scale = float(np.float32(spread / 255 if spread > 0 else 0.05))
 
