@@ -252,7 +252,7 @@ bool inner_pixels_of(const average_pool_args& g, const Finish& f, int64_t x, int
 
 void average_pool_u8_1x64(const average_pool_args& g) {
   const Finish f(g);
-  const Inside inside = inside_of(g);
+  const Inside inside = inside_of(g, g.stride);
   // Windows whose columns are not kept read all channels of a pixel, up to 256, at once: lines that follow each other.
   const bool kept = inside.lo < inside.hi && g.dilation == 1 && g.height >= 1 && g.height <= g.taps &&
                     ((g.taps == 2 && g.stride == 2) || (g.taps == 3 && g.stride <= 2));

@@ -1,114 +1,122 @@
-// Maxima of windows, 64 channels a step. Along a row the maximum of each column is taken once and kept for every window that
-// holds the column.
+// Maxima of windows. Along a row the maximum of each column is taken once and kept in registers for every window that holds the
+// column, of up to 256 channels at once, so that lines follow each other.
 #include "kernels/pixels__avx512vnni.h"
 
 namespace qgemm {
 namespace avx512vnni {
 namespace {
 
-// The largest of kHeight rows (0: g.height) at byte `at`, of kPixels pixels.
-template <int kHeight, int kPixels>
-QGEMM_INLINE __m512i column(const max_pool_args& g, const uint8_t* const* rows, ptrdiff_t at, ptrdiff_t apart, __mmask64 k) {
-  __m512i m = load_pixels<kPixels>(rows[0] + at, apart, k);
-  if (kHeight) {
-#pragma GCC unroll 3
-    for (int r = 1; r < kHeight; ++r) m = _mm512_max_epu8(m, load_pixels<kPixels>(rows[r] + at, apart, k));
-  } else {
-    for (int r = 1; r < g.height; ++r) m = _mm512_max_epu8(m, load_pixels<kPixels>(rows[r] + at, apart, k));
-  }
-  return m;
-}
+// Registers of 64, 32 or 16 bytes: a smaller one crosses fewer lines where pixels have few channels.
+struct Bytes64 {
+  using V = __m512i;
+  static QGEMM_MEMBER V zero() { return _mm512_setzero_si512(); }
+  static QGEMM_MEMBER V load(const uint8_t* p, __mmask64 k) { return _mm512_maskz_loadu_epi8(k, p); }
+  static QGEMM_MEMBER V larger(V a, V b) { return _mm512_max_epu8(a, b); }
+  static QGEMM_MEMBER void store(uint8_t* p, __mmask64 k, V v) { _mm512_mask_storeu_epi8(p, k, v); }
+};
+struct Bytes32 {
+  using V = __m256i;
+  static QGEMM_MEMBER V zero() { return _mm256_setzero_si256(); }
+  static QGEMM_MEMBER V load(const uint8_t* p, __mmask64 k) { return _mm256_maskz_loadu_epi8(static_cast<__mmask32>(k), p); }
+  static QGEMM_MEMBER V larger(V a, V b) { return _mm256_max_epu8(a, b); }
+  static QGEMM_MEMBER void store(uint8_t* p, __mmask64 k, V v) { _mm256_mask_storeu_epi8(p, static_cast<__mmask32>(k), v); }
+};
+struct Bytes16 {
+  using V = __m128i;
+  static QGEMM_MEMBER V zero() { return _mm_setzero_si128(); }
+  static QGEMM_MEMBER V load(const uint8_t* p, __mmask64 k) { return _mm_maskz_loadu_epi8(static_cast<__mmask16>(k), p); }
+  static QGEMM_MEMBER V larger(V a, V b) { return _mm_max_epu8(a, b); }
+  static QGEMM_MEMBER void store(uint8_t* p, __mmask64 k, V v) { _mm_mask_storeu_epi8(p, static_cast<__mmask16>(k), v); }
+};
 
-// Channels [c, c + n) of pixels [x, end), any of whose taps may lie outside.
-void any_pixels(const max_pool_args& g, int64_t x, int64_t end, ptrdiff_t c, __mmask64 k) {
-  for (; x < end; ++x) {
+// Channels [c, c + 64) of all pixels, of which mask k names those that are there: any window.
+void any_pixels(const max_pool_args& g, ptrdiff_t c, __mmask64 k) {
+  for (int64_t x = 0; x < g.pixels; ++x) {
     __m512i m = _mm512_setzero_si512();
-    for (int t = 0; t < g.taps && g.height > 0; ++t) {
+    for (int t = 0; t < g.taps; ++t) {
       const int64_t at = g.first + x * g.stride + t * g.dilation;
-      if (at >= 0 && at < g.columns) m = _mm512_max_epu8(m, column<0, 1>(g, g.rows, at * g.pixel + c, 0, k));
+      if (at < 0 || at >= g.columns) continue;
+      for (int r = 0; r < g.height; ++r) m = _mm512_max_epu8(m, _mm512_maskz_loadu_epi8(k, g.rows[r] + at * g.pixel + c));
     }
     _mm512_mask_storeu_epi8(g.out + x * g.ldo + c, k, m);
   }
 }
 
-// kPixels runs of `count` pixels, one behind the other from pixel x on, where all taps lie inside, side by side.
-template <int kHeight, int kTaps, int kStride, int kPixels>
-void inner_run(const max_pool_args& g, int64_t x, int64_t count, ptrdiff_t c, __mmask64 k) {
+// The same of kBlocks registers, the last masked by k, where windows are up to kTaps rows by kTaps columns that touch.
+template <class Bytes, int kTaps, int kStride, int kBlocks>
+void kept_columns(const max_pool_args& given, const Inside& inside, ptrdiff_t c, __mmask64 k) {
   constexpr int kKept = kTaps - kStride;
-  const uint8_t* rows[kHeight ? kHeight : 1];
-  for (int r = 0; r < kHeight; ++r) rows[r] = g.rows[r];
-  const uint8_t* const* const from = kHeight ? rows : g.rows;
-  const ptrdiff_t apart = count * kStride * g.pixel, out_apart = count * g.ldo;
-  ptrdiff_t at = (g.first + x * g.stride) * g.pixel + c;
-  uint8_t* out = g.out + x * g.ldo + c;
-  __m512i w[kTaps];
+  const max_pool_args g = given;  // in registers: bytes that are stored might alias what is behind a reference
+  const uint8_t* rows[kTaps];
+  for (int r = 0; r < kTaps; ++r) rows[r] = g.rows[r < g.height ? r : 0] + c;  // a row twice changes no maximum
+  int64_t column = g.first;                                                    // the window's first
+  typename Bytes::V w[kTaps][kBlocks];
+  const auto mask = [&](int b) __attribute__((always_inline)) { return b == kBlocks - 1 ? k : ~0ull; };
+  // Column t of the window. Those outside are smaller than any.
+  const auto load = [&](int t, bool checked) __attribute__((always_inline)) {
+    const int64_t at = column + t;
+    const bool there = !checked || (at >= 0 && at < g.columns);
+#pragma GCC unroll 4
+    for (int b = 0; b < kBlocks; ++b) {
+      w[t][b] = Bytes::zero();
+      if (!there) continue;
+      w[t][b] = Bytes::load(rows[0] + at * g.pixel + 64 * b, mask(b));
 #pragma GCC unroll 5
-  for (int t = 0; t < kKept; ++t) w[t] = column<kHeight, kPixels>(g, from, at + t * g.pixel, apart, k);
-  for (; count > 0; --count, at += kStride * g.pixel, out += g.ldo) {
+      for (int r = 1; r < kTaps; ++r) w[t][b] = Bytes::larger(w[t][b], Bytes::load(rows[r] + at * g.pixel + 64 * b, mask(b)));
+    }
+  };
+  uint8_t* out = g.out + c;
+  const auto some = [&](int64_t count, bool checked) __attribute__((always_inline)) {
+    for (; count > 0; --count, column += kStride, out += g.ldo) {
 #pragma GCC unroll 5
-    for (int t = kKept; t < kTaps; ++t) w[t] = column<kHeight, kPixels>(g, from, at + t * g.pixel, apart, k);
-    __m512i m = w[0];
+      for (int t = kKept; t < kTaps; ++t) load(t, checked);
+#pragma GCC unroll 4
+      for (int b = 0; b < kBlocks; ++b) {
+        auto m = w[0][b];
 #pragma GCC unroll 5
-    for (int t = 1; t < kTaps; ++t) m = _mm512_max_epu8(m, w[t]);
-    store_pixels<kPixels>(out, out_apart, k, m);
+        for (int t = 1; t < kTaps; ++t) m = Bytes::larger(m, w[t][b]);
+        Bytes::store(out + 64 * b, mask(b), m);
 #pragma GCC unroll 5
-    for (int t = 0; t < kKept; ++t) w[t] = w[t + kStride];
-  }
-}
-
-template <int kHeight, int kTaps, int kStride>
-void inner_pixels(const max_pool_args& g, int64_t x, int64_t end, ptrdiff_t c, int lanes) {
-  const __mmask64 k = lanes64(lanes);
-  if (lanes <= 16 && end - x >= 8) {
-    const int64_t count = (end - x) / 4;
-    inner_run<kHeight, kTaps, kStride, 4>(g, x, count, c, k);
-    x += 4 * count;
-  } else if (lanes <= 32 && end - x >= 4) {
-    const int64_t count = (end - x) / 2;
-    inner_run<kHeight, kTaps, kStride, 2>(g, x, count, c, k);
-    x += 2 * count;
-  }
-  if (x < end) inner_run<kHeight, kTaps, kStride, 1>(g, x, end - x, c, k);
+        for (int t = 0; t < kKept; ++t) w[t][b] = w[t + kStride][b];
+      }
+    }
+  };
+#pragma GCC unroll 5
+  for (int t = 0; t < kKept; ++t) load(t, true);
+  some(inside.lo, true);
+  some(inside.hi - inside.lo, false);
+  some(g.pixels - inside.hi, true);
 }
 
 template <int kTaps, int kStride>
-void inner_pixels_of(const max_pool_args& g, int64_t x, int64_t end, ptrdiff_t c, int lanes) {
-  switch (g.height) {
-    case 1:
-      return inner_pixels<1, kTaps, kStride>(g, x, end, c, lanes);
-    case 2:
-      return inner_pixels<2, kTaps, kStride>(g, x, end, c, lanes);
-    case 3:
-      return inner_pixels<3, kTaps, kStride>(g, x, end, c, lanes);
-    default:
-      return inner_pixels<0, kTaps, kStride>(g, x, end, c, lanes);
+void kept_columns(const max_pool_args& g) {
+  const Inside inside = inside_of(g, kStride);
+  if (g.channels <= 16) return kept_columns<Bytes16, kTaps, kStride, 1>(g, inside, 0, lanes64(g.channels));
+  if (g.channels <= 32) return kept_columns<Bytes32, kTaps, kStride, 1>(g, inside, 0, lanes64(g.channels));
+  for (ptrdiff_t c = 0; c < g.channels; c += 256) {
+    const int left = g.channels - c < 256 ? static_cast<int>(g.channels - c) : 256, blocks = (left + 63) / 64;
+    const __mmask64 k = lanes64(left - 64 * (blocks - 1));
+    if (blocks == 1)
+      kept_columns<Bytes64, kTaps, kStride, 1>(g, inside, c, k);
+    else if (blocks == 2)
+      kept_columns<Bytes64, kTaps, kStride, 2>(g, inside, c, k);
+    else if (blocks == 3)
+      kept_columns<Bytes64, kTaps, kStride, 3>(g, inside, c, k);
+    else
+      kept_columns<Bytes64, kTaps, kStride, 4>(g, inside, c, k);
   }
 }
 
 }  // namespace
 
 void max_pool_u8_1x64(const max_pool_args& g) {
-  Inside inside = inside_of(g);
-  if (g.dilation != 1) inside = {0, 0};
-  for (ptrdiff_t c = 0; c < g.channels; c += 64) {
-    const int lanes = g.channels - c < 64 ? static_cast<int>(g.channels - c) : 64;
-    const __mmask64 k = lanes64(lanes);
-    any_pixels(g, 0, inside.lo, c, k);
-    int64_t at = inside.hi;
-    if (inside.lo == inside.hi)
-      at = inside.lo;
-    else if (g.taps == 2 && g.stride == 2)
-      inner_pixels_of<2, 2>(g, inside.lo, inside.hi, c, lanes);
-    else if (g.taps == 3 && g.stride == 2)
-      inner_pixels_of<3, 2>(g, inside.lo, inside.hi, c, lanes);
-    else if (g.taps == 3 && g.stride == 1)
-      inner_pixels_of<3, 1>(g, inside.lo, inside.hi, c, lanes);
-    else if (g.taps == 5 && g.stride == 1)
-      inner_pixels<0, 5, 1>(g, inside.lo, inside.hi, c, lanes);
-    else
-      at = inside.lo;
-    any_pixels(g, at, g.pixels, c, k);
-  }
+  const bool touch = g.dilation == 1 && g.height >= 1 && g.height <= g.taps;
+  if (touch && g.taps == 2 && g.stride == 2) return kept_columns<2, 2>(g);
+  if (touch && g.taps == 3 && g.stride == 2) return kept_columns<3, 2>(g);
+  if (touch && g.taps == 3 && g.stride == 1) return kept_columns<3, 1>(g);
+  if (touch && g.taps == 5 && g.stride == 1) return kept_columns<5, 1>(g);
+  for (ptrdiff_t c = 0; c < g.channels; c += 64)
+    any_pixels(g, c, lanes64(g.channels - c < 64 ? static_cast<int>(g.channels - c) : 64));
 }
 
 }  // namespace avx512vnni

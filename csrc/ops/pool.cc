@@ -58,16 +58,21 @@ void each_row(const Window& w, const uint8_t* x, uint8_t* out, const Args& all, 
     const uint8_t** lines = pointers.get(std::min(w.kh, w.h));
     Args g = all;
     g.rows = lines;
+    int64_t r = begin / parts, part = begin % parts, image = r / oh, oy = r % oh;
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t r = i / parts, part = i % parts, channel = blocks * part / parts * 64;
+      const int64_t channel = blocks * part / parts * 64, top = oy * w.stride_h - w.top;
       g.channels = static_cast<int32_t>(std::min(blocks * (part + 1) / parts * 64, w.c) - channel);
       g.height = 0;
       for (int64_t ky = 0; ky < w.kh; ++ky) {
-        const int64_t iy = r % oh * w.stride_h - w.top + ky * w.dilation_h;
-        if (iy >= 0 && iy < w.h) lines[g.height++] = x + (r / oh * w.h + iy) * line + channel;
+        const int64_t iy = top + ky * w.dilation_h;
+        if (iy >= 0 && iy < w.h) lines[g.height++] = x + (image * w.h + iy) * line + channel;
       }
       g.out = out + r * ow * all.ldo + channel;
       f(g);
+      if (++part < parts) continue;
+      part = 0;
+      ++r;
+      if (++oy == oh) oy = 0, ++image;
     }
   });
 }
