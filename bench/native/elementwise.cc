@@ -209,6 +209,8 @@ BENCHMARK_CAPTURE(global_average, 14x14x1024, Shape{1, 14, 14, 1024})->Apply(pat
 BENCHMARK_CAPTURE(global_average, 28x28x240, Shape{1, 28, 28, 240})->Apply(paths);
 BENCHMARK_CAPTURE(resize_nearest, 2x_28x28x64, Shape{1, 28, 28, 64})->Apply(paths);
 BENCHMARK_CAPTURE(resize_nearest, 2x_56x56x24, Shape{1, 56, 56, 24})->Apply(paths);
+BENCHMARK_CAPTURE(resize_nearest, 2x_28x28x128, Shape{1, 28, 28, 128})->Apply(paths);
+BENCHMARK_CAPTURE(resize_nearest, 2x_14x14x256, Shape{1, 14, 14, 256})->Apply(paths);
 BENCHMARK_CAPTURE(resize_linear, 2x_28x28x64, Shape{1, 28, 28, 64})->Apply(paths);
 BENCHMARK_CAPTURE(resize_linear, 2x_56x56x24, Shape{1, 56, 56, 24})->Apply(paths);
 BENCHMARK_CAPTURE(pixel_shuffle, 2_28x28x256_torch, Shape{1, 28, 28, 256}, true)->Apply(paths);

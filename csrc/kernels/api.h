@@ -304,7 +304,8 @@ struct interleave3_args {
 // Bytes in another order, some perhaps several times. Unit u of row r is in_pieces pieces of in_length bytes, in_pitch bytes
 // apart, from x + r * ldx + u * in_length on, and becomes out_pieces pieces of out_length bytes, out_pitch apart, from out + r *
 // ldo + u * out_length on. With the bytes of either numbered through its pieces, out[j] = in[index[j]]. A unit may be a pixel
-// whose channels change places, or some neighbouring pixels of one row or of several.
+// whose channels change places, or some neighbouring pixels of one row or of several. `twin`: 0, or what is written is written
+// once more, so many bytes further on.
 struct permute_args {
   const uint8_t* x;
   uint8_t* out;
@@ -312,6 +313,7 @@ struct permute_args {
   ptrdiff_t units, in_length, out_length;
   ptrdiff_t rows = 1, ldx = 0, ldo = 0;
   ptrdiff_t in_pieces = 1, in_pitch = 0, out_pieces = 1, out_pitch = 0;
+  ptrdiff_t twin = 0;
 };
 
 // f[i] = fl(fl(a[i] * wa) + fl(b[i] * wb)): a row between two rows of an image.

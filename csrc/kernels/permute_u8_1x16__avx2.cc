@@ -53,6 +53,7 @@ void follow(const permute_args& g, const Step* steps, int count) {
         v = _mm_or_si128(v, _mm_shuffle_epi8(bytes, _mm_load_si128(reinterpret_cast<const __m128i*>(steps[i].shuffle))));
         if (steps[i].to < 0) continue;
         _mm_storeu_si128(reinterpret_cast<__m128i*>(out + steps[i].to), v);
+        if (g.twin) _mm_storeu_si128(reinterpret_cast<__m128i*>(out + steps[i].to + g.twin), v);
         v = _mm_setzero_si128();
       }
     }
@@ -63,7 +64,10 @@ void byte_by_byte(const permute_args& g) {
     const ptrdiff_t from = g.index[j] / g.in_length * g.in_pitch + g.index[j] % g.in_length,
                     to = j / g.out_length * g.out_pitch + j % g.out_length;
     for (ptrdiff_t r = 0; r < g.rows; ++r)
-      for (ptrdiff_t u = 0; u < g.units; ++u) g.out[r * g.ldo + u * g.out_length + to] = g.x[r * g.ldx + u * g.in_length + from];
+      for (ptrdiff_t u = 0; u < g.units; ++u) {
+        uint8_t* out = g.out + r * g.ldo + u * g.out_length + to;
+        out[0] = out[g.twin] = g.x[r * g.ldx + u * g.in_length + from];
+      }
   }
 }
 

@@ -48,11 +48,12 @@ struct Draw {
 };
 
 // Units of at most kIn and kOut registers: a unit is loaded once, and what picks its bytes stays in registers.
-template <int kIn, int kOut>
+template <int kIn, int kOut, bool kTwin>
 void small_units(const permute_args& g, const Side& in, const Side& out) {
   __m512i index[kOut];
   __mmask64 upper[kOut], read[kIn], written[kOut];
   ptrdiff_t from[kIn], to[kOut];
+  const ptrdiff_t twin = g.twin;
 #pragma GCC unroll 4
   for (int j = 0; j < kOut; ++j) {
     const Draw d(g, in, out, j, 0);
@@ -77,22 +78,29 @@ void small_units(const permute_args& g, const Side& in, const Side& out) {
         __m512i q = kIn == 1 ? _mm512_permutexvar_epi8(index[j], v[0]) : _mm512_permutex2var_epi8(v[0], index[j], v[1]);
         if (kIn > 2) q = _mm512_mask_blend_epi8(upper[j], q, _mm512_permutex2var_epi8(v[2], index[j], v[3]));
         _mm512_mask_storeu_epi8(o + to[j], written[j], q);
+        if (kTwin) _mm512_mask_storeu_epi8(o + to[j] + twin, written[j], q);
       }
     }
   }
+}
+
+template <int kIn, int kOut>
+bool small_units_of(const permute_args& g, const Side& in, const Side& out) {
+  g.twin ? small_units<kIn, kOut, true>(g, in, out) : small_units<kIn, kOut, false>(g, in, out);
+  return true;
 }
 
 template <int kIn>
 bool small_units_of(const permute_args& g, const Side& in, const Side& out) {
   switch (out.count) {
     case 1:
-      return small_units<kIn, 1>(g, in, out), true;
+      return small_units_of<kIn, 1>(g, in, out);
     case 2:
-      return small_units<kIn, 2>(g, in, out), true;
+      return small_units_of<kIn, 2>(g, in, out);
     case 3:
-      return small_units<kIn, 3>(g, in, out), true;
+      return small_units_of<kIn, 3>(g, in, out);
     case 4:
-      return small_units<kIn, 4>(g, in, out), true;
+      return small_units_of<kIn, 4>(g, in, out);
     default:
       return false;
   }
@@ -138,6 +146,7 @@ void permute_u8_1x64(const permute_args& g) {
           __m512i v = _mm512_permutex2var_epi8(load(0), d.index, load(1));
           if (read[2]) v = _mm512_mask_blend_epi8(d.upper, v, _mm512_permutex2var_epi8(load(2), d.index, load(3)));
           _mm512_mask_storeu_epi8(o, d.here, v);
+          if (g.twin) _mm512_mask_storeu_epi8(o + g.twin, d.here, v);
         }
       }
     }

@@ -10,7 +10,8 @@ namespace qgemm {
 namespace {
 
 constexpr int64_t kRegisters = 4;           // of 64 bytes, that the permuting kernel takes at once
-constexpr int64_t kRepeated = 32;           // bytes of the largest pixel that is repeated faster by it than by copies
+constexpr int64_t kRepeated = 128;          // bytes of the largest pixel that is repeated faster by it than by copies
+constexpr int64_t kWoven = 32;              // and of the largest of two rows that it makes one of
 constexpr Isa kPermutes = Isa::avx512vbmi;  // from this path on it is faster than copying pieces of as many bytes
 
 constexpr int64_t kBlock = 16384;  // bytes of some rows that L1 holds beside what they are made from
@@ -65,31 +66,30 @@ void resize_nearest(const uint8_t* x, const ImageShape& s, int64_t oh, int64_t o
   const int64_t rows = s.batch * oh, row = ow * s.c;
   if (rows * row == 0) return;
   const KernelTable& t = table();
-  // Where every pixel is repeated as often, small ones are repeated by permutations, some rows at a time.
+  // Where every pixel is repeated as often, small ones are repeated by permutations.
   const int64_t factor = ow % s.w == 0 ? ow / s.w : 1, times = oh % s.h == 0 ? oh / s.h : 1;
   bool repeats = factor > 1 && oh == times * s.h && s.c <= kRepeated && t.isa >= kPermutes;
   for (int64_t i = 0; i < ow && repeats; ++i) repeats = xs[i] == i / factor;
   for (int64_t i = 0; i < oh && repeats; ++i) repeats = ys[i] == i / times;
   if (repeats) {
-    const int64_t lines = s.batch * s.h, line = s.w * s.c, most = kBlock / row + 1;
+    const int64_t lines = s.batch * s.h, line = s.w * s.c;
     return parallel_shares(lines, threads_for(rows * row, kGrainBytes), [&](int64_t begin, int64_t end) {
-      for (int64_t first = begin; first < end; first += most) {
-        const int64_t count = std::min(most, end - first);
+      // A line's rows are written two at a time.
+      for (int64_t i = 0; i < times; i += 2) {
         permute_args g{};
-        g.x = x + first * line;
-        g.out = out + first * times * row;
+        g.x = x + begin * line;
+        g.out = out + (begin * times + i) * row;
         g.units = static_cast<ptrdiff_t>(s.w);
         g.in_length = static_cast<ptrdiff_t>(s.c);
         g.out_length = static_cast<ptrdiff_t>(factor * s.c);
-        g.rows = static_cast<ptrdiff_t>(count);
+        g.rows = static_cast<ptrdiff_t>(end - begin);
         g.ldx = static_cast<ptrdiff_t>(line);
         g.ldo = static_cast<ptrdiff_t>(times * row);
+        g.twin = i + 1 < times ? static_cast<ptrdiff_t>(row) : 0;
         permute_rows(t, g, [&](int64_t n, int32_t* index) {
-          for (int64_t i = 0; i < n * factor; ++i)
-            for (int64_t k = 0; k < s.c; ++k) *index++ = static_cast<int32_t>(i / factor * s.c + k);
+          for (int64_t p = 0; p < n * factor; ++p)
+            for (int64_t k = 0; k < s.c; ++k) *index++ = static_cast<int32_t>(p / factor * s.c + k);
         });
-        for (int64_t r = first; r < first + count; ++r)
-          for (int64_t i = 1; i < times; ++i) copy_row(t, out + r * times * row, out + (r * times + i) * row, row);
       }
     });
   }
@@ -124,7 +124,7 @@ void weave(const KernelTable& t, const uint8_t* from, int64_t rows, int64_t pixe
   g.ldo = static_cast<ptrdiff_t>(ldo);
   g.in_pieces = 2;
   g.in_pitch = static_cast<ptrdiff_t>(pixels * c);
-  if (c <= kRepeated && t.isa >= kPermutes) {
+  if (c <= kWoven && t.isa >= kPermutes) {
     permute_rows(t, g, [&](int64_t n, int32_t* index) {
       for (int64_t i = 0; i < n; ++i)
         for (int64_t side = 0; side < 2; ++side)

@@ -67,11 +67,12 @@ void test_permute(const KernelRow& row) {
     g.out_pitch = g.units * g.out_length + rng.pick<int64_t>({0, 0, 7});
     g.ldx = g.in_pieces * g.in_pitch;
     g.ldo = g.out_pieces * g.out_pitch;
+    if (rng.chance(30)) g.twin = g.ldo, g.ldo *= 2;
     const auto bytes = [&](int64_t ld, int64_t pitch, int64_t pieces, int64_t length) {
       return g.rows > 0 && g.units > 0 ? (g.rows - 1) * ld + (pieces - 1) * pitch + g.units * length : 0;
     };
-    const int64_t read = bytes(g.ldx, g.in_pitch, g.in_pieces, g.in_length), runs = g.units ? g.rows * g.out_pieces : 0,
-                  run = g.units * g.out_length;
+    const int64_t read = bytes(g.ldx, g.in_pitch, g.in_pieces, g.in_length),
+                  runs = g.units ? g.rows * g.out_pieces * (g.twin ? 2 : 1) : 0, run = g.units * g.out_length;
     if (read > 1 << 15 || runs * g.out_pitch > (1 << 15) - 8192 || g.out_pieces * g.out_length > 1024) continue;
     ++i;
     uint8_t* x = x_memory.place<uint8_t>(static_cast<size_t>(read), side);
@@ -82,8 +83,9 @@ void test_permute(const KernelRow& row) {
     for (int64_t j = 0; j < outputs; ++j) index[j] = static_cast<int32_t>(step ? j * step % (most + 1) : rng.between(0, most));
     g.x = x;
     g.index = index;
-    now_testing("%s rows=%d units=%d in %d x %d, %d apart; out %d x %d, %d apart", row.name, int(g.rows), int(g.units),
-                int(g.in_pieces), int(g.in_length), int(g.in_pitch), int(g.out_pieces), int(g.out_length), int(g.out_pitch));
+    now_testing("%s rows=%d units=%d in %d x %d, %d apart; out %d x %d, %d apart, twin %d", row.name, int(g.rows), int(g.units),
+                int(g.in_pieces), int(g.in_length), int(g.in_pitch), int(g.out_pieces), int(g.out_length), int(g.out_pitch),
+                int(g.twin));
     g.out = want.place(runs, run, g.out_pitch, side);
     table_of(Isa::ref).permute(g);
     g.out = got.place(runs, run, g.out_pitch, side);

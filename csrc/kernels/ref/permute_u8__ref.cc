@@ -9,7 +9,8 @@ void permute_u8_1x1(const permute_args& g) {
       for (ptrdiff_t j = 0; j < g.out_pieces * g.out_length; ++j) {
         const ptrdiff_t i = g.index[j];
         const uint8_t* x = g.x + r * g.ldx + u * g.in_length + i / g.in_length * g.in_pitch + i % g.in_length;
-        g.out[r * g.ldo + u * g.out_length + j / g.out_length * g.out_pitch + j % g.out_length] = *x;
+        uint8_t* out = g.out + r * g.ldo + u * g.out_length + j / g.out_length * g.out_pitch + j % g.out_length;
+        out[0] = out[g.twin] = *x;
       }
 }
 
