@@ -22,16 +22,16 @@ void copy_row(const KernelTable& t, const uint8_t* from, uint8_t* to, int64_t by
 
 int64_t registers_of(int64_t bytes) { return (bytes + 63) / 64; }
 
-// Small units are permuted several at a time, those that fill whole registers best: how many of g's.
+// Small units are permuted several at a time: how many of g's, so that the most bytes go with a register. Registers of a result
+// count twice, as storing one takes twice the time of loading it, and thrice where they are drawn from more than two others.
 int64_t units_at_once(const permute_args& g) {
-  const int64_t bytes = std::max(g.in_pieces * g.in_length, g.out_pieces * g.out_length);
   int64_t best = 1;
-  double filled = 0;
+  double most = 0;
   for (int64_t n = 1; n <= g.units; ++n) {
-    const int64_t used = std::max(g.in_pieces * registers_of(n * g.in_length), g.out_pieces * registers_of(n * g.out_length));
-    if (n > 1 && used > kRegisters) break;
-    const double share = static_cast<double>(n * bytes) / static_cast<double>(used);
-    if (share >= filled) best = n, filled = share;
+    const int64_t in = g.in_pieces * registers_of(n * g.in_length), out = g.out_pieces * registers_of(n * g.out_length);
+    if (n > 1 && std::max(in, out) > kRegisters) break;
+    const double share = static_cast<double>(n) / static_cast<double>(in + (in > 2 ? 3 : 2) * out);
+    if (share > most) best = n, most = share;
   }
   return best;
 }
