@@ -173,6 +173,25 @@ QGEMM_INLINE Sums column(const uint8_t* const* rows, ptrdiff_t at, ptrdiff_t apa
   return kHeight == 2 ? two : two + single(load(kHeight > 2 ? 2 : 0));
 }
 
+// Channels [c, c + 64) of pixels [x, end) at the ends of a row, some of whose taps lie outside.
+template <int kHeight, int kTaps, bool kBounded>
+__attribute__((noinline)) void edge_pixels(const average_pool_args& g, const Finish& f, int64_t x, int64_t end, ptrdiff_t c,
+                                           __mmask64 k) {
+  for (; x < end; ++x) {
+    Sums s = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+    int covered = 0;
+#pragma GCC unroll 3
+    for (int t = 0; t < kTaps; ++t) {
+      const int64_t at = g.first + x * g.stride + t;
+      if (at < 0 || at >= g.columns) continue;
+      s = s + column<kHeight, 1>(g.rows, at * g.pixel + c, 0, k);
+      ++covered;
+    }
+    const __m512 zero = Finish::zero_of(int64_t(kHeight) * covered * g.x_zero_point), scale = _mm512_set1_ps(g.scale[covered]);
+    _mm512_mask_storeu_epi8(g.out + x * g.ldo + c, k, f.words<kBounded>(s, zero, scale));
+  }
+}
+
 // kPixels runs of `count` pixels, one behind the other from pixel x on, where all taps lie inside, side by side.
 template <int kHeight, int kTaps, int kStride, int kPixels, End kEnd>
 __attribute__((noinline)) void inner_run(const average_pool_args& g, const Finish& given, int64_t x, int64_t count, ptrdiff_t c,
@@ -216,58 +235,53 @@ void inner_pixels_to(const average_pool_args& g, const Finish& f, int64_t x, int
 }
 
 template <int kHeight, int kTaps, int kStride>
-void inner_pixels(const average_pool_args& g, const Finish& f, int64_t x, int64_t end, ptrdiff_t c, int lanes) {
+void inner_pixels(const average_pool_args& g, const Finish& f, const Inside& inside, ptrdiff_t c, int lanes) {
+  const int64_t lo = inside.lo, hi = inside.hi;
+  if (lo == hi) return;
   if (g.factor != 0 && g.lo == 0 && g.hi == 255 && g.flip == 0)
-    inner_pixels_to<kHeight, kTaps, kStride, End::at_once_unclamped>(g, f, x, end, c, lanes);
+    inner_pixels_to<kHeight, kTaps, kStride, End::at_once_unclamped>(g, f, lo, hi, c, lanes);
   else if (g.factor != 0)
-    inner_pixels_to<kHeight, kTaps, kStride, End::at_once>(g, f, x, end, c, lanes);
+    inner_pixels_to<kHeight, kTaps, kStride, End::at_once>(g, f, lo, hi, c, lanes);
   else if (g.bounded)
-    inner_pixels_to<kHeight, kTaps, kStride, End::bounded>(g, f, x, end, c, lanes);
+    inner_pixels_to<kHeight, kTaps, kStride, End::bounded>(g, f, lo, hi, c, lanes);
   else
-    inner_pixels_to<kHeight, kTaps, kStride, End::any>(g, f, x, end, c, lanes);
+    inner_pixels_to<kHeight, kTaps, kStride, End::any>(g, f, lo, hi, c, lanes);
+}
+
+template <int kHeight, int kTaps, int kStride>
+void kept_columns(const average_pool_args& g, const Finish& f, const Inside& inside, ptrdiff_t c, int lanes) {
+  const auto edges = g.bounded ? edge_pixels<kHeight, kTaps, true> : edge_pixels<kHeight, kTaps, false>;
+  if (inside.lo > 0) edges(g, f, 0, inside.lo, c, lanes64(lanes));
+  inner_pixels<kHeight, kTaps, kStride>(g, f, inside, c, lanes);
+  if (inside.hi < g.pixels) edges(g, f, inside.hi, g.pixels, c, lanes64(lanes));
 }
 
 template <int kTaps, int kStride>
-bool inner_pixels_of(const average_pool_args& g, const Finish& f, int64_t x, int64_t end, ptrdiff_t c, int lanes) {
-  if (g.height == 2)
-    inner_pixels<2, kTaps, kStride>(g, f, x, end, c, lanes);
-  else if (kTaps == 3 && g.height == 3)
-    inner_pixels<kTaps == 3 ? 3 : 2, kTaps, kStride>(g, f, x, end, c, lanes);
-  else if (g.height == 1)
-    inner_pixels<1, kTaps, kStride>(g, f, x, end, c, lanes);
-  else
-    return false;
-  return true;
-}
-
-bool inner_pixels_of(const average_pool_args& g, const Finish& f, int64_t x, int64_t end, ptrdiff_t c, int lanes) {
-  if (x == end || g.dilation != 1) return false;
-  if (g.taps == 2 && g.stride == 2) return inner_pixels_of<2, 2>(g, f, x, end, c, lanes);
-  if (g.taps == 3 && g.stride == 2) return inner_pixels_of<3, 2>(g, f, x, end, c, lanes);
-  if (g.taps == 3 && g.stride == 1) return inner_pixels_of<3, 1>(g, f, x, end, c, lanes);
-  return false;
+void kept_columns(const average_pool_args& g, const Finish& f) {
+  const Inside inside = inside_of(g, kStride);
+  for (ptrdiff_t c = 0; c < g.channels; c += 64) {
+    const int lanes = g.channels - c < 64 ? static_cast<int>(g.channels - c) : 64;
+    if (g.height == kTaps)
+      kept_columns<kTaps, kTaps, kStride>(g, f, inside, c, lanes);
+    else if (g.height == 1)
+      kept_columns<1, kTaps, kStride>(g, f, inside, c, lanes);
+    else
+      kept_columns<2, kTaps, kStride>(g, f, inside, c, lanes);
+  }
 }
 
 }  // namespace
 
 void average_pool_u8_1x64(const average_pool_args& g) {
   const Finish f(g);
-  const Inside inside = inside_of(g, g.stride);
-  // Windows whose columns are not kept read all channels of a pixel, up to 256, at once: lines that follow each other.
-  const bool kept = inside.lo < inside.hi && g.dilation == 1 && g.height >= 1 && g.height <= g.taps &&
-                    ((g.taps == 2 && g.stride == 2) || (g.taps == 3 && g.stride <= 2));
-  for (ptrdiff_t c = 0; c < g.channels; c += kept ? 64 : 256) {
-    const ptrdiff_t left = g.channels - c;
-    if (!kept) {
-      any_channels(g, f, c, left < 256 ? static_cast<int>(left) : 256);
-      continue;
-    }
-    const int lanes = left < 64 ? static_cast<int>(left) : 64;
-    const __mmask64 k = lanes64(lanes);
-    any_pixels<1>(g, f, 0, inside.lo, c, k);
-    const bool done = inner_pixels_of(g, f, inside.lo, inside.hi, c, lanes);
-    any_pixels<1>(g, f, done ? inside.hi : inside.lo, g.pixels, c, k);
+  if (g.dilation == 1 && g.height >= 1 && g.height <= g.taps) {
+    if (g.taps == 2 && g.stride == 2) return kept_columns<2, 2>(g, f);
+    if (g.taps == 3 && g.stride == 2) return kept_columns<3, 2>(g, f);
+    if (g.taps == 3 && g.stride == 1) return kept_columns<3, 1>(g, f);
   }
+  // Windows whose columns are not kept read all channels of a pixel, up to 256, at once: lines that follow each other.
+  for (ptrdiff_t c = 0; c < g.channels; c += 256)
+    any_channels(g, f, c, g.channels - c < 256 ? static_cast<int>(g.channels - c) : 256);
 }
 
 }  // namespace avx512vnni

@@ -42,7 +42,7 @@ struct Inside {
   int64_t lo, hi;
 };
 // Outputs whose taps all lie inside: [lo, hi), which is empty (lo = hi) where there is nothing to read.
-// A stride that the compiler knows, g's, saves divisions.
+// `stride` is g's: one that the compiler knows saves divisions.
 QGEMM_INLINE Inside inside_of(const pool_args& g, int64_t stride) {
   const int64_t last = g.columns - 1 - (g.taps - 1) * g.dilation - g.first;
   const int64_t lo = g.first < 0 ? (-g.first + stride - 1) / stride : 0;
