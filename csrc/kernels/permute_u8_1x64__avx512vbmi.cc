@@ -31,16 +31,20 @@ struct Draw {
   __mmask64 here, upper;
 
   Draw(const permute_args& g, const Side& in, const Side& out, ptrdiff_t j, ptrdiff_t w) : here(0) {
-    alignas(64) uint8_t local[64] = {};
+    alignas(64) uint8_t local[64];
     const int32_t* from = g.index + out.first(j);
-    const ptrdiff_t left = out.length - j % out.per_piece * 64;
-    for (ptrdiff_t i = 0; i < 64 && i < left; ++i) {
-      ptrdiff_t piece = 0, at = from[i];
-      for (; at >= in.length; at -= in.length) ++piece;  // pieces are few
-      const ptrdiff_t byte = (piece * in.per_piece - w) * 64 + at;
-      if (byte < 0 || byte >= 64 * kWindow) continue;
-      local[i] = static_cast<uint8_t>(byte);
-      here |= 1ull << i;
+    const __mmask64 there = out.mask(j);
+    for (int i = 0; i < 4; ++i) {
+      const __mmask16 m = static_cast<__mmask16>(there >> (16 * i));
+      const __m512i at = _mm512_maskz_loadu_epi32(m, from + 16 * i);
+      // Each piece begins with a register.
+      __m512i byte = _mm512_sub_epi32(at, _mm512_set1_epi32(static_cast<int>(64 * w)));
+      for (ptrdiff_t p = 1; p < g.in_pieces; ++p)
+        byte = _mm512_mask_add_epi32(byte, _mm512_cmpge_epi32_mask(at, _mm512_set1_epi32(static_cast<int>(p * in.length))), byte,
+                                     _mm512_set1_epi32(static_cast<int>(in.per_piece * 64 - in.length)));
+      const __mmask16 mine = _mm512_mask_cmplt_epu32_mask(m, byte, _mm512_set1_epi32(64 * kWindow));
+      _mm_store_si128(reinterpret_cast<__m128i*>(local) + i, _mm512_maskz_cvtepi32_epi8(mine, byte));
+      here |= static_cast<__mmask64>(mine) << (16 * i);
     }
     index = _mm512_load_si512(local);
     upper = _mm512_movepi8_mask(index);
@@ -121,12 +125,74 @@ bool small_units_of(const permute_args& g, const Side& in, const Side& out) {
   }
 }
 
+// Larger units whose pieces are whole registers of the result, each of which comes from two stretches of 64 bytes at most: what
+// is drawn from where is a list, made first and followed for every unit.
+constexpr int kSteps = 32;
+
+struct Step {
+  __m512i index;
+  ptrdiff_t from[2], to;  // bytes from the unit's first
+};
+
+// False where a register of the result needs more.
+bool step_of(const permute_args& g, ptrdiff_t piece, ptrdiff_t at, Step& s) {
+  const int32_t* index = g.index + piece * g.out_length + at;
+  __m512i from[4], bytes[4];
+  uint64_t left = ~0ull;
+  for (int i = 0; i < 4; ++i) from[i] = _mm512_loadu_si512(index + 16 * i), bytes[i] = _mm512_setzero_si512();
+  s.to = piece * g.out_pitch + at;
+  for (int w = 0; w < 2; ++w) {
+    // The stretch begins at the lowest byte of the first one's piece, or as near to it as the piece allows.
+    const ptrdiff_t first = left ? index[__builtin_ctzll(left)] / g.in_length : 0;
+    const auto begin = static_cast<uint32_t>(first * g.in_length);
+    auto low = static_cast<uint32_t>(g.in_length - 64);
+    for (int i = 0; i < 4; ++i) {
+      const __m512i byte = _mm512_sub_epi32(from[i], _mm512_set1_epi32(static_cast<int>(begin)));
+      const uint32_t lowest = _mm512_mask_reduce_min_epu32(static_cast<__mmask16>(left >> (16 * i)), byte);
+      low = lowest < low ? lowest : low;
+    }
+    s.from[w] = first * g.in_pitch + low;
+    for (int i = 0; i < 4; ++i) {
+      const __m512i byte = _mm512_sub_epi32(from[i], _mm512_set1_epi32(static_cast<int>(begin + low)));
+      const __mmask16 mine = _mm512_mask_cmplt_epu32_mask(static_cast<__mmask16>(left >> (16 * i)), byte, _mm512_set1_epi32(64));
+      bytes[i] = _mm512_mask_add_epi32(bytes[i], mine, byte, _mm512_set1_epi32(64 * w));
+      left &= ~(static_cast<uint64_t>(mine) << (16 * i));
+    }
+  }
+  alignas(64) uint8_t local[64];
+  for (int i = 0; i < 4; ++i) _mm_store_si128(reinterpret_cast<__m128i*>(local) + i, _mm512_cvtepi32_epi8(bytes[i]));
+  s.index = _mm512_load_si512(local);
+  return left == 0;
+}
+
+bool whole_registers(const permute_args& g) {
+  if (g.in_length < 64 || g.out_length % 64 != 0 || g.out_pieces * g.out_length > 64 * kSteps) return false;
+  Step steps[kSteps];
+  int count = 0;
+  for (ptrdiff_t piece = 0; piece < g.out_pieces; ++piece)
+    for (ptrdiff_t at = 0; at < g.out_length; at += 64)
+      if (!step_of(g, piece, at, steps[count++])) return false;
+  for (ptrdiff_t r = 0; r < g.rows; ++r) {
+    const uint8_t* x = g.x + r * g.ldx;
+    uint8_t* o = g.out + r * g.ldo;
+    for (ptrdiff_t u = 0; u < g.units; ++u, x += g.in_length, o += g.out_length)
+      for (int i = 0; i < count; ++i) {
+        const Step& s = steps[i];
+        const __m512i first = _mm512_loadu_si512(x + s.from[0]), second = _mm512_loadu_si512(x + s.from[1]),
+                      v = _mm512_permutex2var_epi8(first, s.index, second);
+        _mm512_storeu_si512(o + s.to, v);
+        if (g.twin) _mm512_storeu_si512(o + s.to + g.twin, v);
+      }
+  }
+  return true;
+}
+
 }  // namespace
 
-// Larger units: 64 bytes of the result at a time, for all units; each window of the source adds those that come from it.
+// Any other units: 64 bytes of the result at a time, for all of them; each window of the source adds those that come from it.
 void permute_u8_1x64(const permute_args& g) {
   const Side in(g.in_pieces, g.in_length, g.in_pitch), out(g.out_pieces, g.out_length, g.out_pitch);
-  if (small_units_of(g, in, out)) return;
+  if (small_units_of(g, in, out) || whole_registers(g)) return;
   for (ptrdiff_t j = 0; j < out.count; ++j) {
     for (ptrdiff_t w = 0; w < in.count; w += kWindow) {
       const Draw d(g, in, out, j, w);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "cpu/error.h"
 #include "ops/threads.h"
@@ -9,6 +10,7 @@
 namespace qgemm {
 namespace {
 
+constexpr int64_t kWholeBytes = 2048;       // of a unit's result, the most where it is whole registers
 constexpr int64_t kRegisters = 4;           // of 64 bytes, that the permuting kernel takes at once
 constexpr int64_t kRepeated = 128;          // bytes of the largest pixel that is repeated faster by it than by copies
 constexpr int64_t kWoven = 32;              // and of the largest of two rows that it makes one of
@@ -22,41 +24,41 @@ void copy_row(const KernelTable& t, const uint8_t* from, uint8_t* to, int64_t by
 
 int64_t registers_of(int64_t bytes) { return (bytes + 63) / 64; }
 
-// Small units are permuted several at a time: how many of g's, so that the most bytes go with a register. Registers of a result
-// count twice, as storing one takes twice the time of loading it, and thrice where they are drawn from more than two others.
-int64_t units_at_once(const permute_args& g) {
+// Small units are permuted several at a time: how many of `units`, so that the most bytes go with a register. Registers of a
+// result count twice, as storing one takes twice the time of loading it, and thrice where they are drawn from more than two
+// others. Those drawn from two stretches of a unit, whatever its size (`compact`), are best whole.
+int64_t units_at_once(const permute_args& g, int64_t units, bool compact) {
   int64_t best = 1;
   double most = 0;
-  for (int64_t n = 1; n <= g.units; ++n) {
+  for (int64_t n = 1; n <= units; ++n) {
     const int64_t in = g.in_pieces * registers_of(n * g.in_length), out = g.out_pieces * registers_of(n * g.out_length);
     if (n > 1 && std::max(in, out) > kRegisters) break;
     const double share = static_cast<double>(n) / static_cast<double>(in + (in > 2 ? 3 : 2) * out);
     if (share > most) best = n, most = share;
   }
-  return best;
+  if (!compact || best * g.out_length % 64 == 0) return best;
+  const int64_t whole = 64 / std::gcd(int64_t(64), int64_t(g.out_length));
+  return whole <= units && whole * g.out_pieces * g.out_length <= kWholeBytes ? whole : best;
 }
 
 // Rows of units, g's but for the index: order(n, index) writes the order of n neighbours taken as one.
 template <class F>
-void permute_rows(const KernelTable& t, permute_args g, F&& order) {
+void permute_rows(const KernelTable& t, const permute_args& g, F&& order, bool compact = false) {
   static thread_local Scratch<int32_t> indices;
-  const int64_t at_once = units_at_once(g), units = g.units, in = g.in_length, out = g.out_length;
-  int32_t* index = indices.get(at_once * g.out_pieces * out);
-  const auto some = [&](int64_t first, int64_t count, int64_t n) {
-    if (count == 0) return;
+  const int64_t in = g.in_length, out = g.out_length;
+  for (int64_t first = 0, n = 1; first < g.units; first += (g.units - first) / n * n) {
+    n = units_at_once(g, g.units - first, compact);
+    int32_t* index = indices.get(n * g.out_pieces * out);
     order(n, index);
     permute_args s = g;
     s.x += first * in;
     s.out += first * out;
     s.index = index;
-    s.units = static_cast<ptrdiff_t>(count);
+    s.units = static_cast<ptrdiff_t>((g.units - first) / n);
     s.in_length = static_cast<ptrdiff_t>(n * in);
     s.out_length = static_cast<ptrdiff_t>(n * out);
     t.permute(s);
-  };
-  const int64_t rest = units % at_once;
-  some(0, units / at_once, at_once);
-  some(units - rest, rest > 0, rest);
+  }
 }
 
 }  // namespace
@@ -342,15 +344,18 @@ void space_to_depth(const uint8_t* x, const ImageShape& s, int64_t block, bool c
       g.ldo = static_cast<ptrdiff_t>(ow * c);
       g.in_pieces = static_cast<ptrdiff_t>(block);
       g.in_pitch = static_cast<ptrdiff_t>(line);
-      permute_rows(t, g, [&](int64_t pixels, int32_t* to) {
-        for (int64_t sy = 0, from = 0; sy < block; ++sy)
-          for (int64_t i = 0; i < pixels; ++i)
-            for (int64_t sx = 0; sx < block; ++sx)
-              for (int64_t k = 0; k < s.c; ++k, ++from) {
-                const int64_t p = sy * block + sx;
-                to[i * c + (channels_first ? k * block * block + p : p * s.c + k)] = static_cast<int32_t>(from);
-              }
-      });
+      permute_rows(
+          t, g,
+          [&](int64_t pixels, int32_t* to) {
+            for (int64_t sy = 0, from = 0; sy < block; ++sy)
+              for (int64_t i = 0; i < pixels; ++i)
+                for (int64_t sx = 0; sx < block; ++sx)
+                  for (int64_t k = 0; k < s.c; ++k, ++from) {
+                    const int64_t p = sy * block + sx;
+                    to[i * c + (channels_first ? k * block * block + p : p * s.c + k)] = static_cast<int32_t>(from);
+                  }
+          },
+          block == 2 && t.isa >= kPermutes);  // then 64 bytes of the result come from 32 of either row
       return;
     }
     static thread_local Scratch<const uint8_t*> pointers;
