@@ -707,6 +707,14 @@ QGEMM_INLINE void fill_edges(const depthwise_args& g, const Stream& s, int o, pt
   }
 }
 
+// Lines of one position on their way to L2: L1 has no room for them beside the rows of the present output.
+template <int kPixels>
+QGEMM_INLINE void prefetch_position(const uint8_t* p, ptrdiff_t step) {
+  if (kPixels == 1) _mm_prefetch(p + 63, _MM_HINT_T1);
+#pragma GCC unroll 4
+  for (int i = 0; i < kPixels; ++i, p += step) _mm_prefetch(p, _MM_HINT_T1);
+}
+
 // Output rows [o, end) of one part of the channels. kRows: rows (or columns) of a dword that are loaded, 3 or 4. Of three the
 // last is in the fourth byte too, where its weight is zero; with stride 2 that of the column beside is, so that the same unpacks
 // serve both.
@@ -742,6 +750,8 @@ void stream(const depthwise_args& g, const Stream& s, int o, int end, ptrdiff_t 
       tail = whole_to -= position;
       for (int i = 0; i < kRows; ++i) a.edges[1][i] = load64<1, true>(row[i] + tail, 0, k);
     }
+    const uint8_t* ahead[kStride];  // rows that the next output is the first to read
+    for (int i = 0; i < kStride; ++i) ahead[i] = stream_row(g, s, o + 1 < g.outputs ? o + 1 : o, kRows - kStride + i, channel);
     ptrdiff_t at = 0, next_edge = whole_from ? 0 : whole_to;
     const __m512i(*edge)[4] = a.edges;
     char* c = static_cast<char*>(g.c) + o * g.ldr + channel + s.phase * g.ldc;
@@ -754,6 +764,9 @@ void stream(const depthwise_args& g, const Stream& s, int o, int end, ptrdiff_t 
       } else {
 #pragma GCC unroll 4
         for (int i = 0; i < kRows; ++i) t[i] = load64<kPixels, kMaskedLoads>(row[i] + at, s.step, k);
+        if (kTaps == 3 && kRows == 3)
+#pragma GCC unroll 2
+          for (int i = 0; i < kStride; ++i) prefetch_position<kPixels>(ahead[i] + at, s.step);
       }
       at += position;
       if (kStride == 2) __asm__("" : "+r"(at));  // one index for all rows: with a pointer for each there are too few registers
