@@ -177,6 +177,7 @@ struct depthwise_args {
   int32_t height;  // rows of a filter, 1..4 * bundles: the weights of those beyond are zero
   int32_t pixels, outputs, channels;
   uint8_t padding;
+  bool far;  // rows lie beyond L2, probably: a kernel may fetch them ahead
   const int8_t* b;
   ptrdiff_t block;  // bytes from the weights of 64 channels to those of the next
   ptrdiff_t below;  // bytes from b to the same filters standing one row further down in their bundles; 0: none

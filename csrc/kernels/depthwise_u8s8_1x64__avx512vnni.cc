@@ -636,9 +636,9 @@ struct Bytes {
   __m512i zero_point, lo, hi, flip;
 };
 
-template <int kStride>
-struct Stride {
-  static constexpr int value = kStride;
+template <auto kValue>
+struct Constant {
+  static constexpr auto value = kValue;
 };
 
 // Where an output is clamped: as floats too, where conversion could overflow; as bytes; or nowhere, where packs that saturate do.
@@ -709,7 +709,7 @@ QGEMM_INLINE void fill_edges(const depthwise_args& g, const Stream& s, int o, pt
 
 // Lines of one position on their way to L2: L1 has no room for them beside the rows of the present output.
 template <int kPixels>
-QGEMM_INLINE void prefetch_position(const uint8_t* p, ptrdiff_t step) {
+QGEMM_INLINE void fetch_position(const uint8_t* p, ptrdiff_t step) {
   if (kPixels == 1) _mm_prefetch(p + 63, _MM_HINT_T1);
 #pragma GCC unroll 4
   for (int i = 0; i < kPixels; ++i, p += step) _mm_prefetch(p, _MM_HINT_T1);
@@ -717,8 +717,9 @@ QGEMM_INLINE void prefetch_position(const uint8_t* p, ptrdiff_t step) {
 
 // Output rows [o, end) of one part of the channels. kRows: rows (or columns) of a dword that are loaded, 3 or 4. Of three the
 // last is in the fourth byte too, where its weight is zero; with stride 2 that of the column beside is, so that the same unpacks
-// serve both.
-template <int kTaps, int kRows, int kPixels, bool kMasked, int kStride, Clamp kClamp>
+// serve both. kAhead: while an output row is computed, the input rows that the next one is the first to read are fetched. Walks
+// of 64 bytes a pixel along several rows are no pattern that the core prefetches by itself.
+template <int kTaps, int kRows, int kPixels, bool kMasked, int kStride, Clamp kClamp, bool kAhead>
 void stream(const depthwise_args& g, const Stream& s, int o, int end, ptrdiff_t channel, const int8_t* weights, __mmask64 k) {
   const Epilogue& e = *g.ep;
   StreamArrays& a = *reinterpret_cast<StreamArrays*>(g.scratch);
@@ -750,8 +751,9 @@ void stream(const depthwise_args& g, const Stream& s, int o, int end, ptrdiff_t 
       tail = whole_to -= position;
       for (int i = 0; i < kRows; ++i) a.edges[1][i] = load64<1, true>(row[i] + tail, 0, k);
     }
-    const uint8_t* ahead[kStride];  // rows that the next output is the first to read
-    for (int i = 0; i < kStride; ++i) ahead[i] = stream_row(g, s, o + 1 < g.outputs ? o + 1 : o, kRows - kStride + i, channel);
+    const uint8_t* ahead[kStride] = {};  // rows that the next output is the first to read
+    for (int i = 0; kAhead && i < kStride; ++i)
+      ahead[i] = stream_row(g, s, o + 1 < g.outputs ? o + 1 : o, kRows - kStride + i, channel);
     ptrdiff_t at = 0, next_edge = whole_from ? 0 : whole_to;
     const __m512i(*edge)[4] = a.edges;
     char* c = static_cast<char*>(g.c) + o * g.ldr + channel + s.phase * g.ldc;
@@ -764,9 +766,9 @@ void stream(const depthwise_args& g, const Stream& s, int o, int end, ptrdiff_t 
       } else {
 #pragma GCC unroll 4
         for (int i = 0; i < kRows; ++i) t[i] = load64<kPixels, kMaskedLoads>(row[i] + at, s.step, k);
-        if (kTaps == 3 && kRows == 3)
+        if (kAhead)
 #pragma GCC unroll 2
-          for (int i = 0; i < kStride; ++i) prefetch_position<kPixels>(ahead[i] + at, s.step);
+          for (int i = 0; i < kStride; ++i) fetch_position<kPixels>(ahead[i] + at, s.step);
       }
       at += position;
       if (kStride == 2) __asm__("" : "+r"(at));  // one index for all rows: with a pointer for each there are too few registers
@@ -901,25 +903,30 @@ bool run_stream(const depthwise_args& g, int channel, int n, int phase) {
   a.top = _mm512_set1_ps(static_cast<float>(e.hi - e.zero_point));
   // What a store writes behind the block's channels belongs to the next pixel, which is computed later, but for the last row's.
   const bool overruns = kPixels == 1 && g.channels == g.ldc && g.pixels * g.ldc == g.ldr && between == 1;
-  const auto go = [&](auto stride) __attribute__((always_inline)) {
+  const auto go = [&](auto stride, auto fetches) __attribute__((always_inline)) {
     constexpr int kStride = decltype(stride)::value;
+    constexpr bool kAhead = decltype(fetches)::value;
     const auto rows = [&](auto run, auto run_masked) __attribute__((always_inline)) {
       const int plain = !masked ? g.outputs : overruns ? g.outputs - 1 : 0;
       if (plain > 0) run(g, s, 0, plain, channel, b, k);
       if (plain < g.outputs) run_masked(g, s, plain, g.outputs, channel, b, k);
     };
     if (!e.bounded)
-      stream<kTaps, kRows, kPixels, true, kStride, Clamp::floats>(g, s, 0, g.outputs, channel, b, k);
+      stream<kTaps, kRows, kPixels, true, kStride, Clamp::floats, false>(g, s, 0, g.outputs, channel, b, k);
     else if (clamps_bytes(e))
-      rows(stream<kTaps, kRows, kPixels, false, kStride, Clamp::bytes>,
-           stream<kTaps, kRows, kPixels, true, kStride, Clamp::bytes>);
+      rows(stream<kTaps, kRows, kPixels, false, kStride, Clamp::bytes, kAhead>,
+           stream<kTaps, kRows, kPixels, true, kStride, Clamp::bytes, kAhead>);
     else
-      rows(stream<kTaps, kRows, kPixels, false, kStride, Clamp::none>, stream<kTaps, kRows, kPixels, true, kStride, Clamp::none>);
+      rows(stream<kTaps, kRows, kPixels, false, kStride, Clamp::none, kAhead>,
+           stream<kTaps, kRows, kPixels, true, kStride, Clamp::none, kAhead>);
   };
   if constexpr (kRows == 3 && kTaps == 3) {
-    g.stride == 1 ? go(Stride<1>{}) : go(Stride<2>{});
+    const auto with = [&](auto fetches) __attribute__((always_inline)) {
+      g.stride == 1 ? go(Constant<1>{}, fetches) : go(Constant<2>{}, fetches);
+    };
+    g.far ? with(Constant<true>{}) : with(Constant<false>{});
   } else {
-    go(Stride<1>{});
+    go(Constant<1>{}, Constant<false>{});
   }
   return true;
 }

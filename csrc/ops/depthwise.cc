@@ -10,6 +10,7 @@ namespace {
 constexpr int64_t kCost = 4;                  // a depthwise multiply-add takes about this many of a GEMM's
 constexpr int64_t kScratchBytes = 28 * 1024;  // of interleaved columns: most of it stays in L1 beside the rows it comes from
 constexpr int64_t kStripBytes = 256 * 1024;   // of input rows that every block of channels passes over in turn: they stay in L2
+constexpr int64_t kNearBytes = 5 << 20;       // of all input and output, up to which fetching rows ahead costs more than it saves
 constexpr int64_t kMostScratchBytes = 512 * 1024;  // where a filter spreads wider, each output gathers its own taps
 
 // Fewest bytes of scratch memory that the kernel takes (depthwise_args).
@@ -89,6 +90,7 @@ void depthwise(const ConvJob& j) {
   all.height = static_cast<int32_t>(g.kh);
   all.pixels = static_cast<int32_t>(j.ow);
   all.padding = j.zero_point;
+  all.far = g.batch * (image + j.oh * j.ow * j.ldc) > kNearBytes;
   all.block = w.panel_stride;
   all.ep = &j.e;
   all.ldc = j.ldc;

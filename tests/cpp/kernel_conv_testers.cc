@@ -60,6 +60,7 @@ void test_depthwise(const KernelRow& row) {
     g.pixels = static_cast<int>(rng.pick<int64_t>({1, 2, 3, 4, 5, 7, 8, 9, 13, 14, rng.between(1, 40)}));
     g.pixel = g.channels + rng.pick<int64_t>({0, 0, 0, 1, 64, 200});
     g.padding = static_cast<uint8_t>(rng.between(0, 255));
+    g.far = rng.chance(50);
     const int64_t row_bytes = (g.columns - 1) * g.pixel + g.channels;
     const int64_t form = int64_t(g.splits) * g.bundles * g.taps * 256;
     const bool below = g.height < 4 * g.bundles && g.shift == 0 && rng.chance(80);
