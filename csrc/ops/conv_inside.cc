@@ -19,10 +19,9 @@
 namespace qgemm {
 namespace {
 
-constexpr int64_t kLeastRows = 3;  // a tile of fewer rows takes as long: its weights arrive no faster
-constexpr int64_t kStripCycles =
-    80;                           // of a call of a kernel, and of the end of its last tile, beside which nothing is multiplied
-constexpr int64_t kTallest = 16;  // rows of a tile
+constexpr int64_t kLeastRows = 3;     // a tile of fewer rows takes as long: its weights arrive no faster
+constexpr int64_t kStripCycles = 80;  // of a call of a kernel and the end of its last tile, beside which nothing is multiplied
+constexpr int64_t kTallest = 16;      // rows of a tile
 
 // Lines or columns [begin, end) of the output, and the lines or columns [first, last) of taps that they have inside the image.
 struct Span {
@@ -94,14 +93,15 @@ class Planner {
     const int64_t oh = rows_.n, ow = columns_.n;
     const Span y = rows_.within(), x = columns_.within();
     if (y.begin == y.end || x.begin == x.end || (y.end - y.begin == oh && x.end - x.begin == ow)) return false;
+    // The outermost lines and columns have the fewest taps inside. One without any would read nothing but padding.
+    for (const Span& s : {rows_.at(0), rows_.at(oh - 1), columns_.at(0), columns_.at(ow - 1)})
+      if (s.first >= s.last) return false;
     regions_.clear();
     for (int64_t o = 0; o < y.begin; ++o) add(rows_.at(o), {0, ow, 0, g_.kw}, false);
     for (int64_t o = 0; o < x.begin; ++o) add(y, columns_.at(o), true);
     add(y, x, false);
     for (int64_t o = x.end; o < ow; ++o) add(y, columns_.at(o), true);
     for (int64_t o = y.end; o < oh; ++o) add(rows_.at(o), {0, ow, 0, g_.kw}, false);
-    for (const Region& r : regions_)
-      if (r.y.first >= r.y.last || r.x.first >= r.x.last) return false;  // a pixel that reads nothing but padding
     return cycles_ < oh * ow * w_.taps * tap_cycles();
   }
 
