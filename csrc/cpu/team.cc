@@ -3,44 +3,15 @@
 #include <omp.h>
 
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <mutex>
-#include <thread>
+
+#include "cpu/apart.h"
 
 namespace qgemm {
 namespace {
 
 thread_local Team* t_current = nullptr;
-
-// A thread that waits longer than this for its next share sleeps: the leader is in a long operation of its own.
-constexpr auto kSpin = std::chrono::microseconds(100);
-constexpr int kPauses = 64;  // between two looks at the clock
-
-inline void pause() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-// Spins until ready() or for kSpin; whether it became ready.
-template <class F>
-bool spin(F&& ready) {
-  for (int i = 0; i < kPauses; ++i) {
-    if (ready()) return true;
-    pause();
-  }
-  const auto end = std::chrono::steady_clock::now() + kSpin;
-  do {
-    for (int i = 0; i < kPauses; ++i) {
-      if (ready()) return true;
-      pause();
-    }
-  } while (std::chrono::steady_clock::now() < end);
-  return false;
-}
 
 }  // namespace
 
@@ -49,6 +20,7 @@ struct Team::Job {
   int threads;
   void (*f)(void*, int64_t, int64_t);
   void* context;
+  Apart apart;
   std::mutex mutex;
   std::exception_ptr thrown;
 
@@ -100,6 +72,7 @@ void Team::serve(int thread) {
   Job* const dismissal = reinterpret_cast<Job*>(&g_dismissal);
   for (;;) {
     Job* job = nullptr;
+    // A thread that waits for long sleeps: the leader is in a long operation of its own.
     if (!spin([&] { return (job = s.job.load(std::memory_order_acquire)) != nullptr; })) {
       std::unique_lock<std::mutex> lock(s.mutex);
       s.asleep.store(true);
@@ -110,21 +83,21 @@ void Team::serve(int thread) {
       s.job.store(nullptr, std::memory_order_release);
       return;
     }
+    job->apart.begin(thread);
     job->run(thread);
     s.job.store(nullptr, std::memory_order_release);
   }
 }
 
 void Team::share(int64_t n, int threads, void (*f)(void*, int64_t, int64_t), void* context) {
-  Job job{n, threads, f, context, {}, nullptr};
+  Job job{n, threads, f, context, Apart(threads), {}, nullptr};
   for (int t = 1; t < threads; ++t) post(t, &job);
   t_current = nullptr;
   job.run(0);
   t_current = this;
   for (int t = 1; t < threads; ++t) {
     Slot& s = slots_[static_cast<size_t>(t)];
-    // A worker that lost its core needs this one.
-    while (!spin([&] { return s.job.load(std::memory_order_acquire) == nullptr; })) std::this_thread::yield();
+    wait_for([&] { return s.job.load(std::memory_order_acquire) == nullptr; });
   }
   if (job.thrown) std::rethrow_exception(job.thrown);
 }
@@ -134,11 +107,13 @@ void Team::lead_erased(int threads, void (*body)(void*), void* context) {
   Team& team = own;
   team.reserve(threads);
   std::exception_ptr thrown;
+  std::atomic<int> gone{0};
 #pragma omp parallel num_threads(threads)
   {
     const int t = omp_get_thread_num();
     if (t > 0) {
       team.serve(t);
+      gone.fetch_add(1, std::memory_order_release);
     } else {
       team.size_ = omp_get_num_threads();
       t_current = &team;
@@ -149,6 +124,7 @@ void Team::lead_erased(int threads, void (*body)(void*), void* context) {
       }
       t_current = nullptr;
       for (int i = 1; i < team.size_; ++i) team.post(i, reinterpret_cast<Job*>(&g_dismissal));
+      wait_for([&] { return gone.load(std::memory_order_acquire) == team.size_ - 1; });
     }
   }
   if (thrown) std::rethrow_exception(thrown);

@@ -2,6 +2,7 @@
 #pragma once
 #include <omp.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -9,6 +10,7 @@
 #include <new>
 #include <type_traits>
 
+#include "cpu/apart.h"
 #include "cpu/team.h"
 #include "cpu/threads.h"
 
@@ -52,9 +54,12 @@ void parallel_shares(int64_t n, int threads, F&& f) {
     return;
   }
   std::exception_ptr thrown;
+  Apart apart(threads);
+  std::atomic<int64_t> ended{0};
 #pragma omp parallel num_threads(threads)
   {
     const int64_t t = omp_get_thread_num(), count = omp_get_num_threads();
+    if (t > 0) apart.begin(static_cast<int>(t));
     const int64_t begin = n * t / count, end = n * (t + 1) / count;
     try {
       if (begin < end) f(begin, end);
@@ -62,6 +67,11 @@ void parallel_shares(int64_t n, int threads, F&& f) {
 #pragma omp critical(qgemm_share_threw)
       thrown = std::current_exception();
     }
+    // Not in the region's own barrier, which keeps the core.
+    if (t > 0)
+      ended.fetch_add(1, std::memory_order_release);
+    else
+      wait_for([&] { return ended.load(std::memory_order_acquire) == count - 1; });
   }
   if (thrown) std::rethrow_exception(thrown);
 }
