@@ -125,6 +125,7 @@ KernelTable build(Isa isa) {
   QGEMM_PICK(mul);
   QGEMM_PICK(lut);
   QGEMM_PICK(gather);
+  QGEMM_PICK(tails);
   QGEMM_PICK(interleave3);
   QGEMM_PICK(permute);
   QGEMM_PICK(lerp);

@@ -58,6 +58,7 @@ struct KernelTable {
   KernelFn<mul_args> mul;
   KernelFn<lut_args> lut;
   KernelFn<gather_args> gather;
+  KernelFn<tails_args> tails;
   KernelFn<interleave3_args> interleave3;
   KernelFn<permute_args> permute;
   KernelFn<lerp_args> lerp;

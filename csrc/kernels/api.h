@@ -56,6 +56,10 @@ struct gemm_args {
   const uint8_t* base;
   const ptrdiff_t* tap_at;  // [taps], at most kMaxTapsOfRows
   ptrdiff_t lda, offset;
+  // With tap_at, what the rows have besides their taps: row r is followed by `rest_bytes` bytes, a multiple of 4, from rest + r *
+  // rest_bytes on, and the panel's taps by their weights. Null: nothing.
+  const uint8_t* rest;
+  int32_t rest_bytes;
   int32_t m, taps, kc;
   const int8_t* b;  // panel, 64-byte aligned when the caller's buffer is
   // After every `line` taps `gap` bytes of the panel are left out: a part of a filter, where the rest lies beside the image. 0:
@@ -293,6 +297,16 @@ struct gather_args {
   ptrdiff_t step = 0;
 
   const uint8_t* piece(ptrdiff_t i) const { return a ? a[i] : base + i * step; }
+};
+
+// What is left of several lines' pieces, brought together: out[x * ldo + t * n + i] = lines[t][x * step + i] for t < taps and i < n,
+// and zeros behind them up to ldo, for each of `pixels`.
+struct tails_args {
+  const uint8_t* const* lines;  // [taps]
+  int32_t taps, n;              // n: 1 to 3
+  ptrdiff_t step, pixels;
+  uint8_t* out;
+  ptrdiff_t ldo;  // 4 or 8, and at least taps * n
 };
 
 // Three planes to pixels of three channels: out[3 * i + c] = planes[c * ld + i].

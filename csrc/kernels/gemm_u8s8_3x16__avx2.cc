@@ -55,6 +55,12 @@ void tile(const gemm_args& g, const uint8_t* const* rows, ptrdiff_t offset, int 
       b += g.gap;
     }
   }
+  for (int k = 0; g.rest && k < g.rest_bytes; k += 4, b += stride) {
+    int32_t av[MR];
+#pragma GCC unroll 4
+    for (int i = 0; i < MR; ++i) memcpy(&av[i], g.rest + i * g.rest_bytes + k, 4);
+    step(acc, MR, av, b);
+  }
   const int size = out_bytes(g.ep->out);
 #pragma GCC unroll 4
   for (int i = 0; i < MR; ++i)
@@ -79,6 +85,7 @@ void gemm_u8s8_3x16(const gemm_args& g) {
     const int begin = gemm_tile_begin(cut, i);
     const uint8_t* of_matrix[3 * kMaxTapsOfRows];
     one.m = gemm_tile_begin(cut, i + 1) - begin;
+    one.rest = g.rest ? g.rest + begin * g.rest_bytes : nullptr;
     one.row = g.row + begin;
     one.c = static_cast<char*>(g.c) + begin * g.ldc;
     for (int t = 0; !g.tiles && t < (g.tap_at ? g.taps : 1); ++t)

@@ -63,7 +63,8 @@ QGEMM_INLINE void store_64(char* line, __m512i b, int rows, int n, ptrdiff_t ldc
 //
 // To u8/s8, every row with the same terms. Columns outside, rows inside: scale and bias are loaded once a column. Four registers
 // of results, of one row or of several, go through two in-lane packs and one permute into 64 bytes. kBounded: no input can bring
-// y * inv_scale near 2^31, so the upper clamp waits until the values are bytes.
+// y * inv_scale near 2^31, so the upper clamp waits until the values are bytes. whole: every byte is a result, and packing clamps.
+// joined: rows are one piece of memory, and all columns valid.
 template <bool kBounded>
 struct ToBytes {
   __m512 inv_scale, top;
@@ -71,6 +72,7 @@ struct ToBytes {
   const float *scale, *bias;
   ptrdiff_t ldc;
   int n;
+  bool whole, joined;
 
   QGEMM_MEMBER ToBytes(const gemm_args& g)
       : inv_scale(_mm512_set1_ps(g.ep->inv_scale)),
@@ -83,7 +85,9 @@ struct ToBytes {
         scale(g.ep->scale + g.col),
         bias(g.ep->bias + g.col),
         ldc(g.ldc),
-        n(g.n) {}
+        n(g.n),
+        whole(g.ep->lo == 0 && g.ep->hi == 255 && g.ep->out == OutType::u8),
+        joined(g.ldc == g.n && g.n == g.width) {}
 
   template <int MR, int NV>
   QGEMM_MEMBER void store(__m512i (*acc)[NV], int, char* c) const {
@@ -105,8 +109,13 @@ struct ToBytes {
       for (int x = 0; x < 4; ++x) q[x] = x < kRows * NV && i + x / NV < MR ? acc[i + x / NV][x % NV] : acc[i][0];
       const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero_point);
       const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero_point);
-      const __m512i clamped = _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(low, high), lo), hi);
-      store_64<NV>(c, _mm512_permutexvar_epi32(order, _mm512_xor_si512(clamped, flip)), MR - i, n, ldc);
+      __m512i b = _mm512_packus_epi16(low, high);
+      if (!whole) b = _mm512_xor_si512(_mm512_min_epu8(_mm512_max_epu8(b, lo), hi), flip);
+      b = _mm512_permutexvar_epi32(order, b);
+      if (kRows > 1 && MR - i >= kRows && joined)
+        _mm512_storeu_si512(c, b);
+      else
+        store_64<NV>(c, b, MR - i, n, ldc);
     }
   }
 };
@@ -384,7 +393,30 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, ptrdi
       for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_add_epi32(acc[i][j], later[p][i][j]);
 }
 
-// The same for a panel of 16 columns whose halves read different channels: registers of 8 columns, each over 8 of the 16
+// What rows have besides their taps, added to a tile's sums. a: of the tile's first row.
+template <int MR, int NV>
+QGEMM_INLINE void multiply_rest(const gemm_args& g, const uint8_t* a, __m512i (&acc)[MR][NV]) {
+  const ptrdiff_t bytes = g.rest_bytes;
+  const int8_t* b = g.b + static_cast<ptrdiff_t>((g.kc + 3) / 4) * g.taps * (64 * NV);
+#pragma GCC unroll 1
+  for (const uint8_t* const end = a + bytes; a != end; a += 4, b += 64 * NV) {
+    __m512i bv[NV];
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) {
+      bv[j] = _mm512_loadu_si512(b + 64 * j);
+      __asm__("" : "+v"(bv[j]));
+    }
+    const uint8_t* row = a;
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i, row += bytes) {
+      const __m512i av = broadcast4(row);
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], av, bv[j]);
+    }
+  }
+}
+
+// The sums of a panel of 16 columns whose halves read different channels: registers of 8 columns, each over 8 of the 16
 // channels.
 template <int MR>
 QGEMM_INLINE void multiply_halves(const gemm_args& g, const uint8_t* const* rows, ptrdiff_t offset, __m512i (&acc)[MR][1]) {
@@ -460,6 +492,7 @@ template <int MR, int NV>
 static __attribute__((noinline)) void gemm_tile(const gemm_args& g, const uint8_t* const* rows, ptrdiff_t offset) {
   __m512i acc[MR][NV];
   multiply<MR, NV, true, Taps::table>(g, rows, offset, g.next, acc);
+  if (g.rest) multiply_rest<MR, NV>(g, g.rest, acc);
   finish_tile<MR, NV>(g, acc);
 }
 
@@ -513,6 +546,7 @@ static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t til
 #pragma GCC unroll 16
       for (int r = 0; r < MR; ++r, line += g.lda) rows[r] = line;
       multiply<MR, NV, false, kRows == Rows::apart ? Taps::apart : Taps::one>(g, rows, g.offset, nullptr, acc);
+      if (kRows == Rows::apart && g.rest) multiply_rest<MR, NV>(g, g.rest + i * MR * g.rest_bytes, acc);
     }
     // Here the compiler must have the sums in the registers where the loop left them, or it copies them on every step.
 #pragma GCC unroll 16
@@ -555,6 +589,7 @@ static __attribute__((noinline)) void single_tiles(const gemm_args& g, const Gem
     one.m = gemm_tile_begin(cut, i + 1) - first;
     one.tiles = g.tiles ? g.tiles + i : nullptr;
     one.base = g.base + first * g.lda;
+    one.rest = g.rest ? g.rest + first * g.rest_bytes : nullptr;
     one.row = g.row + first;
     one.c = static_cast<char*>(g.c) + first * g.ldc;
     one.next = g.next && i < 2 ? g.next + i * second_half(g) : nullptr;
@@ -570,6 +605,7 @@ QGEMM_INLINE bool full_tiles(const gemm_args& g, int32_t begin, int32_t end) {
   gemm_args rest = g;
   rest.tiles = g.tiles ? g.tiles + begin : nullptr;
   rest.base = g.base + begin * MR * g.lda;
+  rest.rest = g.rest ? g.rest + begin * MR * g.rest_bytes : nullptr;
   rest.row = g.row + begin * MR;
   rest.c = static_cast<char*>(g.c) + begin * MR * g.ldc;
   const bool same_rows = !e.row_zero_point && !e.row_scale, bytes = e.out == OutType::u8 || e.out == OutType::s8;

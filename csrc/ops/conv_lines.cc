@@ -73,14 +73,17 @@ bool dense_lines(const ConvJob& j, int threads) {
   const int64_t lines = g.batch * j.oh;
   const int64_t parts = threads > 1 && lines < 4 * threads ? std::min<int64_t>(4 * threads, j.ow / kLeastPixels) : 1;
   parallel_shares(lines * parts, threads, [&](int64_t begin, int64_t end) {
-    static thread_local Scratch<uint8_t> memory;
+    static thread_local Scratch<uint8_t> memory, rests;
     PaddedLines padded(j, memory.get(PaddedLines::bytes(j)));
     ptrdiff_t tap_at[kMaxTapsOfRows];
     gemm_args a{};
     a.tap_at = tap_at;
     a.lda = static_cast<ptrdiff_t>(g.stride_w * g.c);
     a.taps = static_cast<int32_t>(w.taps);
-    a.kc = static_cast<int32_t>(readable(w));
+    a.kc = static_cast<int32_t>(w.rest_bytes > 0 ? w.kc & ~int64_t(3) : readable(w));
+    a.rest_bytes = static_cast<int32_t>(w.rest_bytes);
+    uint8_t* const rest = rests.get(w.rest_bytes * j.ow);
+    if (w.rest_bytes > 0) a.rest = rest;
     a.ep = &j.e;
     a.ldc = static_cast<ptrdiff_t>(j.ldc);
     for (int64_t i = begin; i < end; ++i) {
@@ -91,6 +94,12 @@ bool dense_lines(const ConvJob& j, int threads) {
       if (i + 1 < end && g.stride_h <= w.taps)  // the next line's are written long before they are read
         for (int64_t t = w.taps - g.stride_h; t < w.taps; ++t) padded.get(image, y + g.stride_h + t);
       a.base = first + x0 * a.lda;
+      if (a.rest) {
+        const uint8_t* ends[kMaxTapsOfRows];
+        for (int64_t t = 0; t < w.taps; ++t) ends[t] = a.base + tap_at[t] + a.kc;
+        j.t.tails({ends, static_cast<int32_t>(w.taps), static_cast<int32_t>(w.kc % 4), a.lda, static_cast<ptrdiff_t>(pixels), rest,
+                   static_cast<ptrdiff_t>(w.rest_bytes)});
+      }
       a.m = static_cast<int32_t>(pixels);
       for (int64_t p = 0; p < w.panels_per_group; ++p) {
         const GemmKernel& kernel = gemm_kernel(j.t, w, w.panel_width(p), pixels, false);
@@ -98,7 +107,7 @@ bool dense_lines(const ConvJob& j, int threads) {
         a.width = w.panel_width(p);
         a.n = w.panel_columns(p);
         a.col = static_cast<int32_t>(p * kPanel);
-        a.b = reinterpret_cast<const int8_t*>(w.panel(0, p));
+        a.b = reinterpret_cast<const int8_t*>(a.rest ? w.joined_panel(p) : w.panel(0, p));
         a.c = j.c + (line * j.ow + x0) * j.ldc + p * kPanel * j.size;
         kernel.fn(a);
         j.finish(line * j.ow + x0, pixels, p * kPanel, a.n);

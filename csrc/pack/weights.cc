@@ -16,11 +16,12 @@
 namespace qgemm {
 namespace {
 
-constexpr char kMagic[8] = {'Q', 'G', 'P', 'A', 'C', 'K', '0', '4'};
+constexpr char kMagic[8] = {'Q', 'G', 'P', 'A', 'C', 'K', '0', '5'};
 constexpr int64_t kMaxDim = int64_t(1) << 31;
 constexpr int64_t kMaxBytes = int64_t(1) << 42;
 // Panels of this many bytes leave no cache useful anyway: stores then go around it, which saves reading each line first.
 constexpr int64_t kStreamBytes = int64_t(1) << 20;
+constexpr int64_t kMostRest = 8;  // bytes of all taps that are joined: more take longer to bring together than they save
 
 struct Header {
   char magic[8];
@@ -67,6 +68,7 @@ void lay_out(PackedView& v, const uint8_t* base) {
     v.taps = v.kh * v.kw;
     v.kc = 1;
     v.fold_w = false;
+    v.rest_bytes = 0;
     v.k = v.taps;
     v.n_padded = round_up(v.n, 64);
     v.n_group_padded = v.n_padded;
@@ -94,6 +96,8 @@ void lay_out(PackedView& v, const uint8_t* base) {
       v.taps = v.fold_w ? v.kh : v.kh * v.kw;
       v.kc = v.fold_w ? v.kw * v.cin_g : v.cin_s;
     }
+    const int64_t rest = round_up(v.taps * (v.kc % 4), 4);
+    v.rest_bytes = v.fold_w && v.bits == 8 && !v.has_w_zero_point && v.kc > 4 && rest < 4 * v.taps && rest <= kMostRest ? rest : 0;
     v.n_group_padded = round_up(v.cout_s, kPanelAlign);
     v.n_padded = v.sets * v.n_group_padded;
     v.panels_per_group = (v.cout_s + kPanel - 1) / kPanel;
@@ -126,6 +130,8 @@ void lay_out(PackedView& v, const uint8_t* base) {
   }
   const int64_t panels = v.kind == PackedKind::depthwise ? v.panels_per_group * v.panel_stride : v.sets * v.group_panel_bytes();
   v.panels = take(panels);
+  v.joined = nullptr;
+  if (v.rest_bytes > 0) v.joined = take(v.joined_k4() * v.n_padded * 4);
   v.total_bytes = offset;
 }
 
@@ -431,6 +437,8 @@ class PanelPacker {
     if (v_.group_size > 0 && s_.scale_count > 1)
       for (int64_t c = 0; c < a.n; ++c) __builtin_prefetch(s_.scale + (first + c) * v_.group_count, 0, 2);
     t_.pack_w(a);
+    if (v_.rest_bytes > 0)
+      for (int c = 0; c < a.n; ++c) join(rows_.data() + c * k_, c, a.width, writable(v_.joined_panel(p)));
     found.in_range = found.in_range && in_range;
     if (!one_tap_)  // zeros between taps have a distance from the zero point that is no weight's
       for (int c = 0; c < a.n; ++c) a.absolute[c] -= (k_ - v_.k) * std::abs(zero_points[c]);
@@ -446,6 +454,16 @@ class PanelPacker {
       for (int64_t y = 0; y < v_.kh; ++y)
         for (int64_t x = 0; x < v_.kw; ++x, ++w)
           out[v_.fold_w ? y * stride + x * v_.cin_g + ci : (y * v_.kw + x) * stride + ci] = *w;
+  }
+
+  // Column c of a panel's joined form, from its filter in the order of the taps. What it does not fill is zero already.
+  void join(const int8_t* w, int64_t c, int64_t width, uint8_t* panel) const {
+    const int64_t whole = v_.kc / 4 * 4, rest = v_.kc % 4;
+    for (int64_t t = 0; t < v_.taps; ++t, w += whole + 4)
+      for (int64_t k = 0; k < v_.kc; ++k) {
+        const int64_t to = k < whole ? t * whole + k : v_.taps * whole + t * rest + k - whole;
+        panel[(to / 4 * width + c) * 4 + to % 4] = static_cast<uint8_t>(w[k]);
+      }
   }
 
   // The entries of column `col` in tap_sums, from its filter in the order of the taps.

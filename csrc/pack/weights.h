@@ -48,6 +48,7 @@ struct PackedView {
   int64_t merged, sets, cin_s, cout_s;
   int64_t taps, kc;                 // kernel's taps and bytes a tap: (1, K), (kh*kw, cin_s), or folded (kh, kw*cin_g)
   bool fold_w;                      // conv: filter row and channels are one tap
+  int64_t rest_bytes;               // of the joined form (below), rounded up to 4; 0: there is none
   int bits;                         // of the weight values; panels of 4 bits hold nibbles (not depthwise)
   int64_t group_size, group_count;  // 0, 1 when per channel
   float x_scale;
@@ -79,6 +80,9 @@ struct PackedView {
   const int32_t* group_correction;
   const int32_t* zeros;  // [n_padded] of 0
   const uint8_t* panels;
+  // Folded filters whose taps end within a group of 4: the panels once more, with each tap cut at its last whole group and what is
+  // cut from all taps joined behind the last.
+  const uint8_t* joined;
 
   // Columns of panel p of a set: 64, or what is left rounded up to 16.
   int panel_width(int64_t p) const {
@@ -92,6 +96,8 @@ struct PackedView {
   int64_t k4() const { return taps * ((kc + 3) / 4); }                  // groups of 4 k in a panel
   int64_t panel_s8_bytes(int width) const { return k4() * width * 4; }  // as the kernels read it
   int64_t group_panel_bytes() const;                                    // all panels of one set of groups
+  int64_t joined_k4() const { return taps * (kc / 4) + rest_bytes / 4; }
+  const uint8_t* joined_panel(int64_t p) const { return joined + p * joined_k4() * kPanel * 4; }
   const uint8_t* panel(int64_t set, int64_t p) const { return panels + set * group_panel_bytes() + p * panel_stride; }
 };
 

@@ -85,7 +85,8 @@ class GemmTester {
     const bool part = !nibbles_ && !lda_ && panels_ == 1 && taps_ > 1 && rng.chance(50);
     const int line = part ? static_cast<int>(rng.between(1, taps_)) : 0;
     const int64_t gap = part ? rng.between(0, 2) * k4 * width_ * 4 : 0, gaps = part ? (taps_ - 1) / line : 0;
-    const int64_t panel = taps_ * k4 * width_ * 4 + gaps * gap, panel_bytes = panel + rng.pick<int64_t>({0, 64});
+    const int64_t rest = !tap_at.empty() && rng.chance(50) ? rng.pick<int64_t>({4, 4, 8, 12}) : 0;  // behind the taps
+    const int64_t panel = (taps_ * k4 * 4 + rest) * width_ + gaps * gap, panel_bytes = panel + rng.pick<int64_t>({0, 64});
     const int64_t stored = nibbles_ ? panel / 2 : panel + (panels_ - 1) * panel_bytes;
     int8_t* b = b_.place<int8_t>(static_cast<size_t>(stored), side_);
     fill(rng, b_mood, b, stored);
@@ -99,6 +100,8 @@ class GemmTester {
             else
               b[p * panel_bytes + at] = 0;
           }
+    uint8_t* rests = rest_.place<uint8_t>(static_cast<size_t>(rest * m_), side_);
+    fill(rng, a_mood, rests, rest * m_);
     const bool halves = !nibbles_ && !part && width_ == 16 && kc_ == 16 && rng.chance(50);
     if (halves)
       for (int64_t x = 0; x < panel; ++x)
@@ -113,6 +116,8 @@ class GemmTester {
     g.base = base;
     g.lda = lda_;
     g.tap_at = tap_at.empty() ? nullptr : tap_at.data();
+    g.rest = rest ? rests : nullptr;
+    g.rest_bytes = static_cast<int32_t>(rest);
     g.tile_rows = tile_rows_;
     g.halves = halves;
     g.line = line;
@@ -130,8 +135,8 @@ class GemmTester {
     g.row = row_;
     g.col = col_;
     g.ldc = ld;
-    now_testing("%s m=%d tile_rows=%d lda=%d taps=%d line=%d kc=%d width=%d n=%d panels=%d halves=%d row=%d col=%d ldc=%d %s",
-                kernel_row.name, m_, tile_rows_, lda_, taps_, line, kc_, width_, n_, panels_, halves, row_, col_,
+    now_testing("%s m=%d tile_rows=%d lda=%d taps=%d line=%d rest=%d kc=%d width=%d n=%d panels=%d halves=%d row=%d col=%d ldc=%d %s",
+                kernel_row.name, m_, tile_rows_, lda_, taps_, line, static_cast<int>(rest), kc_, width_, n_, panels_, halves, row_, col_,
                 static_cast<int>(ld), maker_.describe().c_str());
     uint8_t* want = want_.place(m_, row_bytes, ld, side_);
     uint8_t* got = got_.place(m_, row_bytes, ld, side_);
@@ -165,7 +170,7 @@ class GemmTester {
   bool nibbles_ = false;
   Side side_ = Side::end;
   std::vector<std::unique_ptr<Guarded>> rows_;
-  Guarded b_{64 * 4 * 9 * 64}, pointers_{8 * 16 * 64}, tiles_{16 * 64}, matrix_{1 << 14};
+  Guarded b_{64 * 4 * 9 * 64}, pointers_{8 * 16 * 64}, tiles_{16 * 64}, matrix_{1 << 14}, rest_{12 * 64};
   EpilogueMaker maker_;
   Output got_{1 << 14}, want_{1 << 14};
 };
@@ -291,7 +296,8 @@ void test_gemm(const KernelRow& row) {
     }
     t.row(static_cast<int>(rng.between(0, 9)))
         .col(64 * static_cast<int>(rng.between(0, 1)))
-        .gap(static_cast<int>(rng.between(0, 9)));
+        .gap(rng.chance(50) ? 0 : static_cast<int>(rng.between(1, 9)));
+    if (rng.chance(20)) t.n(width);  // with no gap, rows that are one piece of memory
     if (!t.side(rng.chance(50) ? Side::start : Side::end).run(row, rng)) return;
   }
 }

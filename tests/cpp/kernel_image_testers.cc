@@ -30,6 +30,35 @@ void test_gather(const KernelRow& row) {
   }
 }
 
+void test_tails(const KernelRow& row) {
+  Rng rng(39);
+  std::vector<std::unique_ptr<Guarded>> memory;
+  for (int t = 0; t < 8; ++t) memory.push_back(std::make_unique<Guarded>(1 << 12));
+  Guarded pointers(8 * 8);
+  Output got(1 << 11), want(1 << 11);
+  for (int i = 0; i < cases(10000); ++i) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    const int64_t n = rng.between(1, 3), taps = rng.between(1, 8 / n), ldo = taps * n > 4 || rng.chance(20) ? 8 : 4;
+    const int64_t step = rng.chance(80) ? rng.between(1, 16) : rng.between(1, 140), most = std::min<int64_t>(70, 4000 / step);
+    const int64_t pixels = rng.pick<int64_t>({0, 1, std::min<int64_t>(16, most), rng.between(0, most)});
+    const int64_t bytes = pixels ? (pixels - 1) * step + n : 0;
+    std::vector<const uint8_t*> lines;
+    for (int64_t t = 0; t < taps; ++t) {
+      uint8_t* line = memory[static_cast<size_t>(t)]->place<uint8_t>(static_cast<size_t>(bytes), side);
+      fill(rng, Mood::uniform, line, bytes);
+      lines.push_back(line);
+    }
+    now_testing("%s taps=%d n=%d step=%d pixels=%d ldo=%d", row.name, static_cast<int>(taps), static_cast<int>(n),
+                static_cast<int>(step), static_cast<int>(pixels), static_cast<int>(ldo));
+    tails_args g{pointers.place(lines, side), static_cast<int32_t>(taps), static_cast<int32_t>(n), step, pixels,
+                 want.place(pixels, ldo, ldo, side), ldo};
+    table_of(Isa::ref).tails(g);
+    g.out = got.place(pixels, ldo, ldo, side);
+    kernel<tails_args>(row)(g);
+    if (!same_output(got, want, pixels, ldo)) return;
+  }
+}
+
 void test_interleave3(const KernelRow& row) {
   Rng rng(38);
   Guarded memory(1 << 11);

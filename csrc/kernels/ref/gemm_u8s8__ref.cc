@@ -22,6 +22,9 @@ void gemm_u8s8_4x16(const gemm_args& g) {
           const int8_t* b = g.b + t * groups * g.width * 4 + (g.line ? t / g.line * g.gap : 0);
           for (int k = 0; k < g.kc; ++k) acc += static_cast<int64_t>(a[g.offset + k]) * b[(k / 4 * g.width + n) * 4 + k % 4];
         }
+        const int8_t* b = g.b + g.taps * groups * g.width * 4;
+        for (int k = 0; g.rest && k < g.rest_bytes; ++k)
+          acc += static_cast<int64_t>(g.rest[i * g.rest_bytes + k]) * b[(k / 4 * g.width + n) * 4 + k % 4];
         store(*g.ep, acc, g.row + i, g.col + n, n, static_cast<char*>(g.c) + i * g.ldc);
       }
     }
