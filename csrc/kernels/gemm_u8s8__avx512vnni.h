@@ -525,8 +525,9 @@ QGEMM_INLINE void one_tile(const gemm_args& g) {
 
 // The first `tiles` tiles of a strip, MR rows each, in one function: behind a call the core works off the end of a tile alone, in
 // a loop it does so beside the products of the next. kc is a multiple of 4. Rows: where the rows lie; those of `terms` are a
-// matrix and have a row_term, those of `apart` a matrix and several taps, those of `halves` a table.
-enum class Rows { matrix, terms, apart, table, halves };
+// matrix and have a row_term, those of `apart` a matrix and several taps, those of `joined` a rest besides, those of `halves` a
+// table.
+enum class Rows { matrix, terms, apart, joined, table, halves };
 template <int MR, int NV, class End, Rows kRows>
 static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t tiles) {
   const End end(g);
@@ -545,8 +546,9 @@ static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t til
       const uint8_t* rows[MR];
 #pragma GCC unroll 16
       for (int r = 0; r < MR; ++r, line += g.lda) rows[r] = line;
-      multiply<MR, NV, false, kRows == Rows::apart ? Taps::apart : Taps::one>(g, rows, g.offset, nullptr, acc);
-      if (kRows == Rows::apart && g.rest) multiply_rest<MR, NV>(g, g.rest + i * MR * g.rest_bytes, acc);
+      constexpr bool kApart = kRows == Rows::apart || kRows == Rows::joined;
+      multiply<MR, NV, false, kApart ? Taps::apart : Taps::one>(g, rows, g.offset, nullptr, acc);
+      if constexpr (kRows == Rows::joined) multiply_rest<MR, NV>(g, g.rest + i * MR * g.rest_bytes, acc);
     }
     // Here the compiler must have the sums in the registers where the loop left them, or it copies them on every step.
 #pragma GCC unroll 16
@@ -572,6 +574,8 @@ QGEMM_INLINE void strip(const gemm_args& g, int64_t tiles) {
   }
   if (g.tiles)
     gemm_strip<MR, NV, End, Rows::table>(g, tiles);
+  else if (g.rest)
+    gemm_strip<MR, NV, End, Rows::joined>(g, tiles);
   else if (g.tap_at)
     gemm_strip<MR, NV, End, Rows::apart>(g, tiles);
   else if (g.ep->row_term)

@@ -3,7 +3,7 @@
 namespace qgemm {
 namespace avx512vnni {
 
-void gemm_u8s8_6x32(const gemm_args& g) { gemm<6, 2>(g); }
+void gemm_u8s8_8x32(const gemm_args& g) { gemm<8, 2>(g); }
 
 }  // namespace avx512vnni
 }  // namespace qgemm
