@@ -37,6 +37,21 @@ QGEMM_INLINE void store16(char* p, __m128i v, int n) {
     _mm_mask_storeu_epi8(p, lanes16(n), v);
 }
 
+// Column register j of a step, and its products. kHalf: the last of NV registers holds 8 columns or fewer, and only half of it is
+// computed.
+template <int NV, bool kHalf>
+QGEMM_INLINE __m512i weights(const int8_t* b, int j) {
+  if (kHalf && j == NV - 1) return _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + 64 * j)));
+  return _mm512_loadu_si512(b + 64 * j);
+}
+template <int NV, bool kHalf>
+QGEMM_INLINE __m512i products(__m512i acc, __m512i a, __m512i b, int j) {
+  if (kHalf && j == NV - 1)
+    return _mm512_castsi256_si512(
+        _mm256_dpbusd_epi32(_mm512_castsi512_si256(acc), _mm512_castsi512_si256(a), _mm512_castsi512_si256(b)));
+  return _mm512_dpbusd_epi32(acc, a, b);
+}
+
 constexpr int rows_in_64(int nv) { return nv == 1 ? 4 : nv == 2 ? 2 : 1; }
 
 // 64 bytes, which are 1, 2 or 4 rows of a panel; of those `rows` are there.
@@ -89,10 +104,21 @@ struct ToBytes {
         whole(g.ep->lo == 0 && g.ep->hi == 255 && g.ep->out == OutType::u8),
         joined(g.ldc == g.n && g.n == g.width) {}
 
-  template <int MR, int NV>
+  template <int MR, int NV, bool kHalf = false>
   QGEMM_MEMBER void store(__m512i (*acc)[NV], int, char* c) const {
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) {
+      if (kHalf && j == NV - 1) {
+        const __m256 s = _mm256_loadu_ps(scale + 16 * j), t = _mm256_loadu_ps(bias + 16 * j);
+#pragma GCC unroll 16
+        for (int i = 0; i < MR; ++i) {
+          const __m256 x = _mm256_cvtepi32_ps(_mm512_castsi512_si256(acc[i][j]));
+          __m256 y = _mm256_mul_ps(_mm256_fmadd_ps(x, s, t), _mm512_castps512_ps256(inv_scale));
+          if (!kBounded) y = _mm256_min_ps(y, _mm512_castps512_ps256(top));
+          acc[i][j] = _mm512_castsi256_si512(_mm256_cvtps_epi32(y));
+        }
+        continue;
+      }
       const __m512 s = _mm512_loadu_ps(scale + 16 * j), t = _mm512_loadu_ps(bias + 16 * j);
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) {
@@ -244,7 +270,7 @@ constexpr int k_parts(int chains) { return chains <= 2 ? 4 : chains <= 4 ? 2 : 1
 enum class Taps { one, table, apart };
 
 // A tile's sums, from the correction on. rows: `offset` bytes before what is read. kTails: kc may be no multiple of 4.
-template <int MR, int NV, bool kTails, Taps kTaps>
+template <int MR, int NV, bool kTails, Taps kTaps, bool kHalf = false>
 QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, ptrdiff_t offset, const int8_t* next,
                            __m512i (&acc)[MR][NV]) {
 #pragma GCC unroll 4
@@ -280,7 +306,7 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, ptrdi
         __m512i bv[NV];
 #pragma GCC unroll 4
         for (int j = 0; j < NV; ++j) {
-          bv[j] = _mm512_loadu_si512(b + 64 * j);
+          bv[j] = weights<NV, kHalf>(b, j);
           __asm__("" : "+v"(bv[j]));
         }
         b += 64 * NV;
@@ -288,7 +314,7 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, ptrdi
         for (int i = 0; i < MR; ++i) {
           const __m512i av = broadcast4(a[i] + k);
 #pragma GCC unroll 4
-          for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], av, bv[j]);
+          for (int j = 0; j < NV; ++j) acc[i][j] = products<NV, kHalf>(acc[i][j], av, bv[j], j);
         }
       }
     }
@@ -348,7 +374,7 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, ptrdi
       __m512i bv[NV];
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) {
-        bv[j] = _mm512_loadu_si512(b + 64 * j);
+        bv[j] = weights<NV, kHalf>(b, j);
         __asm__("" : "+v"(bv[j]));
       }
       b += 64 * NV;
@@ -356,7 +382,7 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, ptrdi
       for (int i = 0; i < MR; ++i) {
         const __m512i av = broadcast4(a[i] + k);
 #pragma GCC unroll 4
-        for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], av, bv[j]);
+        for (int j = 0; j < NV; ++j) acc[i][j] = products<NV, kHalf>(acc[i][j], av, bv[j], j);
       }
     }
     if (kTails && tail) {
@@ -394,7 +420,7 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, ptrdi
 }
 
 // What rows have besides their taps, added to a tile's sums. a: of the tile's first row.
-template <int MR, int NV>
+template <int MR, int NV, bool kHalf = false>
 QGEMM_INLINE void multiply_rest(const gemm_args& g, const uint8_t* a, __m512i (&acc)[MR][NV]) {
   const ptrdiff_t bytes = g.rest_bytes;
   const int8_t* b = g.b + static_cast<ptrdiff_t>((g.kc + 3) / 4) * g.taps * (64 * NV);
@@ -403,7 +429,7 @@ QGEMM_INLINE void multiply_rest(const gemm_args& g, const uint8_t* a, __m512i (&
     __m512i bv[NV];
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) {
-      bv[j] = _mm512_loadu_si512(b + 64 * j);
+      bv[j] = weights<NV, kHalf>(b, j);
       __asm__("" : "+v"(bv[j]));
     }
     const uint8_t* row = a;
@@ -411,7 +437,7 @@ QGEMM_INLINE void multiply_rest(const gemm_args& g, const uint8_t* a, __m512i (&
     for (int i = 0; i < MR; ++i, row += bytes) {
       const __m512i av = broadcast4(row);
 #pragma GCC unroll 4
-      for (int j = 0; j < NV; ++j) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], av, bv[j]);
+      for (int j = 0; j < NV; ++j) acc[i][j] = products<NV, kHalf>(acc[i][j], av, bv[j], j);
     }
   }
 }
@@ -528,7 +554,7 @@ QGEMM_INLINE void one_tile(const gemm_args& g) {
 // matrix and have a row_term, those of `apart` a matrix and several taps, those of `joined` a rest besides, those of `halves` a
 // table.
 enum class Rows { matrix, terms, apart, joined, table, halves };
-template <int MR, int NV, class End, Rows kRows>
+template <int MR, int NV, class End, Rows kRows, bool kHalf>
 static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t tiles) {
   const End end(g);
   const uint8_t* line = g.base;
@@ -541,14 +567,14 @@ static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t til
     if constexpr (kRows == Rows::halves) {
       multiply_halves<MR>(g, g.tiles[i].rows, g.offset + g.tiles[i].offset, acc);
     } else if constexpr (kRows == Rows::table) {
-      multiply<MR, NV, false, Taps::table>(g, g.tiles[i].rows, g.offset + g.tiles[i].offset, nullptr, acc);
+      multiply<MR, NV, false, Taps::table, kHalf>(g, g.tiles[i].rows, g.offset + g.tiles[i].offset, nullptr, acc);
     } else {
       const uint8_t* rows[MR];
 #pragma GCC unroll 16
       for (int r = 0; r < MR; ++r, line += g.lda) rows[r] = line;
       constexpr bool kApart = kRows == Rows::apart || kRows == Rows::joined;
-      multiply<MR, NV, false, kApart ? Taps::apart : Taps::one>(g, rows, g.offset, nullptr, acc);
-      if constexpr (kRows == Rows::joined) multiply_rest<MR, NV>(g, g.rest + i * MR * g.rest_bytes, acc);
+      multiply<MR, NV, false, kApart ? Taps::apart : Taps::one, kHalf>(g, rows, g.offset, nullptr, acc);
+      if constexpr (kRows == Rows::joined) multiply_rest<MR, NV, kHalf>(g, g.rest + i * MR * g.rest_bytes, acc);
     }
     // Here the compiler must have the sums in the registers where the loop left them, or it copies them on every step.
 #pragma GCC unroll 16
@@ -560,28 +586,40 @@ static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t til
     // loaded where they are used, and not kept in registers that the sums need.
     const End* terms = &end;
     if (MR * NV > 16) __asm__("" : "+r"(terms));
-    terms->template store<MR, NV>(acc, row, c);
+    if constexpr (kHalf)
+      terms->template store<MR, NV, true>(acc, row, c);
+    else
+      terms->template store<MR, NV>(acc, row, c);
   }
 }
 
-template <int MR, int NV, class End>
+template <int MR, int NV, class End, bool kHalf = false>
 QGEMM_INLINE void strip(const gemm_args& g, int64_t tiles) {
   if constexpr (NV == 1) {
     if (g.tiles && g.halves && g.kc == 16) {
-      gemm_strip<MR, NV, End, Rows::halves>(g, tiles);
+      gemm_strip<MR, NV, End, Rows::halves, false>(g, tiles);
       return;
     }
   }
   if (g.tiles)
-    gemm_strip<MR, NV, End, Rows::table>(g, tiles);
+    gemm_strip<MR, NV, End, Rows::table, kHalf>(g, tiles);
   else if (g.rest)
-    gemm_strip<MR, NV, End, Rows::joined>(g, tiles);
+    gemm_strip<MR, NV, End, Rows::joined, kHalf>(g, tiles);
   else if (g.tap_at)
-    gemm_strip<MR, NV, End, Rows::apart>(g, tiles);
+    gemm_strip<MR, NV, End, Rows::apart, kHalf>(g, tiles);
   else if (g.ep->row_term)
-    gemm_strip<MR, NV, End, Rows::terms>(g, tiles);
+    gemm_strip<MR, NV, End, Rows::terms, kHalf>(g, tiles);
   else
-    gemm_strip<MR, NV, End, Rows::matrix>(g, tiles);
+    gemm_strip<MR, NV, End, Rows::matrix, kHalf>(g, tiles);
+}
+
+// Panels of 24 columns are common, and half of a register is a quarter of the products: this end, which they mostly have, has
+// strips that leave it out.
+template <int MR, int NV, bool kBounded>
+QGEMM_INLINE void strip_to_bytes(const gemm_args& g, int64_t tiles) {
+  if constexpr (NV == 2)
+    if (g.n <= 24) return strip<MR, NV, ToBytes<kBounded>, true>(g, tiles);
+  strip<MR, NV, ToBytes<kBounded>>(g, tiles);
 }
 
 // Tiles [begin, end) of a strip, one after the other, each with any end.
@@ -614,9 +652,9 @@ QGEMM_INLINE bool full_tiles(const gemm_args& g, int32_t begin, int32_t end) {
   rest.c = static_cast<char*>(g.c) + begin * MR * g.ldc;
   const bool same_rows = !e.row_zero_point && !e.row_scale, bytes = e.out == OutType::u8 || e.out == OutType::s8;
   if (same_rows && bytes && e.bounded)
-    strip<MR, NV, ToBytes<true>>(rest, end - begin);
+    strip_to_bytes<MR, NV, true>(rest, end - begin);
   else if (same_rows && bytes)
-    strip<MR, NV, ToBytes<false>>(rest, end - begin);
+    strip_to_bytes<MR, NV, false>(rest, end - begin);
   else if (same_rows && e.out == OutType::f32)
     strip<MR, NV, ToFloats<false>>(rest, end - begin);
   else if (same_rows && e.out == OutType::s32)
