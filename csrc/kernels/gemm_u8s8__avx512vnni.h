@@ -613,13 +613,14 @@ QGEMM_INLINE void strip(const gemm_args& g, int64_t tiles) {
     gemm_strip<MR, NV, End, Rows::matrix, kHalf>(g, tiles);
 }
 
-// Panels of 24 columns are common, and half of a register is a quarter of the products: this end, which they mostly have, has
-// strips that leave it out.
+// Networks like multiples of 8 channels, and half of a register is up to half of the products: to bytes there are strips that
+// leave it out.
 template <int MR, int NV, bool kBounded>
 QGEMM_INLINE void strip_to_bytes(const gemm_args& g, int64_t tiles) {
-  if constexpr (NV == 2)
-    if (g.n <= 24) return strip<MR, NV, ToBytes<kBounded>, true>(g, tiles);
-  strip<MR, NV, ToBytes<kBounded>>(g, tiles);
+  if (g.n <= 16 * NV - 8)
+    strip<MR, NV, ToBytes<kBounded>, true>(g, tiles);
+  else
+    strip<MR, NV, ToBytes<kBounded>>(g, tiles);
 }
 
 // Tiles [begin, end) of a strip, one after the other, each with any end.
