@@ -299,8 +299,8 @@ struct gather_args {
   const uint8_t* piece(ptrdiff_t i) const { return a ? a[i] : base + i * step; }
 };
 
-// What is left of several lines' pieces, brought together: out[x * ldo + t * n + i] = lines[t][x * step + i] for t < taps and i < n,
-// and zeros behind them up to ldo, for each of `pixels`.
+// What is left of several lines' pieces, brought together: out[x * ldo + t * n + i] = lines[t][x * step + i] for t < taps and i <
+// n, and zeros behind them up to ldo, for each of `pixels`.
 struct tails_args {
   const uint8_t* const* lines;  // [taps]
   int32_t taps, n;              // n: 1 to 3

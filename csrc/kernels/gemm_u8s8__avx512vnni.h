@@ -78,8 +78,8 @@ QGEMM_INLINE void store_64(char* line, __m512i b, int rows, int n, ptrdiff_t ldc
 //
 // To u8/s8, every row with the same terms. Columns outside, rows inside: scale and bias are loaded once a column. Four registers
 // of results, of one row or of several, go through two in-lane packs and one permute into 64 bytes. kBounded: no input can bring
-// y * inv_scale near 2^31, so the upper clamp waits until the values are bytes. whole: every byte is a result, and packing clamps.
-// joined: rows are one piece of memory, and all columns valid.
+// y * inv_scale near 2^31, so the upper clamp waits until the values are bytes. whole: every byte is a result, and packing
+// clamps. joined: rows are one piece of memory, and all columns valid.
 template <bool kBounded>
 struct ToBytes {
   __m512 inv_scale, top;

@@ -1,5 +1,5 @@
-// A register of results at a time. A byte of it comes from one line, and from which place there does not depend on the line: so one
-// vector of indices serves all lines, and a mask says which bytes a line has.
+// A register of results at a time. A byte of it comes from one line, and from which place there does not depend on the line: so
+// one vector of indices serves all lines, and a mask says which bytes a line has.
 #include <algorithm>
 
 #include "kernels/epilogue__avx512vnni.h"
@@ -16,8 +16,8 @@ void tails(const tails_args& g) {
   const bool narrow = g.ldo == 4;
   const int n = g.n;
   // Pixels whose bytes lie in two registers of every line.
-  const ptrdiff_t most =
-      std::min<ptrdiff_t>(narrow ? 16 : 8, static_cast<int32_t>(128 - n) / static_cast<int32_t>(std::min<ptrdiff_t>(g.step, 128)) + 1);
+  const ptrdiff_t most = std::min<ptrdiff_t>(
+      narrow ? 16 : 8, static_cast<int32_t>(128 - n) / static_cast<int32_t>(std::min<ptrdiff_t>(g.step, 128)) + 1);
   // Byte b of a pixel is byte b % n of a piece. Up to pixel `most` no sum leaves its byte.
   static constexpr uint64_t kWithin[4] = {0, 0, 0x0100010001000100, 0x0100020100020100};
   const uint64_t within = narrow ? (kWithin[n] & 0xffffffff) * 0x100000001 : kWithin[n];
@@ -51,7 +51,8 @@ void tails(const tails_args& g) {
     __m512i v = _mm512_setzero_si512();
 #pragma GCC unroll 8
     for (int t = 0; t < kTaps; ++t) {
-      const __m512i first = _mm512_maskz_loadu_epi8(low, lines[t] + at), second = _mm512_maskz_loadu_epi8(high, lines[t] + at + 64);
+      const __m512i first = _mm512_maskz_loadu_epi8(low, lines[t] + at),
+                    second = _mm512_maskz_loadu_epi8(high, lines[t] + at + 64);
       v = _mm512_mask_mov_epi8(v, of_line[t], _mm512_permutex2var_epi8(first, index, second));
     }
     _mm512_mask_storeu_epi8(out, lanes64(static_cast<int>(pixels * g.ldo)), v);
@@ -61,8 +62,8 @@ void tails(const tails_args& g) {
 }  // namespace
 
 void tails_u8_1x64(const tails_args& g) {
-  static constexpr void (*kOf[9])(const tails_args&) = {nullptr, tails<1>, tails<2>, tails<3>, tails<4>,
-                                                  tails<5>, tails<6>, tails<7>, tails<8>};
+  static constexpr void (*kOf[9])(const tails_args&) = {nullptr,  tails<1>, tails<2>, tails<3>, tails<4>,
+                                                        tails<5>, tails<6>, tails<7>, tails<8>};
   kOf[g.taps](g);
 }
 

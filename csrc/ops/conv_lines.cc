@@ -97,8 +97,8 @@ bool dense_lines(const ConvJob& j, int threads) {
       if (a.rest) {
         const uint8_t* ends[kMaxTapsOfRows];
         for (int64_t t = 0; t < w.taps; ++t) ends[t] = a.base + tap_at[t] + a.kc;
-        j.t.tails({ends, static_cast<int32_t>(w.taps), static_cast<int32_t>(w.kc % 4), a.lda, static_cast<ptrdiff_t>(pixels), rest,
-                   static_cast<ptrdiff_t>(w.rest_bytes)});
+        j.t.tails({ends, static_cast<int32_t>(w.taps), static_cast<int32_t>(w.kc % 4), a.lda, static_cast<ptrdiff_t>(pixels),
+                   rest, static_cast<ptrdiff_t>(w.rest_bytes)});
       }
       a.m = static_cast<int32_t>(pixels);
       for (int64_t p = 0; p < w.panels_per_group; ++p) {

@@ -97,7 +97,8 @@ void lay_out(PackedView& v, const uint8_t* base) {
       v.kc = v.fold_w ? v.kw * v.cin_g : v.cin_s;
     }
     const int64_t rest = round_up(v.taps * (v.kc % 4), 4);
-    v.rest_bytes = v.fold_w && v.bits == 8 && !v.has_w_zero_point && v.kc > 4 && rest < 4 * v.taps && rest <= kMostRest ? rest : 0;
+    v.rest_bytes =
+        v.fold_w && v.bits == 8 && !v.has_w_zero_point && v.kc > 4 && rest < 4 * v.taps && rest <= kMostRest ? rest : 0;
     v.n_group_padded = round_up(v.cout_s, kPanelAlign);
     v.n_padded = v.sets * v.n_group_padded;
     v.panels_per_group = (v.cout_s + kPanel - 1) / kPanel;

@@ -80,8 +80,8 @@ struct PackedView {
   const int32_t* group_correction;
   const int32_t* zeros;  // [n_padded] of 0
   const uint8_t* panels;
-  // Folded filters whose taps end within a group of 4: the panels once more, with each tap cut at its last whole group and what is
-  // cut from all taps joined behind the last.
+  // Folded filters whose taps end within a group of 4: the panels once more, with each tap cut at its last whole group and what
+  // is cut from all taps joined behind the last.
   const uint8_t* joined;
 
   // Columns of panel p of a set: 64, or what is left rounded up to 16.

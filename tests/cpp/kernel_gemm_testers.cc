@@ -135,9 +135,10 @@ class GemmTester {
     g.row = row_;
     g.col = col_;
     g.ldc = ld;
-    now_testing("%s m=%d tile_rows=%d lda=%d taps=%d line=%d rest=%d kc=%d width=%d n=%d panels=%d halves=%d row=%d col=%d ldc=%d %s",
-                kernel_row.name, m_, tile_rows_, lda_, taps_, line, static_cast<int>(rest), kc_, width_, n_, panels_, halves, row_, col_,
-                static_cast<int>(ld), maker_.describe().c_str());
+    now_testing(
+        "%s m=%d tile_rows=%d lda=%d taps=%d line=%d rest=%d kc=%d width=%d n=%d panels=%d halves=%d row=%d col=%d ldc=%d %s",
+        kernel_row.name, m_, tile_rows_, lda_, taps_, line, static_cast<int>(rest), kc_, width_, n_, panels_, halves, row_, col_,
+        static_cast<int>(ld), maker_.describe().c_str());
     uint8_t* want = want_.place(m_, row_bytes, ld, side_);
     uint8_t* got = got_.place(m_, row_bytes, ld, side_);
     if (e.out == OutType::f32_accumulate)

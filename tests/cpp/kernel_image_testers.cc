@@ -50,8 +50,13 @@ void test_tails(const KernelRow& row) {
     }
     now_testing("%s taps=%d n=%d step=%d pixels=%d ldo=%d", row.name, static_cast<int>(taps), static_cast<int>(n),
                 static_cast<int>(step), static_cast<int>(pixels), static_cast<int>(ldo));
-    tails_args g{pointers.place(lines, side), static_cast<int32_t>(taps), static_cast<int32_t>(n), step, pixels,
-                 want.place(pixels, ldo, ldo, side), ldo};
+    tails_args g{pointers.place(lines, side),
+                 static_cast<int32_t>(taps),
+                 static_cast<int32_t>(n),
+                 step,
+                 pixels,
+                 want.place(pixels, ldo, ldo, side),
+                 ldo};
     table_of(Isa::ref).tails(g);
     g.out = got.place(pixels, ldo, ldo, side);
     kernel<tails_args>(row)(g);

@@ -28,8 +28,7 @@ void tails_u8_1x1(const tails_args& g) {
   if (g.n == 1 && g.taps == 3 && g.ldo == 4) return single_bytes<3>(g);
   if (g.n == 1 && g.taps == 7) return single_bytes<7>(g);
   for (ptrdiff_t x = 0; x < g.pixels; ++x)
-    for (ptrdiff_t b = 0; b < g.ldo; ++b)
-      g.out[x * g.ldo + b] = b < g.taps * g.n ? g.lines[b / g.n][x * g.step + b % g.n] : 0;
+    for (ptrdiff_t b = 0; b < g.ldo; ++b) g.out[x * g.ldo + b] = b < g.taps * g.n ? g.lines[b / g.n][x * g.step + b % g.n] : 0;
 }
 
 }  // namespace ref
