@@ -153,7 +153,7 @@ def test_noise():
             data = rng.integers(0, 256, length).astype(np.uint8).tobytes()
             refuses(data)
             if length > 8:
-                refuses(b"QGPACK04" + data[8:])
+                refuses(b"QGPACK05" + data[8:])
 
 
 def test_a_weight_of_the_wrong_kind():
