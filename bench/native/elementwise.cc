@@ -196,6 +196,7 @@ BENCHMARK_CAPTURE(max_pool, 3x3s2_56x56x24, Shape{1, 56, 56, 24}, 3, 2, 1)->Appl
 BENCHMARK_CAPTURE(max_pool, 3x3_28x28x192, Shape{1, 28, 28, 192}, 3, 1, 1)->Apply(paths);
 BENCHMARK_CAPTURE(max_pool, 3x3_56x56x24, Shape{1, 56, 56, 24}, 3, 1, 1)->Apply(paths);
 BENCHMARK_CAPTURE(max_pool, 2x2s2_56x56x24, Shape{1, 56, 56, 24}, 2, 2, 0)->Apply(paths);
+BENCHMARK_CAPTURE(max_pool, 3x3_56x56x32, Shape{1, 56, 56, 32}, 3, 1, 1)->Apply(paths);
 BENCHMARK_CAPTURE(max_pool, 5x5_14x14x256, Shape{1, 14, 14, 256}, 5, 1, 2)->Apply(paths);
 BENCHMARK_CAPTURE(max_pool, 2x2s2_56x56x64, Shape{1, 56, 56, 64}, 2, 2, 0)->Apply(paths);
 BENCHMARK_CAPTURE(average_pool, 2x2s2_56x56x64, Shape{1, 56, 56, 64}, 2, 2, 0, true)->Apply(paths);

@@ -365,25 +365,26 @@ struct mix2_args {
   bool bounded;  // abs(y * inv_scale) < 2^30 for every element
 };
 
-// A row of outputs of a window that slides over rows of pixels. Output x covers columns first + x * stride + t * dilation, t in
+// Rows of outputs of a window that slides over rows of pixels. Output x covers columns first + x * stride + t * dilation, t in
 // 0..taps-1, of all rows; columns outside [0, columns) are passed over.
 struct pool_args {
-  const uint8_t* const* rows;  // [height] pointers to column 0
-  int32_t height, taps;
+  const uint8_t* const* rows;  // [outputs][height] pointers to column 0
+  int32_t outputs, height, taps;
   int64_t first, columns, stride, dilation;
   int32_t pixels, channels;
-  ptrdiff_t pixel, ldo;  // bytes from a column to the next in the rows, from a pixel to the next in `out`
+  // Bytes from a column to the next in the rows; from a pixel to the next and from a row to the next in `out`.
+  ptrdiff_t pixel, ldo, ldr;
   uint8_t* out;
 };
 
-// out[x][c] = the largest byte of channel c in the window, 0 where it covers nothing.
+// out[i][x][c] = the largest byte of channel c in the window, 0 where it covers nothing.
 struct max_pool_args : pool_args {};
 
-// out[x][c] = clamp(rint(fl(fl((float)acc * scale[i]) * inv_scale)) + zero_point, lo, hi) ^ flip, where the window covers i
+// out[i][x][c] = clamp(rint(fl(fl((float)acc * scale[j]) * inv_scale)) + zero_point, lo, hi) ^ flip, where the window covers j
 // columns and acc, exact in int32, is the sum over its bytes less x_zero_point for each.
 struct average_pool_args : pool_args {
   int32_t x_zero_point;
-  const float* scale;  // [i] for every i that occurs
+  const float* scale;  // [j] for every j that occurs
   float inv_scale;
   int32_t zero_point, lo, hi;  // on the u8 grid
   uint8_t flip;                // 0x80 for s8

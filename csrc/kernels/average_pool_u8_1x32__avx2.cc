@@ -135,11 +135,8 @@ void block16(const average_pool_args& g, const Finish& f, int64_t x, const Cover
   }
 }
 
-}  // namespace
-
-// The last step of a pixel shares some channels with the one before.
-void average_pool_u8_1x32(const average_pool_args& g) {
-  const Finish f(g);
+// The first row of outputs. The last step of a pixel shares some channels with the one before.
+void one_row(const average_pool_args& g, const Finish& f) {
   const ptrdiff_t n = g.channels;
   for (int64_t x = 0; x < g.pixels; ++x) {
     const Covered w = covered_by(g, x);
@@ -154,6 +151,14 @@ void average_pool_u8_1x32(const average_pool_args& g) {
     const __m256 scale = _mm256_set1_ps(g.scale[w.columns]);
     for (ptrdiff_t c = 0; c < n; c += 32) block32(g, f, x, w, c + 32 <= n ? c : n - 32, zero, scale);
   }
+}
+
+}  // namespace
+
+void average_pool_u8_1x32(const average_pool_args& given) {
+  const Finish f(given);
+  average_pool_args g = given;
+  for (int i = 0; i < given.outputs; ++i, g.rows += g.height, g.out += g.ldr) one_row(g, f);
 }
 
 }  // namespace avx2

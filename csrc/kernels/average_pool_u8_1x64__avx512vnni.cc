@@ -178,48 +178,50 @@ template <int kHeight, int kTaps, bool kBounded>
 __attribute__((noinline)) void edge_pixels(const average_pool_args& g, const Finish& f, int64_t x, int64_t end, ptrdiff_t c,
                                            __mmask64 k) {
   for (; x < end; ++x) {
-    Sums s = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-    int covered = 0;
-#pragma GCC unroll 3
-    for (int t = 0; t < kTaps; ++t) {
-      const int64_t at = g.first + x * g.stride + t;
-      if (at < 0 || at >= g.columns) continue;
-      s = s + column<kHeight, 1>(g.rows, at * g.pixel + c, 0, k);
-      ++covered;
+    const int64_t at = g.first + x * g.stride;
+    int from = 0, to = kTaps;
+    while (from < to && at + from < 0) ++from;
+    while (from < to && at + to > g.columns) --to;
+    const __m512 zero = Finish::zero_of(int64_t(kHeight) * (to - from) * g.x_zero_point),
+                 scale = _mm512_set1_ps(g.scale[to - from]);
+    for (int i = 0; i < g.outputs; ++i) {
+      Sums s = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+      for (int t = from; t < to; ++t) s = s + column<kHeight, 1>(g.rows + i * kHeight, (at + t) * g.pixel + c, 0, k);
+      _mm512_mask_storeu_epi8(g.out + i * g.ldr + x * g.ldo + c, k, f.words<kBounded>(s, zero, scale));
     }
-    const __m512 zero = Finish::zero_of(int64_t(kHeight) * covered * g.x_zero_point), scale = _mm512_set1_ps(g.scale[covered]);
-    _mm512_mask_storeu_epi8(g.out + x * g.ldo + c, k, f.words<kBounded>(s, zero, scale));
   }
 }
 
-// kPixels runs of `count` pixels, one behind the other from pixel x on, where all taps lie inside, side by side.
+// Of each row kPixels runs of `count` pixels, one behind the other from pixel x on, where all taps lie inside, side by side.
 template <int kHeight, int kTaps, int kStride, int kPixels, End kEnd>
 __attribute__((noinline)) void inner_run(const average_pool_args& g, const Finish& given, int64_t x, int64_t count, ptrdiff_t c,
                                          __mmask64 k) {
   constexpr int kKept = kTaps - kStride;
   const Finish f = given;  // in registers: bytes that are stored might alias what is behind a reference
   const ptrdiff_t pixel = g.pixel, ldo = g.ldo;
-  const uint8_t* rows[kHeight];
-  for (int r = 0; r < kHeight; ++r) rows[r] = g.rows[r];
   const ptrdiff_t apart = count * kStride * pixel, out_apart = count * g.ldo;
-  ptrdiff_t at = (g.first + x * g.stride) * g.pixel + c;
-  uint8_t* out = g.out + x * g.ldo + c;
   const __m512 zero = Finish::zero_of(int64_t(kHeight) * kTaps * g.x_zero_point), scale = _mm512_set1_ps(g.scale[kTaps]);
-  Sums w[kTaps];
+  for (int i = 0; i < g.outputs; ++i) {
+    const uint8_t* rows[kHeight];
+    for (int r = 0; r < kHeight; ++r) rows[r] = g.rows[i * kHeight + r];
+    ptrdiff_t at = (g.first + x * g.stride) * g.pixel + c;
+    uint8_t* out = g.out + i * g.ldr + x * g.ldo + c;
+    Sums w[kTaps];
 #pragma GCC unroll 3
-  for (int t = 0; t < kKept; ++t, at += pixel) w[t] = column<kHeight, kPixels>(rows, at, apart, k);
-  for (; count > 0; --count, out += ldo) {
+    for (int t = 0; t < kKept; ++t, at += pixel) w[t] = column<kHeight, kPixels>(rows, at, apart, k);
+    for (int64_t left = count; left > 0; --left, out += ldo) {
 #pragma GCC unroll 3
-    for (int t = kKept; t < kTaps; ++t, at += pixel) w[t] = column<kHeight, kPixels>(rows, at, apart, k);
-    Sums s = w[0];
+      for (int t = kKept; t < kTaps; ++t, at += pixel) w[t] = column<kHeight, kPixels>(rows, at, apart, k);
+      Sums s = w[0];
 #pragma GCC unroll 3
-    for (int t = 1; t < kTaps; ++t) s = s + w[t];
-    if constexpr (kEnd == End::at_once || kEnd == End::at_once_unclamped)
-      store_pixels<kPixels>(out, out_apart, k, f.words_at_once<kEnd == End::at_once>(s, zero));
-    else
-      store_pixels<kPixels>(out, out_apart, k, f.words<kEnd == End::bounded>(s, zero, scale));
+      for (int t = 1; t < kTaps; ++t) s = s + w[t];
+      if constexpr (kEnd == End::at_once || kEnd == End::at_once_unclamped)
+        store_pixels<kPixels>(out, out_apart, k, f.words_at_once<kEnd == End::at_once>(s, zero));
+      else
+        store_pixels<kPixels>(out, out_apart, k, f.words<kEnd == End::bounded>(s, zero, scale));
 #pragma GCC unroll 3
-    for (int t = 0; t < kKept; ++t) w[t] = w[t + kStride];
+      for (int t = 0; t < kKept; ++t) w[t] = w[t + kStride];
+    }
   }
 }
 
@@ -280,8 +282,10 @@ void average_pool_u8_1x64(const average_pool_args& g) {
     if (g.taps == 3 && g.stride == 1) return kept_columns<3, 1>(g, f);
   }
   // Windows whose columns are not kept read all channels of a pixel, up to 256, at once: lines that follow each other.
-  for (ptrdiff_t c = 0; c < g.channels; c += 256)
-    any_channels(g, f, c, g.channels - c < 256 ? static_cast<int>(g.channels - c) : 256);
+  average_pool_args row = g;
+  for (int i = 0; i < g.outputs; ++i, row.rows += g.height, row.out += g.ldr)
+    for (ptrdiff_t c = 0; c < g.channels; c += 256)
+      any_channels(row, f, c, g.channels - c < 256 ? static_cast<int>(g.channels - c) : 256);
 }
 
 }  // namespace avx512vnni

@@ -2,8 +2,9 @@
 
 namespace qgemm {
 namespace avx2 {
+namespace {
 
-void max_pool_u8_1x32(const max_pool_args& g) {
+void one_row(const max_pool_args& g, const uint8_t* const* rows, uint8_t* to_row) {
   const ptrdiff_t n = g.channels;
   for (int64_t x = 0; x < g.pixels; ++x) {
     int64_t column = g.first + x * g.stride;
@@ -11,13 +12,13 @@ void max_pool_u8_1x32(const max_pool_args& g) {
     while (from < to && column + from * g.dilation < 0) ++from;
     while (from < to && column + (to - 1) * g.dilation >= g.columns) --to;
     column += from * g.dilation;
-    uint8_t* out = g.out + x * g.ldo;
+    uint8_t* out = to_row + x * g.ldo;
     const ptrdiff_t first = column * g.pixel, step = g.dilation * g.pixel;
     // f(pointer) of every pixel in the window.
     const auto each = [&](ptrdiff_t c, auto f) __attribute__((always_inline)) {
       for (int r = 0; r < g.height; ++r) {
         ptrdiff_t at = first + c;
-        for (int t = from; t < to; ++t, at += step) f(g.rows[r] + at);
+        for (int t = from; t < to; ++t, at += step) f(rows[r] + at);
       }
     };
     ptrdiff_t c = 0;
@@ -37,6 +38,12 @@ void max_pool_u8_1x32(const max_pool_args& g) {
       out[c] = m;
     }
   }
+}
+
+}  // namespace
+
+void max_pool_u8_1x32(const max_pool_args& g) {
+  for (int64_t i = 0; i < g.outputs; ++i) one_row(g, g.rows + i * g.height, g.out + i * g.ldr);
 }
 
 }  // namespace avx2

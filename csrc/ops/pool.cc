@@ -43,36 +43,41 @@ Args args_of(const Window& w, int64_t ldo) {
   all.channels = static_cast<int32_t>(w.c);
   all.pixel = static_cast<ptrdiff_t>(w.pixel());
   all.ldo = static_cast<ptrdiff_t>(ldo);
+  all.ldr = static_cast<ptrdiff_t>(w.out_w() * ldo);
   return all;
 }
 
-// f(args) for every output row, its rows of the image and its output in place. Threads share rows, and channels by 64 where
-// rows are few.
+constexpr int64_t kMostPointers = 256;  // to the rows that a call of several output rows reads
+
+// f(args) for all output rows, several at a time where their windows lie within the image's height. Threads share rows, and
+// channels by 64 where rows are few.
 template <class Args, class F>
 void each_row(const Window& w, const uint8_t* x, uint8_t* out, const Args& all, F&& f) {
   const int64_t oh = w.out_h(), ow = w.out_w(), rows = w.batch * oh, line = w.w * w.pixel(), blocks = (w.c + 63) / 64;
+  const int64_t reach = (w.kh - 1) * w.dilation_h;  // rows from a window's first to its last
   const int threads = threads_for(rows * ow * w.c * most_taps(w), 4 * kGrainBytes);
   const int64_t parts = rows >= threads ? 1 : std::min(blocks, (threads + rows - 1) / rows);
   parallel_shares(rows * parts, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
-    const uint8_t** lines = pointers.get(std::min(w.kh, w.h));
+    const uint8_t** const lines = pointers.get(std::max(std::min(w.kh, w.h), kMostPointers));
     Args g = all;
     g.rows = lines;
-    int64_t r = begin / parts, part = begin % parts, image = r / oh, oy = r % oh;
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t channel = blocks * part / parts * 64, top = oy * w.stride_h - w.top;
+    for (int64_t i = begin; i < end; i += g.outputs) {
+      const int64_t r = i / parts, part = i % parts, image = r / oh, oy = r % oh, top = oy * w.stride_h - w.top;
+      const int64_t channel = blocks * part / parts * 64;
       g.channels = static_cast<int32_t>(std::min(blocks * (part + 1) / parts * 64, w.c) - channel);
-      g.height = 0;
-      for (int64_t ky = 0; ky < w.kh; ++ky) {
-        const int64_t iy = top + ky * w.dilation_h;
-        if (iy >= 0 && iy < w.h) lines[g.height++] = x + (image * w.h + iy) * line + channel;
-      }
+      int64_t outputs = 1;
+      if (parts == 1 && top >= 0 && top + reach < w.h)
+        outputs =
+            std::min({end - i, (w.h - 1 - reach - top) / w.stride_h + 1, oh - oy, std::max<int64_t>(kMostPointers / w.kh, 1)});
+      g.outputs = static_cast<int32_t>(outputs);
+      const uint8_t** next = lines;
+      for (int64_t o = 0; o < outputs; ++o)
+        for (int64_t iy = top + o * w.stride_h, ky = 0; ky < w.kh; ++ky, iy += w.dilation_h)
+          if (iy >= 0 && iy < w.h) *next++ = x + (image * w.h + iy) * line + channel;
+      g.height = static_cast<int32_t>((next - lines) / outputs);
       g.out = out + r * ow * all.ldo + channel;
       f(g);
-      if (++part < parts) continue;
-      part = 0;
-      ++r;
-      if (++oy == oh) oy = 0, ++image;
     }
   });
 }

@@ -126,7 +126,8 @@ namespace {
 
 // A window over rows of random bytes. False where it would not fit the memory it is tried in.
 bool any_pool(Rng& rng, TapRows& rows, Guarded& pointers, Side side, pool_args& g) {
-  g.channels = static_cast<int>(rng.pick<int64_t>({0, 1, 16, 24, 63, 64, 65, 128, rng.between(1, 200), 256, 257, 330}));
+  g.channels = static_cast<int>(
+      rng.pick<int64_t>({0, 1, 16, 24, 63, 64, 65, 128, 4 * rng.between(1, 16), rng.between(1, 200), 256, 257, 330}));
   g.height = static_cast<int>(rng.pick<int64_t>({0, 1, 2, 3, 3, 4, 5, 7}));
   g.taps = static_cast<int>(rng.pick<int64_t>({1, 2, 2, 3, 3, 3, 4, 5, 5, 9, 60}));
   g.stride = rng.pick<int64_t>({1, 1, 2, 2, 2, 3});
@@ -136,9 +137,11 @@ bool any_pool(Rng& rng, TapRows& rows, Guarded& pointers, Side side, pool_args& 
   g.pixels = static_cast<int>(rng.pick<int64_t>({1, 2, 7, 14, rng.between(1, 40)}));
   g.pixel = g.channels + (rng.chance(50) ? 0 : rng.between(1, 20));
   g.ldo = g.channels + (rng.chance(50) ? 0 : rng.between(1, 20));
-  const int64_t row_bytes = (g.columns - 1) * g.pixel + g.channels, bytes = g.pixels * g.ldo;
+  g.ldr = g.pixels * g.ldo;
+  g.outputs = static_cast<int>(rng.pick<int64_t>({1, 1, 2, 3}));
+  const int64_t row_bytes = (g.columns - 1) * g.pixel + g.channels, bytes = g.outputs * g.ldr;
   if (row_bytes > 1 << 14 || bytes > 8192) return false;
-  std::vector<const uint8_t*> a(static_cast<size_t>(g.height));
+  std::vector<const uint8_t*> a(static_cast<size_t>(g.outputs * g.height));
   for (size_t r = 0; r < a.size(); ++r) a[r] = rows.place(rng, any_mood(rng), r, row_bytes, side);
   g.rows = pointers.place(a, side);
   return true;
@@ -147,9 +150,9 @@ bool any_pool(Rng& rng, TapRows& rows, Guarded& pointers, Side side, pool_args& 
 std::string text_of(const pool_args& g) {
   char text[200];
   std::snprintf(text, sizeof text,
-                "channels=%d height=%d taps=%d stride=%d dilation=%d columns=%d first=%d pixels=%d pixel=%d ldo=%d", g.channels,
-                g.height, g.taps, int(g.stride), int(g.dilation), int(g.columns), int(g.first), g.pixels, int(g.pixel),
-                int(g.ldo));
+                "channels=%d outputs=%d height=%d taps=%d stride=%d dilation=%d columns=%d first=%d pixels=%d pixel=%d ldo=%d",
+                g.channels, g.outputs, g.height, g.taps, int(g.stride), int(g.dilation), int(g.columns), int(g.first), g.pixels,
+                int(g.pixel), int(g.ldo));
   return text;
 }
 
@@ -166,11 +169,11 @@ void test_max_pool(const KernelRow& row) {
     if (!any_pool(rng, rows, pointers, side, g)) continue;
     ++i;
     now_testing("%s %s", row.name, text_of(g).c_str());
-    g.out = want.place(g.pixels, g.channels, g.ldo, side);
+    g.out = want.place(g.outputs * g.pixels, g.channels, g.ldo, side);
     table_of(Isa::ref).max_pool(g);
-    g.out = got.place(g.pixels, g.channels, g.ldo, side);
+    g.out = got.place(g.outputs * g.pixels, g.channels, g.ldo, side);
     kernel<max_pool_args>(row)(g);
-    if (!same_output(got, want, g.pixels, g.channels)) return;
+    if (!same_output(got, want, g.outputs * g.pixels, g.channels)) return;
   }
 }
 
@@ -217,11 +220,11 @@ void test_average_pool(const KernelRow& row) {
                 g.x_zero_point, double(scale), same ? " for all" : "", double(g.inv_scale), g.zero_point, g.lo, g.hi, g.flip,
                 g.bounded);
     g.scale = scales.place(scale_of, side);
-    g.out = want.place(g.pixels, g.channels, g.ldo, side);
+    g.out = want.place(g.outputs * g.pixels, g.channels, g.ldo, side);
     table_of(Isa::ref).average_pool(g);
-    g.out = got.place(g.pixels, g.channels, g.ldo, side);
+    g.out = got.place(g.outputs * g.pixels, g.channels, g.ldo, side);
     kernel<average_pool_args>(row)(g);
-    if (!same_output(got, want, g.pixels, g.channels)) return;
+    if (!same_output(got, want, g.outputs * g.pixels, g.channels)) return;
   }
 }
 

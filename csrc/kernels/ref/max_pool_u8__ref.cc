@@ -3,7 +3,9 @@
 namespace qgemm {
 namespace ref {
 
-void max_pool_u8_1x1(const max_pool_args& g) {
+namespace {
+
+void one_row(const max_pool_args& g, const uint8_t* const* rows, uint8_t* out) {
   for (int64_t x = 0; x < g.pixels; ++x)
     for (int64_t c = 0; c < g.channels; ++c) {
       uint8_t m = 0;
@@ -11,11 +13,17 @@ void max_pool_u8_1x1(const max_pool_args& g) {
         for (int t = 0; t < g.taps; ++t) {
           const int64_t column = g.first + x * g.stride + t * g.dilation;
           if (column < 0 || column >= g.columns) continue;
-          const uint8_t q = g.rows[r][column * g.pixel + c];
+          const uint8_t q = rows[r][column * g.pixel + c];
           m = q > m ? q : m;
         }
-      g.out[x * g.ldo + c] = m;
+      out[x * g.ldo + c] = m;
     }
+}
+
+}  // namespace
+
+void max_pool_u8_1x1(const max_pool_args& g) {
+  for (int64_t i = 0; i < g.outputs; ++i) one_row(g, g.rows + i * g.height, g.out + i * g.ldr);
 }
 
 }  // namespace ref
