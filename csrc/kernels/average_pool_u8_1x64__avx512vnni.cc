@@ -86,8 +86,9 @@ struct Finish {
 
 enum class End { any, bounded, at_once, at_once_unclamped };  // of a sum: two products, or one factor
 
-// kBlocks registers of channels from c on, the last masked by k, of pixels [x, end), any of whose taps may lie outside.
-template <int kBlocks>
+// kBlocks registers of channels from c on, the last masked by k, of pixels [x, end), any of whose taps may lie outside. kWords:
+// 16 bits hold every sum.
+template <int kBlocks, bool kWords>
 __attribute__((noinline)) void any_pixels(const average_pool_args& g, const Finish& f, int64_t x, int64_t end, ptrdiff_t c,
                                           __mmask64 k) {
   const __m512i zero = _mm512_setzero_si512();
@@ -98,14 +99,10 @@ __attribute__((noinline)) void any_pixels(const average_pool_args& g, const Fini
     while (from < to && column + (to - 1) * g.dilation >= g.columns) --to;
     const int covered = to - from;
     const ptrdiff_t first = (column + from * g.dilation) * g.pixel + c, step = g.dilation * g.pixel;
-    __m512i total[kBlocks][4];  // in the order of unpacks
+    __m512i total[kBlocks][4] = {};  // in the order of unpacks
     Sums s[kBlocks];
-#pragma GCC unroll 4
-    for (int b = 0; b < kBlocks; ++b) {
-      s[b] = {zero, zero};
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) total[b][j] = zero;
-    }
+#pragma GCC unroll 8
+    for (int b = 0; b < kBlocks; ++b) s[b] = {zero, zero};
     const auto flush = [&]() __attribute__((always_inline)) {
 #pragma GCC unroll 4
       for (int b = 0; b < kBlocks; ++b) {
@@ -119,48 +116,72 @@ __attribute__((noinline)) void any_pixels(const average_pool_args& g, const Fini
     const auto load = [&](const uint8_t* p, int b) __attribute__((always_inline)) {
       return b == kBlocks - 1 ? _mm512_maskz_loadu_epi8(k, p + 64 * b) : _mm512_loadu_si512(p + 64 * b);
     };
-    int words = 0;
-    for (int r = 0; r < g.height; ++r) {
+    // Rows of which all columns are read, one behind the other, are one.
+    int lines = g.height, run = covered;
+    if (covered == g.columns && g.dilation == 1) {
+      const ptrdiff_t row = g.columns * g.pixel;
+      int follow = 1;
+      while (follow < lines && g.rows[follow] == g.rows[0] + follow * row) ++follow;
+      if (follow == lines) run *= lines, lines = 1;
+    }
+    int words = 0;  // bytes in the sums of 16 bits
+    for (int r = 0; r < lines; ++r) {
       const uint8_t* p = g.rows[r] + first;
-      for (int t = 0; t < covered;) {
-        if (words >= kMostWords) flush(), words = 0;
-        const int left = kMostWords - words, stop = covered - t < left ? covered : t + left;
-        words += stop - t;
+      for (int t = 0; t < run;) {
+        int stop = run;
+        if (!kWords) {
+          if (words >= kMostWords) flush(), words = 0;
+          if (run - t > kMostWords - words) stop = t + kMostWords - words;
+          words += stop - t;
+        }
         for (; t + 2 <= stop; t += 2, p += 2 * step)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int b = 0; b < kBlocks; ++b) s[b] = s[b] + pair(load(p, b), load(p + step, b));
         for (; t < stop; ++t, p += step)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int b = 0; b < kBlocks; ++b) s[b] = s[b] + single(load(p, b));
       }
     }
-    flush();
+    const int64_t count = int64_t(g.height) * covered;
     const __m512 scale = _mm512_set1_ps(g.scale[covered]);
-    const __m512i less = _mm512_set1_epi32(static_cast<int>(int64_t(g.height) * covered * g.x_zero_point));
     uint8_t* const out = g.out + x * g.ldo + c;
+    const auto store = [&](int b, __m512i q) __attribute__((always_inline)) {
+      _mm512_mask_storeu_epi8(out + 64 * b, b == kBlocks - 1 ? k : ~0ull, q);
+    };
+    if constexpr (kWords) {
+      const __m512 zeros = Finish::zero_of(count * g.x_zero_point);
+#pragma GCC unroll 8
+      for (int b = 0; b < kBlocks; ++b) store(b, f.words<false>(s[b], zeros, scale));
+      continue;
+    }
+    flush();
+    const __m512i less = _mm512_set1_epi32(static_cast<int>(count * g.x_zero_point));
 #pragma GCC unroll 4
     for (int b = 0; b < kBlocks; ++b) {
       __m512i q[4];
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) q[j] = f.grid<false>(_mm512_cvtepi32_ps(_mm512_sub_epi32(total[b][j], less)), scale);
-      _mm512_mask_storeu_epi8(out + 64 * b, b == kBlocks - 1 ? k : ~0ull, f.bytes(q[0], q[1], q[2], q[3]));
+      store(b, f.bytes(q[0], q[1], q[2], q[3]));
     }
   }
 }
 
-// Channels [c, c + lanes) of all pixels, up to 256 of them.
+// Channels [c, c + lanes) of all pixels, up to 256 of them, or 512 where 16 bits hold every sum.
+template <bool kWords>
 void any_channels(const average_pool_args& g, const Finish& f, ptrdiff_t c, int lanes) {
   const int blocks = (lanes + 63) / 64;
   const __mmask64 k = lanes64(lanes - 64 * (blocks - 1));
   switch (blocks) {
     case 1:
-      return any_pixels<1>(g, f, 0, g.pixels, c, k);
+      return any_pixels<1, kWords>(g, f, 0, g.pixels, c, k);
     case 2:
-      return any_pixels<2>(g, f, 0, g.pixels, c, k);
+      return any_pixels<2, kWords>(g, f, 0, g.pixels, c, k);
     case 3:
-      return any_pixels<3>(g, f, 0, g.pixels, c, k);
+      return any_pixels<3, kWords>(g, f, 0, g.pixels, c, k);
+    case 4:
+      return any_pixels<4, kWords>(g, f, 0, g.pixels, c, k);
     default:
-      return any_pixels<4>(g, f, 0, g.pixels, c, k);
+      return any_pixels<8, kWords>(g, f, 0, g.pixels, c, k);
   }
 }
 
@@ -203,15 +224,16 @@ __attribute__((noinline)) void inner_run(const average_pool_args& g, const Finis
   const __m512 zero = Finish::zero_of(int64_t(kHeight) * kTaps * g.x_zero_point), scale = _mm512_set1_ps(g.scale[kTaps]);
   for (int i = 0; i < g.outputs; ++i) {
     const uint8_t* rows[kHeight];
-    for (int r = 0; r < kHeight; ++r) rows[r] = g.rows[i * kHeight + r];
-    ptrdiff_t at = (g.first + x * g.stride) * g.pixel + c;
+    for (int r = 0; r < kHeight; ++r) rows[r] = g.rows[i * kHeight + r] + (g.first + x * g.stride) * pixel + c;
     uint8_t* out = g.out + i * g.ldr + x * g.ldo + c;
     Sums w[kTaps];
 #pragma GCC unroll 3
-    for (int t = 0; t < kKept; ++t, at += pixel) w[t] = column<kHeight, kPixels>(rows, at, apart, k);
-    for (int64_t left = count; left > 0; --left, out += ldo) {
+    for (int t = 0; t < kKept; ++t) w[t] = column<kHeight, kPixels>(rows, t * pixel, apart, k);
+    for (uint8_t* const stop = out + out_apart; out != stop; out += ldo) {
 #pragma GCC unroll 3
-      for (int t = kKept; t < kTaps; ++t, at += pixel) w[t] = column<kHeight, kPixels>(rows, at, apart, k);
+      for (int t = kKept; t < kTaps; ++t) w[t] = column<kHeight, kPixels>(rows, t * pixel, apart, k);
+#pragma GCC unroll 3
+      for (int r = 0; r < kHeight; ++r) rows[r] += kStride * pixel;
       Sums s = w[0];
 #pragma GCC unroll 3
       for (int t = 1; t < kTaps; ++t) s = s + w[t];
@@ -281,11 +303,16 @@ void average_pool_u8_1x64(const average_pool_args& g) {
     if (g.taps == 3 && g.stride == 2) return kept_columns<3, 2>(g, f);
     if (g.taps == 3 && g.stride == 1) return kept_columns<3, 1>(g, f);
   }
-  // Windows whose columns are not kept read all channels of a pixel, up to 256, at once: lines that follow each other.
+  // Windows whose columns are not kept read all channels of a pixel, up to 256 or 512, at once: lines that follow each other.
+  const bool words = g.height * (g.taps < g.columns ? g.taps : g.columns) <= kMostWords;
   average_pool_args row = g;
   for (int i = 0; i < g.outputs; ++i, row.rows += g.height, row.out += g.ldr)
-    for (ptrdiff_t c = 0; c < g.channels; c += 256)
-      any_channels(row, f, c, g.channels - c < 256 ? static_cast<int>(g.channels - c) : 256);
+    for (ptrdiff_t c = 0; c < g.channels;) {
+      const ptrdiff_t left = g.channels - c;
+      const int lanes = words && left >= 512 ? 512 : left < 256 ? static_cast<int>(left) : 256;
+      words ? any_channels<true>(row, f, c, lanes) : any_channels<false>(row, f, c, lanes);
+      c += lanes;
+    }
 }
 
 }  // namespace avx512vnni
