@@ -4,7 +4,7 @@ namespace qgemm {
 namespace avx2 {
 namespace {
 
-void one_row(const max_pool_args& g, const uint8_t* const* rows, uint8_t* to_row) {
+__attribute__((noinline)) void one_row(const max_pool_args& g, const uint8_t* const* rows, uint8_t* to_row) {
   const ptrdiff_t n = g.channels;
   for (int64_t x = 0; x < g.pixels; ++x) {
     int64_t column = g.first + x * g.stride;
@@ -27,10 +27,17 @@ void one_row(const max_pool_args& g, const uint8_t* const* rows, uint8_t* to_row
       each(c, [&](const uint8_t* p) { m = _mm256_max_epu8(m, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); });
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c), m);
     }
-    for (; c + 8 <= n; c += 8) {
+    if (c + 16 <= n) {
+      __m128i m = _mm_setzero_si128();
+      each(c, [&](const uint8_t* p) { m = _mm_max_epu8(m, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); });
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + c), m);
+      c += 16;
+    }
+    if (c + 8 <= n) {
       __m128i m = _mm_setzero_si128();
       each(c, [&](const uint8_t* p) { m = _mm_max_epu8(m, _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); });
       _mm_storel_epi64(reinterpret_cast<__m128i*>(out + c), m);
+      c += 8;
     }
     for (; c < n; ++c) {
       uint8_t m = 0;
