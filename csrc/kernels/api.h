@@ -63,7 +63,7 @@ struct gemm_args {
   int32_t m, taps, kc;
   const int8_t* b;  // panel, 64-byte aligned when the caller's buffer is
   // After every `line` taps `gap` bytes of the panel are left out: a part of a filter, where the rest lies beside the image. 0:
-  // nothing is left out. Not with `halves`.
+  // nothing is left out. Not with `merged`.
   int32_t line;
   ptrdiff_t gap;
   int32_t width;  // columns of the panel: 16, 32, 48 or 64
@@ -81,10 +81,15 @@ struct gemm_args {
   // read a weight no faster than it arrives, and should not pause between panels.
   int32_t panels;
   ptrdiff_t panel_bytes;
-  // Of a panel of 16 columns: columns 0..7 have weights other than zero only in the first half of each tap's kc, columns 8..15
-  // only in the second (groups side by side); kc is a multiple of 8. A kernel may leave the zeros out.
-  bool halves;
+  // Of a panel of 16 columns over a kc of 16: so many groups lie in it side by side, 2 or 4, each with as large a part of the
+  // columns as of the channels, and the weights of a column for channels of other groups are zero. A kernel may leave them out.
+  // 0: any weight may be other than zero.
+  int32_t merged;
+  // Sets of such groups: as many calls in one, with b going on by panel_bytes, offset by kc, col and c by 16 columns. At most
+  // kMostSets; 0: one. More only where n is 16 and next is null: their channels share the cache lines of a pixel.
+  int32_t sets;
 };
+constexpr int32_t kMostSets = 4;
 
 // The same over a panel of a 4-bit weight as it is stored: `b` points to nibbles (docs/packing.md), so that few rows read half
 // the bytes and nothing is expanded in memory. For linear layers: tiles and next are null, taps is 1, and the kernel cuts the
@@ -102,6 +107,18 @@ static inline gemm_args gemm_panel(const gemm_args& g, int32_t p) {
   one.b = g.b + p * g.panel_bytes;
   one.col = g.col + p * 64;
   one.c = static_cast<char*>(g.c) + p * (bytes ? 64 : 256);
+  return one;
+}
+
+// Set s of several, as a call of its own.
+static inline gemm_args gemm_set(const gemm_args& g, int32_t s) {
+  const bool bytes = g.ep->out == OutType::u8 || g.ep->out == OutType::s8;
+  gemm_args one = g;
+  one.sets = 0;
+  one.b = g.b + s * g.panel_bytes;
+  one.offset = g.offset + s * g.kc;
+  one.col = g.col + s * 16;
+  one.c = static_cast<char*>(g.c) + s * (bytes ? 16 : 64);
   return one;
 }
 

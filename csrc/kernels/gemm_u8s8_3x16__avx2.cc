@@ -79,6 +79,10 @@ void gemm_u8s8_3x16(const gemm_args& g) {
     for (int p = 0; p < g.panels; ++p) gemm_u8s8_3x16(gemm_panel(g, p));
     return;
   }
+  if (g.sets > 1) {
+    for (int s = 0; s < g.sets; ++s) gemm_u8s8_3x16(gemm_set(g, s));
+    return;
+  }
   gemm_args one = g;
   const GemmCut cut = gemm_cut(g.m, g.tile_rows);
   for (int i = 0; i < cut.tiles; ++i) {

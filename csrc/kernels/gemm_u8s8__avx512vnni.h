@@ -104,6 +104,9 @@ struct ToBytes {
         whole(g.ep->lo == 0 && g.ep->hi == 255 && g.ep->out == OutType::u8),
         joined(g.ldc == g.n && g.n == g.width) {}
 
+  // To other columns.
+  QGEMM_MEMBER void go_on(int columns) { scale += columns, bias += columns; }
+
   template <int MR, int NV, bool kHalf = false>
   QGEMM_MEMBER void store(__m512i (*acc)[NV], int, char* c) const {
 #pragma GCC unroll 4
@@ -171,6 +174,7 @@ struct ToDwords {
   ptrdiff_t ldc;
   int n;
   QGEMM_MEMBER ToDwords(const gemm_args& g) : ldc(g.ldc), n(g.n) {}
+  QGEMM_MEMBER void go_on(int) {}
 
   template <int MR, int NV>
   QGEMM_MEMBER void store(__m512i (*acc)[NV], int, char* c) const {
@@ -197,6 +201,8 @@ struct ToFloats {
         row_zero_point(g.ep->row_zero_point),
         ldc(g.ldc),
         n(g.n) {}
+
+  QGEMM_MEMBER void go_on(int columns) { scale += columns, bias += columns, colsum += columns; }
 
   template <int MR, int NV>
   QGEMM_MEMBER void store(__m512i (*acc)[NV], int row, char* c) const {
@@ -442,38 +448,98 @@ QGEMM_INLINE void multiply_rest(const gemm_args& g, const uint8_t* a, __m512i (&
   }
 }
 
-// The sums of a panel of 16 columns whose halves read different channels: registers of 8 columns, each over 8 of the 16
-// channels.
-template <int MR>
-QGEMM_INLINE void multiply_halves(const gemm_args& g, const uint8_t* const* rows, ptrdiff_t offset, __m512i (&acc)[MR][1]) {
-  __m256i low[MR], high[MR];
-  const int32_t* correction = g.ep->correction + g.col;
+// Merged groups (gemm_args::merged): a pixel's 16 channels, broadcast as they are to every 16 bytes of a register, meet weights
+// in an order in which no product is of a zero. Lane 4 q + d has the channels of dword d. Where four groups have 4 columns each,
+// it sums column 4 d + q; where two have 8, dwords 2 h and 2 h + 1 are of group h, a column is the sum of two lanes, and a second
+// register, x = 1, has the columns from the fourth on.
+constexpr int kMostMergedTaps = 25;  // up to which the weights are put in order first
+
+struct Lanes {
+  alignas(64) int32_t at[16];
+};
+template <int kGroups>
+constexpr int merged_column(int x, int lane) {
+  return kGroups == 4 ? lane % 4 * 4 + lane / 4 : lane % 4 / 2 * 8 + 4 * x + lane / 4;
+}
+template <int kGroups>
+constexpr Lanes merged_columns(int x) {
+  Lanes l{};
+  for (int i = 0; i < 16; ++i) l.at[i] = merged_column<kGroups>(x, i);
+  return l;
+}
+// The same as indices into two registers, of dwords 2 h and 2 h + 1.
+template <int kGroups>
+constexpr Lanes merged_weights(int x) {
+  Lanes l{};
+  for (int i = 0; i < 16; ++i) l.at[i] = i % 2 * 16 + merged_column<kGroups>(x, i);
+  return l;
+}
+// Where column i lies, or the first part of its sum, in two registers.
+template <int kGroups>
+constexpr Lanes merged_sums() {
+  Lanes l{};
+  for (int i = 0; i < 16; ++i) l.at[i] = kGroups == 4 ? i % 4 * 4 + i / 4 : i % 8 / 4 * 16 + i % 4 * 4 + i / 8 * 2;
+  return l;
+}
+
+// What the sums of one set begin with, and then its weights, tap by tap.
+template <int kGroups>
+QGEMM_INLINE void order_merged(const gemm_args& g, const int8_t* b, const int32_t* correction, int8_t* out) {
+  constexpr int kRegisters = 4 / kGroups;
+  static constexpr Lanes kColumns[2] = {merged_columns<kGroups>(0), merged_columns<kGroups>(1)};
+  static constexpr Lanes kWeights[2] = {merged_weights<kGroups>(0), merged_weights<kGroups>(1)};
+  for (int x = 0; x < kRegisters; ++x, out += 64)
+    _mm512_store_si512(out, _mm512_maskz_permutexvar_epi32(kGroups == 4 ? 0xffff : 0x5555, _mm512_load_si512(kColumns[x].at),
+                                                           _mm512_loadu_si512(correction)));
+  for (int t = 0; t < g.taps; ++t, b += 256)
+    for (int x = 0; x < kRegisters; ++x, out += 64) {
+      const __m512i at = _mm512_load_si512(kWeights[x].at);
+      const __m512i low = _mm512_permutex2var_epi32(_mm512_loadu_si512(b), at, _mm512_loadu_si512(b + 64));
+      const __m512i high = _mm512_permutex2var_epi32(_mm512_loadu_si512(b + 128), at, _mm512_loadu_si512(b + 192));
+      _mm512_store_si512(out, _mm512_mask_blend_epi32(0xcccc, low, high));
+    }
+}
+
+// A tile's sums of one set. b: what order_merged wrote.
+template <int MR, int kGroups>
+QGEMM_INLINE void multiply_merged(int taps, const int8_t* b, const uint8_t* const* rows, ptrdiff_t offset,
+                                  __m512i (&acc)[MR][1]) {
+  constexpr int kRegisters = 4 / kGroups;
+  __m512i sum[kRegisters][MR];
+#pragma GCC unroll 2
+  for (int x = 0; x < kRegisters; ++x, b += 64) {
+    sum[x][0] = _mm512_load_si512(b);
 #pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-    low[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(correction));
-    high[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(correction + 8));
+    for (int i = 1; i < MR; ++i) sum[x][i] = sum[x][0];
   }
-  const int8_t* b = g.b;
 #pragma GCC unroll 1
-  for (const int8_t* end = b + ptrdiff_t(g.taps) * 256; b != end; b += 256, rows += MR) {
-    __m256i w[4];
-#pragma GCC unroll 4
-    for (int x = 0; x < 4; ++x) {
-      w[x] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + 64 * x + (x < 2 ? 0 : 32)));
+  for (const int8_t* end = b + taps * ptrdiff_t(64 * kRegisters); b != end; b += 64 * kRegisters, rows += MR) {
+    __m512i w[kRegisters];
+#pragma GCC unroll 2
+    for (int x = 0; x < kRegisters; ++x) {
+      w[x] = _mm512_load_si512(b + 64 * x);
       __asm__("" : "+v"(w[x]));
     }
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
-      const uint8_t* a = rows[i] + offset;
-      low[i] = _mm256_dpbusd_epi32(low[i], broadcast4_to_8(a), w[0]);
-      high[i] = _mm256_dpbusd_epi32(high[i], broadcast4_to_8(a + 8), w[2]);
-      low[i] = _mm256_dpbusd_epi32(low[i], broadcast4_to_8(a + 4), w[1]);
-      high[i] = _mm256_dpbusd_epi32(high[i], broadcast4_to_8(a + 12), w[3]);
-      __asm__("" : "+v"(low[i]), "+v"(high[i]));  // or gcc copies them on every tap
+      const __m512i a = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[i] + offset)));
+#pragma GCC unroll 2
+      for (int x = 0; x < kRegisters; ++x) {
+        sum[x][i] = _mm512_dpbusd_epi32(sum[x][i], a, w[x]);
+        __asm__("" : "+v"(sum[x][i]));  // or gcc copies them on every tap
+      }
     }
   }
+  static constexpr Lanes kSums = merged_sums<kGroups>();
+  const __m512i first = _mm512_load_si512(kSums.at), second = _mm512_add_epi32(first, _mm512_set1_epi32(1));
 #pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) acc[i][0] = _mm512_inserti64x4(_mm512_castsi256_si512(low[i]), high[i], 1);
+  for (int i = 0; i < MR; ++i) {
+    if constexpr (kGroups == 4)
+      acc[i][0] = _mm512_permutexvar_epi32(first, sum[0][i]);
+    else
+      acc[i][0] = _mm512_add_epi32(_mm512_permutex2var_epi32(sum[0][i], first, sum[1][i]),
+                                   _mm512_permutex2var_epi32(sum[0][i], second, sum[1][i]));
+  }
 }
 
 // The end of a tile of MR rows, whichever it is.
@@ -551,9 +617,8 @@ QGEMM_INLINE void one_tile(const gemm_args& g) {
 
 // The first `tiles` tiles of a strip, MR rows each, in one function: behind a call the core works off the end of a tile alone, in
 // a loop it does so beside the products of the next. kc is a multiple of 4. Rows: where the rows lie; those of `terms` are a
-// matrix and have a row_term, those of `apart` a matrix and several taps, those of `joined` a rest besides, those of `halves` a
-// table.
-enum class Rows { matrix, terms, apart, joined, table, halves };
+// matrix and have a row_term, those of `apart` a matrix and several taps, those of `joined` a rest besides.
+enum class Rows { matrix, terms, apart, joined, table };
 template <int MR, int NV, class End, Rows kRows, bool kHalf>
 static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t tiles) {
   const End end(g);
@@ -564,9 +629,7 @@ static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t til
     __m512i acc[MR][NV];
 #pragma GCC unroll 16
     for (int r = 0; r < MR; ++r) __builtin_prefetch(c + r * g.ldc, 1);
-    if constexpr (kRows == Rows::halves) {
-      multiply_halves<MR>(g, g.tiles[i].rows, g.offset + g.tiles[i].offset, acc);
-    } else if constexpr (kRows == Rows::table) {
+    if constexpr (kRows == Rows::table) {
       multiply<MR, NV, false, Taps::table, kHalf>(g, g.tiles[i].rows, g.offset + g.tiles[i].offset, nullptr, acc);
     } else {
       const uint8_t* rows[MR];
@@ -593,11 +656,40 @@ static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t til
   }
 }
 
+// The same for tiles of merged groups, of all sets in turn: they read the same cache lines, and write the same ones.
+template <int MR, int kGroups, class End>
+static __attribute__((noinline)) void merged_strip(const gemm_args& g, int64_t tiles) {
+  alignas(64) int8_t b[kMostSets * (kMostMergedTaps + 1) * (256 / kGroups)];
+  const ptrdiff_t set_bytes = (g.taps + 1) * ptrdiff_t(256 / kGroups);
+  const int32_t sets = g.sets > 1 ? g.sets : 1;
+  for (int32_t s = 0; s < sets; ++s)
+    order_merged<kGroups>(g, g.b + s * g.panel_bytes, g.ep->correction + g.col + 16 * s, b + s * set_bytes);
+  End end(g);
+  const ptrdiff_t columns = static_cast<char*>(gemm_set(g, 1).c) - static_cast<char*>(g.c);
+  char* c = static_cast<char*>(g.c);
+  int row = g.row;
+  for (int64_t i = 0; i < tiles; ++i, row += MR, c += MR * g.ldc) {
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; ++r) __builtin_prefetch(c + r * g.ldc, 1);
+    ptrdiff_t offset = g.offset + g.tiles[i].offset;
+    for (int32_t s = 0; s < sets; ++s, offset += 16, end.go_on(16)) {
+      __m512i acc[MR][1];
+      multiply_merged<MR, kGroups>(g.taps, b + s * set_bytes, g.tiles[i].rows, offset, acc);
+#pragma GCC unroll 16
+      for (int r = 0; r < MR; ++r) __asm__("" : "+v"(acc[r][0]));
+      const End* terms = &end;  // in memory, as in gemm_strip
+      if (kGroups == 2) __asm__("" : "+r"(terms) : : "memory");
+      terms->template store<MR, 1>(acc, row, c + s * columns);
+    }
+    end.go_on(-16 * sets);
+  }
+}
+
 template <int MR, int NV, class End, bool kHalf = false>
 QGEMM_INLINE void strip(const gemm_args& g, int64_t tiles) {
   if constexpr (NV == 1) {
-    if (g.tiles && g.halves && g.kc == 16) {
-      gemm_strip<MR, NV, End, Rows::halves, false>(g, tiles);
+    if (g.merged) {
+      g.merged == 4 ? merged_strip<MR, 4, End>(g, tiles) : merged_strip<MR, 2, End>(g, tiles);
       return;
     }
   }
@@ -626,6 +718,10 @@ QGEMM_INLINE void strip_to_bytes(const gemm_args& g, int64_t tiles) {
 // Tiles [begin, end) of a strip, one after the other, each with any end.
 template <int MR, int NV>
 static __attribute__((noinline)) void single_tiles(const gemm_args& g, const GemmCut& cut, int32_t begin, int32_t end) {
+  if (g.sets > 1) {
+    for (int32_t s = 0; s < g.sets; ++s) single_tiles<MR, NV>(gemm_set(g, s), cut, begin, end);
+    return;
+  }
   gemm_args one = g;
   for (int32_t i = begin; i < end; ++i) {
     const int32_t first = gemm_tile_begin(cut, i);
@@ -646,6 +742,8 @@ QGEMM_INLINE bool full_tiles(const gemm_args& g, int32_t begin, int32_t end) {
   const Epilogue& e = *g.ep;
   if ((g.kc & 3) != 0 || e.row_sum || (e.row_term && (g.tiles || g.tap_at)) || g.n <= 16 * (NV - 1)) return false;
   gemm_args rest = g;
+  if (!g.tiles || g.kc != 16 || g.taps > kMostMergedTaps) rest.merged = 0;
+  if (rest.merged == 0 && g.sets > 1) return false;
   rest.tiles = g.tiles ? g.tiles + begin : nullptr;
   rest.base = g.base + begin * MR * g.lda;
   rest.rest = g.rest ? g.rest + begin * MR * g.rest_bytes : nullptr;
@@ -758,6 +856,12 @@ QGEMM_INLINE void gemm(const gemm_args& g) {
   if constexpr (NV == 4) {
     if (g.panels > 1) {
       tile_over_panels<MR>(g);
+      return;
+    }
+  }
+  if constexpr (NV == 1) {
+    if (g.sets > 1 && (g.tile_rows == 0 || g.m <= g.tile_rows)) {
+      for (int32_t i = 0; i < g.sets; ++i) one_tile<MR, NV>(gemm_set(g, i));
       return;
     }
   }

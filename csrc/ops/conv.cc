@@ -247,6 +247,11 @@ void prefetch_input(const Job& j, int64_t first, int64_t end, int64_t part, int6
 void dense(const Job& j) {
   const PackedView& w = j.w;
   const int64_t pixels = j.g.batch * j.oh * j.ow, panels = w.panels_per_group;
+  // Sets of merged groups whose channels share cache lines are worked on together, tile by tile.
+  const int32_t merged = merged_groups(w);
+  int64_t together = merged && !j.post && w.bits == 8 ? kMostSets : 1;
+  while (w.sets % together) together /= 2;
+  const int64_t sets = w.sets / together;
   // Input behind an output pixel: with strides, of all the pixels that its filter and those beside it read.
   const int64_t strides = std::min(j.g.stride_h, j.g.kh) * std::min(j.g.stride_w, j.g.kw);
   const int64_t tap_bytes = std::max<int64_t>(w.fold_w ? w.kc : w.sets * w.cin_s * strides, 1);
@@ -262,18 +267,17 @@ void dense(const Job& j) {
   if (threads > 1 && enough_pixels && w.sets * w.group_panel_bytes() <= kSharedPanelBytes) {
     blocks = (blocks + threads - 1) / threads * threads;
   } else if (threads > 1) {
-    blocks = std::max(blocks, std::min<int64_t>((pixels + mr - 1) / mr, (threads + w.sets * panels - 1) / (w.sets * panels)));
+    blocks = std::max(blocks, std::min<int64_t>((pixels + mr - 1) / mr, (threads + sets * panels - 1) / (sets * panels)));
     // Three panels, or a wide one and a narrow one, are no even work for two threads, nor are seven blocks that are not cut.
-    const bool whole = blocks * w.sets >= 3 * threads, few = blocks * w.sets * (whole ? 1 : panels) < 16 * threads;
-    const bool even =
-        blocks * w.sets % threads == 0 || (!whole && panels % threads == 0 && w.panel_columns(panels - 1) == kPanel);
+    const bool whole = blocks * sets >= 3 * threads, few = blocks * sets * (whole ? 1 : panels) < 16 * threads;
+    const bool even = blocks * sets % threads == 0 || (!whole && panels % threads == 0 && w.panel_columns(panels - 1) == kPanel);
     if (!even && few && enough_pixels) blocks = (blocks + threads - 1) / threads * threads;
-    if (blocks * w.sets < 3 * threads) cuts = std::min<int64_t>(panels, (3 * threads + blocks * w.sets - 1) / (blocks * w.sets));
+    if (blocks * sets < 3 * threads) cuts = std::min<int64_t>(panels, (3 * threads + blocks * sets - 1) / (blocks * sets));
   }
   if (dense_inside(j, {threads, blocks, cuts}) || dense_lines(j, threads)) return;
   const bool product = is_product(j);
   const bool ahead = w.sets > 1 && j.g.batch * j.g.h * j.g.w * j.g.pixel() > kL2Bytes;
-  parallel_shares(blocks * w.sets * cuts, threads, [&](int64_t begin, int64_t end) {
+  parallel_shares(blocks * sets * cuts, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch<const uint8_t*> pointers;
     static thread_local Scratch<GemmTile> tiles;
     static thread_local Scratch<uint8_t> patch_bytes;
@@ -288,12 +292,14 @@ void dense(const Job& j) {
     gemm_args g{};
     g.taps = static_cast<int32_t>(w.taps);
     g.kc = static_cast<int32_t>(readable(w));
-    g.halves = w.merged % 2 == 0 && w.cout_s == 16 && w.kc % 8 == 0;
+    g.merged = merged;
+    g.sets = static_cast<int32_t>(together);
+    g.panel_bytes = static_cast<ptrdiff_t>(w.group_panel_bytes());
     int64_t filled = -1, summed = -1;
     int filled_mr = 0;
-    const int64_t last_block = (end - 1) / cuts / w.sets;
+    const int64_t last_block = (end - 1) / cuts / sets;
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t cut = i % cuts, group = i / cuts % w.sets, b = i / cuts / w.sets;
+      const int64_t cut = i % cuts, group = i / cuts % sets * together, b = i / cuts / sets;
       const int64_t first = pixels * b / blocks;
       const int32_t rows = static_cast<int32_t>(pixels * (b + 1) / blocks - first);
       for (int64_t p = panels * cut / cuts; p < panels * (cut + 1) / cuts; ++p) {
@@ -315,7 +321,7 @@ void dense(const Job& j) {
         g.next = !j.post && p + 1 < panels * (cut + 1) / cuts ? panel_ahead(j.t, w, group, p, rows) : nullptr;
         panel_tiles(j, e, group, p, panel_as_s8(j.t, w, group, p, scratch), first, table, g);
         if (ahead && b < last_block)
-          prefetch_input(j, first + rows, pixels * (b + 2) / blocks, group * panels + p, w.sets * panels);
+          prefetch_input(j, first + rows, pixels * (b + 2) / blocks, group / together * panels + p, sets * panels);
       }
     }
   });

@@ -128,8 +128,8 @@ bool plan(const PackedView& w, const Window& window, std::vector<Region>& region
   Window g = window;
   g.kh = w.kh;
   g.kw = w.kw;
-  const bool halves = w.merged % 2 == 0 && w.cout_s == 16 && w.kc == 16;  // the kernel for them takes whole filters
-  return w.tap_sums && !w.fold_w && !w.has_w_zero_point && w.kc % 4 == 0 && !halves && Planner(w, g, regions).plan();
+  // The kernel for merged groups takes whole filters.
+  return w.tap_sums && !w.fold_w && !w.has_w_zero_point && w.kc % 4 == 0 && !merged_groups(w) && Planner(w, g, regions).plan();
 }
 
 // A convolution that is cut in regions.

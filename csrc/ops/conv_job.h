@@ -46,6 +46,11 @@ bool leaves_out_padding(const PackedView& w, const Window& window);
 // enough for a strip. Else returns false.
 bool dense_lines(const ConvJob& j, int threads);
 
+// gemm_args::merged of a weight.
+inline int32_t merged_groups(const PackedView& w) {
+  return w.cout_s != 16 || w.kc != 16 ? 0 : w.merged % 4 == 0 ? 4 : w.merged == 2 ? 2 : 0;
+}
+
 // Bytes a kernel reads of every tap. A tap's ragged end costs a kernel more than the whole group of 4 would, and the panel holds
 // zero weights there, so that drivers point only where the rounded number is readable.
 inline int64_t readable(const PackedView& w) { return (w.kc + 3) & ~int64_t(3); }

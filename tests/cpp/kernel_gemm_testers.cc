@@ -39,6 +39,7 @@ class GemmTester {
   GemmTester& width(int v) { return width_ = v, *this; }
   GemmTester& n(int v) { return n_ = v, *this; }
   GemmTester& panels(int v) { return panels_ = v, *this; }  // whole ones of 64 columns, side by side
+  GemmTester& sets(int v) { return sets_ = v, *this; }      // of groups, panels of 16 columns
   GemmTester& row(int v) { return row_ = v, *this; }
   GemmTester& col(int v) { return col_ = v, *this; }
   GemmTester& side(Side v) { return side_ = v, *this; }
@@ -60,14 +61,14 @@ class GemmTester {
         at = static_cast<ptrdiff_t>(rng.between(-100, 100));
         least = std::min<int64_t>(least, at), most = std::max<int64_t>(most, at);
       }
-      const int64_t bytes = int64_t(lda_) * (m_ - 1) + kc_ + most - least;
+      const int64_t bytes = int64_t(lda_) * (m_ - 1) + sets_ * kc_ + most - least;
       uint8_t* p = matrix_.place<uint8_t>(static_cast<size_t>(bytes), side_);
       fill(rng, a_mood, p, bytes);
       base = p - least - offset;
     }
     for (size_t i = 0; i < pointers.size(); ++i) {
-      uint8_t* p = rows(i).place<uint8_t>(static_cast<size_t>(kc_), side_);
-      fill(rng, a_mood, p, kc_);
+      uint8_t* p = rows(i).place<uint8_t>(static_cast<size_t>(sets_ * kc_), side_);
+      fill(rng, a_mood, p, sets_ * kc_);
       pointers[i] = p - offset;
     }
     const GemmCut cut = gemm_cut(m_, tile_rows_);
@@ -82,15 +83,16 @@ class GemmTester {
       for (size_t i = 0; i < tiles.size(); ++i) tiles[i].rows = placed + gemm_tile_begin(cut, static_cast<int32_t>(i)) * taps_;
     }
     // A part of a filter: lines of taps, of which the panel holds more.
-    const bool part = !nibbles_ && !lda_ && panels_ == 1 && taps_ > 1 && rng.chance(50);
+    const int merged = !nibbles_ && width_ == 16 && kc_ == 16 ? static_cast<int>(rng.pick<int64_t>({0, 2, 4})) : 0;
+    const bool part = !nibbles_ && !lda_ && panels_ * sets_ == 1 && merged == 0 && taps_ > 1 && rng.chance(50);
     const int line = part ? static_cast<int>(rng.between(1, taps_)) : 0;
     const int64_t gap = part ? rng.between(0, 2) * k4 * width_ * 4 : 0, gaps = part ? (taps_ - 1) / line : 0;
     const int64_t rest = !tap_at.empty() && rng.chance(50) ? rng.pick<int64_t>({4, 4, 8, 12}) : 0;  // behind the taps
     const int64_t panel = (taps_ * k4 * 4 + rest) * width_ + gaps * gap, panel_bytes = panel + rng.pick<int64_t>({0, 64});
-    const int64_t stored = nibbles_ ? panel / 2 : panel + (panels_ - 1) * panel_bytes;
+    const int64_t stored = nibbles_ ? panel / 2 : panel + (panels_ * sets_ - 1) * panel_bytes;
     int8_t* b = b_.place<int8_t>(static_cast<size_t>(stored), side_);
     fill(rng, b_mood, b, stored);
-    for (int64_t p = 0; p < panels_; ++p)
+    for (int64_t p = 0; p < panels_ * sets_; ++p)
       for (int64_t t = 0; t < taps_; ++t)  // a panel is zero where kc is rounded up
         for (int64_t k = kc_; k < 4 * k4; ++k)
           for (int64_t j = 0; j < width_; ++j) {
@@ -102,14 +104,13 @@ class GemmTester {
           }
     uint8_t* rests = rest_.place<uint8_t>(static_cast<size_t>(rest * m_), side_);
     fill(rng, a_mood, rests, rest * m_);
-    const bool halves = !nibbles_ && !part && width_ == 16 && kc_ == 16 && rng.chance(50);
-    if (halves)
+    for (int64_t p = 0; merged && p < sets_; ++p)
       for (int64_t x = 0; x < panel; ++x)
-        if ((x / 4 % 16 < 8) != (x / 64 % k4 < k4 / 2)) b[x] = 0;
+        if (x / 4 % 16 * merged / 16 != x / 64 % 4 * merged / 4) b[p * panel_bytes + x] = 0;
 
     const double typical = 255.0 * 128.0 * std::sqrt(double(taps_) * kc_ + 1);
-    const Epilogue& e = maker_.make(rng, row_ + m_, col_ + panels_ * width_, typical, true, true, side_);
-    const int64_t columns = (panels_ - 1) * width_ + n_;
+    const Epilogue& e = maker_.make(rng, row_ + m_, col_ + panels_ * sets_ * width_, typical, true, true, side_);
+    const int64_t columns = (panels_ * sets_ - 1) * width_ + n_;
     const int64_t size = element_size(e.out), row_bytes = columns * size, ld = row_bytes + gap_ * size;
     gemm_args g{};
     g.tiles = lda_ ? nullptr : tiles_.place(tiles, side_);
@@ -119,7 +120,8 @@ class GemmTester {
     g.rest = rest ? rests : nullptr;
     g.rest_bytes = static_cast<int32_t>(rest);
     g.tile_rows = tile_rows_;
-    g.halves = halves;
+    g.merged = merged;
+    g.sets = sets_ == 1 && rng.chance(50) ? 0 : sets_;
     g.line = line;
     g.gap = static_cast<ptrdiff_t>(gap);
     g.panels = panels_ == 1 && rng.chance(50) ? 0 : panels_;
@@ -136,9 +138,10 @@ class GemmTester {
     g.col = col_;
     g.ldc = ld;
     now_testing(
-        "%s m=%d tile_rows=%d lda=%d taps=%d line=%d rest=%d kc=%d width=%d n=%d panels=%d halves=%d row=%d col=%d ldc=%d %s",
-        kernel_row.name, m_, tile_rows_, lda_, taps_, line, static_cast<int>(rest), kc_, width_, n_, panels_, halves, row_, col_,
-        static_cast<int>(ld), maker_.describe().c_str());
+        "%s m=%d tile_rows=%d lda=%d taps=%d line=%d rest=%d kc=%d width=%d n=%d panels=%d merged=%d sets=%d row=%d col=%d "
+        "ldc=%d %s",
+        kernel_row.name, m_, tile_rows_, lda_, taps_, line, static_cast<int>(rest), kc_, width_, n_, panels_, merged, sets_, row_,
+        col_, static_cast<int>(ld), maker_.describe().c_str());
     uint8_t* want = want_.place(m_, row_bytes, ld, side_);
     uint8_t* got = got_.place(m_, row_bytes, ld, side_);
     if (e.out == OutType::f32_accumulate)
@@ -167,7 +170,8 @@ class GemmTester {
     return *rows_[i];
   }
 
-  int m_ = 1, tile_rows_ = 0, lda_ = 0, taps_ = 1, kc_ = 1, width_ = 16, n_ = 1, panels_ = 1, row_ = 0, col_ = 0, gap_ = 0;
+  int m_ = 1, tile_rows_ = 0, lda_ = 0, taps_ = 1, kc_ = 1, width_ = 16, n_ = 1, panels_ = 1, sets_ = 1, row_ = 0, col_ = 0,
+      gap_ = 0;
   bool nibbles_ = false;
   Side side_ = Side::end;
   std::vector<std::unique_ptr<Guarded>> rows_;
@@ -290,10 +294,15 @@ void test_gemm(const KernelRow& row) {
     const bool matrix = rng.chance(30);
     if (matrix && rng.chance(60)) t.taps(1);
     t.matrix(matrix ? kc + static_cast<int>(rng.between(kc > 0 ? 0 : 1, 20)) : 0);
-    t.kc(kc).n(static_cast<int>(rng.between(1, width))).panels(1);
+    t.kc(kc).n(static_cast<int>(rng.between(1, width))).panels(1).sets(1);
     if (width == 64 && rng.chance(20)) {  // few rows over panels side by side
       t.m(rng.chance(50) ? 1 : static_cast<int>(rng.between(1, row.mr))).tile_rows(rng.chance(50) ? row.mr : 0);
       t.taps(1).matrix(kc + static_cast<int>(rng.between(kc > 0 ? 0 : 1, 20))).n(64).panels(static_cast<int>(rng.between(1, 5)));
+    }
+    if (width == 16 && rng.chance(30)) {  // groups side by side
+      t.kc(16).matrix(matrix ? 16 + static_cast<int>(rng.between(0, 20)) : 0);
+      if (!matrix) t.taps(static_cast<int>(rng.pick<int64_t>({1, 3, 9, 25, 26})));
+      if (rng.chance(80)) t.n(16).sets(static_cast<int>(rng.between(1, kMostSets)));
     }
     t.row(static_cast<int>(rng.between(0, 9)))
         .col(64 * static_cast<int>(rng.between(0, 1)))

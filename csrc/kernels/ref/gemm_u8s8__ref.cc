@@ -8,6 +8,10 @@ void gemm_u8s8_4x16(const gemm_args& g) {
     for (int p = 0; p < g.panels; ++p) gemm_u8s8_4x16(gemm_panel(g, p));
     return;
   }
+  if (g.sets > 1) {
+    for (int s = 0; s < g.sets; ++s) gemm_u8s8_4x16(gemm_set(g, s));
+    return;
+  }
   const ptrdiff_t groups = (g.kc + 3) / 4;
   const GemmCut cut = gemm_cut(g.m, g.tile_rows);
   for (int tile = 0; tile < cut.tiles; ++tile) {
