@@ -88,6 +88,9 @@ struct gemm_args {
   // Sets of such groups: as many calls in one, with b going on by panel_bytes, offset by kc, col and c by 16 columns. At most
   // kMostSets; 0: one. More only where n is 16 and next is null: their channels share the cache lines of a pixel.
   int32_t sets;
+  // Bytes that calls after this one read, which a kernel may ask for meanwhile, a few beside each tile. A hint.
+  const uint8_t* ahead;
+  ptrdiff_t ahead_bytes;
 };
 constexpr int32_t kMostSets = 4;
 
@@ -115,6 +118,7 @@ static inline gemm_args gemm_set(const gemm_args& g, int32_t s) {
   const bool bytes = g.ep->out == OutType::u8 || g.ep->out == OutType::s8;
   gemm_args one = g;
   one.sets = 0;
+  one.ahead_bytes = 0;
   one.b = g.b + s * g.panel_bytes;
   one.offset = g.offset + s * g.kc;
   one.col = g.col + s * 16;

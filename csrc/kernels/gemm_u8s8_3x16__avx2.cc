@@ -81,6 +81,7 @@ void gemm_u8s8_3x16(const gemm_args& g) {
   }
   if (g.sets > 1) {
     for (int s = 0; s < g.sets; ++s) gemm_u8s8_3x16(gemm_set(g, s));
+    for (ptrdiff_t i = 0; i < g.ahead_bytes; i += 64) __builtin_prefetch(g.ahead + i, 0, 2);
     return;
   }
   gemm_args one = g;

@@ -666,6 +666,9 @@ static __attribute__((noinline)) void merged_strip(const gemm_args& g, int64_t t
     order_merged<kGroups>(g, g.b + s * g.panel_bytes, g.ep->correction + g.col + 16 * s, b + s * set_bytes);
   End end(g);
   const ptrdiff_t columns = static_cast<char*>(gemm_set(g, 1).c) - static_cast<char*>(g.c);
+  const uint8_t* ahead = g.ahead;
+  const uint8_t* const ahead_end = g.ahead + g.ahead_bytes;
+  const ptrdiff_t ahead_lines = (g.ahead_bytes / 64 + tiles * sets - 1) / (tiles * sets);  // beside one set of a tile
   char* c = static_cast<char*>(g.c);
   int row = g.row;
   for (int64_t i = 0; i < tiles; ++i, row += MR, c += MR * g.ldc) {
@@ -673,6 +676,9 @@ static __attribute__((noinline)) void merged_strip(const gemm_args& g, int64_t t
     for (int r = 0; r < MR; ++r) __builtin_prefetch(c + r * g.ldc, 1);
     ptrdiff_t offset = g.offset + g.tiles[i].offset;
     for (int32_t s = 0; s < sets; ++s, offset += 16, end.go_on(16)) {
+#pragma GCC unroll 1
+      for (const uint8_t* end_of_part = ahead + 64 * ahead_lines; ahead < end_of_part && ahead < ahead_end; ahead += 64)
+        __builtin_prefetch(ahead, 0, 2);
       __m512i acc[MR][1];
       multiply_merged<MR, kGroups>(g.taps, b + s * set_bytes, g.tiles[i].rows, offset, acc);
 #pragma GCC unroll 16

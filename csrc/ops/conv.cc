@@ -232,16 +232,21 @@ void panel_tiles(const Job& j, const Epilogue& e, int64_t group, int64_t p, cons
   }
 }
 
-// Part `part` of `parts` of the input lines under output pixels [first, end), asked for while the pixels before them are worked
-// on: a set of groups reads a piece of every pixel, which no hardware prefetches.
-void prefetch_input(const Job& j, int64_t first, int64_t end, int64_t part, int64_t parts) {
+// Part `part` of `parts` of the input lines under output pixels [first, end), to be asked for while the pixels before them are
+// worked on: a set of groups reads a piece of every pixel, which no hardware prefetches.
+struct Piece {
+  const uint8_t* begin;
+  int64_t bytes;
+};
+Piece input_ahead(const Job& j, int64_t first, int64_t end, int64_t part, int64_t parts) {
   const Window& g = j.g;
   const int64_t pixels = j.oh * j.ow, line = g.w * g.pixel(), last = end - 1;
   const int64_t y0 = first % pixels / j.ow * g.stride_h - g.top;
   const int64_t y1 = last % pixels / j.ow * g.stride_h - g.top + (g.kh - 1) * g.dilation_h + 1;
   const int64_t from = (first / pixels * g.h + std::max<int64_t>(0, y0)) * line;
   const int64_t bytes = (last / pixels * g.h + std::min(g.h, std::max<int64_t>(0, y1))) * line - from;
-  for (int64_t i = bytes * part / parts; i < bytes * (part + 1) / parts; i += 64) __builtin_prefetch(j.x + from + i, 0, 2);
+  const int64_t begin = bytes * part / parts;
+  return {j.x + from + begin, bytes * (part + 1) / parts - begin};
 }
 
 void dense(const Job& j) {
@@ -319,9 +324,13 @@ void dense(const Job& j) {
           summed = group;
         }
         g.next = !j.post && p + 1 < panels * (cut + 1) / cuts ? panel_ahead(j.t, w, group, p, rows) : nullptr;
-        panel_tiles(j, e, group, p, panel_as_s8(j.t, w, group, p, scratch), first, table, g);
+        Piece next{nullptr, 0};
         if (ahead && b < last_block)
-          prefetch_input(j, first + rows, pixels * (b + 2) / blocks, group / together * panels + p, sets * panels);
+          next = input_ahead(j, first + rows, pixels * (b + 2) / blocks, group / together * panels + p, sets * panels);
+        g.ahead = next.begin;
+        g.ahead_bytes = together > 1 ? next.bytes : 0;  // asked for by the kernel; else after it
+        panel_tiles(j, e, group, p, panel_as_s8(j.t, w, group, p, scratch), first, table, g);
+        for (int64_t at = g.ahead_bytes; at < next.bytes; at += 64) __builtin_prefetch(next.begin + at, 0, 2);
       }
     }
   });

@@ -124,6 +124,7 @@ class GemmTester {
     g.sets = sets_ == 1 && rng.chance(50) ? 0 : sets_;
     g.line = line;
     g.gap = static_cast<ptrdiff_t>(gap);
+    if (!pointers.empty() && rng.chance(50)) g.ahead = pointers[0] + offset, g.ahead_bytes = rng.between(0, 4096);
     g.panels = panels_ == 1 && rng.chance(50) ? 0 : panels_;
     g.panel_bytes = static_cast<ptrdiff_t>(panel_bytes);
     g.offset = static_cast<ptrdiff_t>(offset);
