@@ -119,7 +119,7 @@ TEST(Pack, NoiseIsNotAWeight) {
     const size_t bytes = static_cast<size_t>(rng.between(0, 1000));
     uint8_t* p = memory.place<uint8_t>(bytes, Side::end);
     fill(rng, Mood::uniform, p, static_cast<int64_t>(bytes));
-    if (bytes > 8 && rng.chance(50)) std::memcpy(p, "QGPACK04", 8);
+    if (bytes > 8 && rng.chance(50)) std::memcpy(p, "QGPACK05", 8);
     ASSERT_EQ(thrown_by([&] { view(p, static_cast<int64_t>(bytes)); }).code, Code::packed);
   }
 }
