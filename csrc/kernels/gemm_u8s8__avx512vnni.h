@@ -452,7 +452,11 @@ QGEMM_INLINE void multiply_rest(const gemm_args& g, const uint8_t* a, __m512i (&
 // in an order in which no product is of a zero. Lane 4 q + d has the channels of dword d. Where four groups have 4 columns each,
 // it sums column 4 d + q; where two have 8, dwords 2 h and 2 h + 1 are of group h, a column is the sum of two lanes, and a second
 // register, x = 1, has the columns from the fourth on.
-constexpr int kMostMergedTaps = 25;  // up to which the weights are put in order first
+constexpr int kOrdered = 104;  // starts and taps of all sets, at most, that are put in order first: 7 or 13 KiB
+
+QGEMM_INLINE bool can_order(const gemm_args& g) {
+  return g.merged && g.tiles && g.kc == 16 && (g.sets > 1 ? g.sets : 1) * (g.taps + 1) <= kOrdered;
+}
 
 struct Lanes {
   alignas(64) int32_t at[16];
@@ -659,7 +663,7 @@ static __attribute__((noinline)) void gemm_strip(const gemm_args& g, int64_t til
 // The same for tiles of merged groups, of all sets in turn: they read the same cache lines, and write the same ones.
 template <int MR, int kGroups, class End>
 static __attribute__((noinline)) void merged_strip(const gemm_args& g, int64_t tiles) {
-  alignas(64) int8_t b[kMostSets * (kMostMergedTaps + 1) * (256 / kGroups)];
+  alignas(64) int8_t b[kOrdered * (256 / kGroups)];
   const ptrdiff_t set_bytes = (g.taps + 1) * ptrdiff_t(256 / kGroups);
   const int32_t sets = g.sets > 1 ? g.sets : 1;
   for (int32_t s = 0; s < sets; ++s)
@@ -748,8 +752,7 @@ QGEMM_INLINE bool full_tiles(const gemm_args& g, int32_t begin, int32_t end) {
   const Epilogue& e = *g.ep;
   if ((g.kc & 3) != 0 || e.row_sum || (e.row_term && (g.tiles || g.tap_at)) || g.n <= 16 * (NV - 1)) return false;
   gemm_args rest = g;
-  if (!g.tiles || g.kc != 16 || g.taps > kMostMergedTaps) rest.merged = 0;
-  if (rest.merged == 0 && g.sets > 1) return false;
+  if (!can_order(g)) rest.merged = 0;
   rest.tiles = g.tiles ? g.tiles + begin : nullptr;
   rest.base = g.base + begin * MR * g.lda;
   rest.rest = g.rest ? g.rest + begin * MR * g.rest_bytes : nullptr;
@@ -855,22 +858,10 @@ QGEMM_INLINE void tile_over_panels(const gemm_args& g) {
   for (int32_t p = done; p < g.panels; ++p) one_tile<MR, 4>(gemm_panel(g, p));
 }
 
-// Every kernel of this family: tiles of at most MR rows of NV registers. Those that prefetch, the ragged last ones and rare ends
-// are called one by one.
+// The tiles of one panel, or of the sets that one strip takes. Those that prefetch, the ragged last ones and rare ends are called
+// one by one.
 template <int MR, int NV>
-QGEMM_INLINE void gemm(const gemm_args& g) {
-  if constexpr (NV == 4) {
-    if (g.panels > 1) {
-      tile_over_panels<MR>(g);
-      return;
-    }
-  }
-  if constexpr (NV == 1) {
-    if (g.sets > 1 && (g.tile_rows == 0 || g.m <= g.tile_rows)) {
-      for (int32_t i = 0; i < g.sets; ++i) one_tile<MR, NV>(gemm_set(g, i));
-      return;
-    }
-  }
+QGEMM_INLINE void all_tiles(const gemm_args& g) {
   if (g.tile_rows == 0 || g.m <= g.tile_rows) {
     one_tile<MR, NV>(g);
     return;
@@ -883,6 +874,24 @@ QGEMM_INLINE void gemm(const gemm_args& g) {
   }
   if (g.tile_rows == MR && cut.full > done && full_tiles<MR, NV>(g, done, cut.full)) done = cut.full;
   single_tiles<MR, NV>(g, cut, done, cut.tiles);
+}
+
+// Every kernel of this family: tiles of at most MR rows of NV registers.
+template <int MR, int NV>
+QGEMM_INLINE void gemm(const gemm_args& g) {
+  if constexpr (NV == 4) {
+    if (g.panels > 1) {
+      tile_over_panels<MR>(g);
+      return;
+    }
+  }
+  if constexpr (NV == 1) {
+    if (g.sets > 1 && (!can_order(g) || g.tile_rows == 0 || g.m <= g.tile_rows)) {
+      for (int32_t i = 0; i < g.sets; ++i) all_tiles<MR, NV>(gemm_set(g, i));
+      return;
+    }
+  }
+  all_tiles<MR, NV>(g);
 }
 
 }  // namespace avx512vnni
