@@ -17,12 +17,6 @@ QGEMM_INLINE __m512i broadcast4(const uint8_t* a) {
   return _mm512_set1_epi32(v);
 }
 
-QGEMM_INLINE __m256i broadcast4_to_8(const uint8_t* a) {
-  int32_t v;
-  memcpy(&v, a, 4);
-  return _mm256_set1_epi32(v);
-}
-
 // n bytes of a row, all of them in the common case.
 QGEMM_INLINE void store32(char* p, __m256i v, int n) {
   if (n == 32)

@@ -19,7 +19,7 @@ cpu_set_t affinity() {
 
 TEST(Apart, AThreadLeavesTheCoreOfALowerOneAndKeepsItsAffinity) {
   const cpu_set_t all = affinity();
-  if (CPU_COUNT(&all) < 2) GTEST_SKIP() << "one core";
+  if (CPU_COUNT(&all) < 2) GTEST_SKIP() << "this process has one core: there is none to move to";
   int moved = 0;
   for (int attempt = 0; attempt < 20 && moved == 0; ++attempt) {
     Apart apart(2);
