@@ -126,6 +126,7 @@ KernelTable build(Isa isa) {
   QGEMM_PICK(lut);
   QGEMM_PICK(gather);
   QGEMM_PICK(tails);
+  QGEMM_PICK(lines);
   QGEMM_PICK(interleave3);
   QGEMM_PICK(permute);
   QGEMM_PICK(lerp);

@@ -59,6 +59,7 @@ struct KernelTable {
   KernelFn<lut_args> lut;
   KernelFn<gather_args> gather;
   KernelFn<tails_args> tails;
+  KernelFn<lines_args> lines;
   KernelFn<interleave3_args> interleave3;
   KernelFn<permute_args> permute;
   KernelFn<lerp_args> lerp;

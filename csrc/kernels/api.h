@@ -330,6 +330,27 @@ struct tails_args {
   ptrdiff_t ldo;  // 4 or 8, and at least taps * n
 };
 
+// Output lines of a convolution whose outputs sum few products, to u8 or s8 without terms of rows: `outputs` lines of `pixels`
+// each. Pixel x of line o is the row of a gemm whose tap t are the kc bytes of rows[o * advance + t] from first + x * step on; a
+// byte outside [0, bytes) of a row reads as `padding`. Its output is at c + o * ldr + x * ldc. The panel is one for
+// gemm_args::rest: each tap ends at its last whole group of 4, and what is left of them follows joined.
+struct lines_args {
+  const uint8_t* const* rows;  // [(outputs - 1) * advance + taps] pointers to byte 0
+  ptrdiff_t advance, first, bytes;
+  uint8_t padding;
+  int32_t taps, kc;        // lines_takes
+  ptrdiff_t step, pixels;  // 16 pixels read 128 bytes of a row, two registers, or less: 15 * step + kc <= 128
+  int32_t outputs;
+  const int8_t* b;
+  int32_t width, n;  // as gemm's
+  const Epilogue* ep;
+  int32_t col;
+  void* c;
+  ptrdiff_t ldc, ldr;
+};
+// 3x3 filters of 2 and 3 channels, 5x5 filters of one: each is a loop of its own.
+static inline bool lines_takes(int64_t taps, int64_t kc) { return taps == 3 ? kc == 6 || kc == 9 : taps == 5 && kc == 5; }
+
 // Three planes to pixels of three channels: out[3 * i + c] = planes[c * ld + i].
 struct interleave3_args {
   const uint8_t* planes;

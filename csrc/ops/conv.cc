@@ -279,7 +279,7 @@ void dense(const Job& j) {
     if (!even && few && enough_pixels) blocks = (blocks + threads - 1) / threads * threads;
     if (blocks * sets < 3 * threads) cuts = std::min<int64_t>(panels, (3 * threads + blocks * sets - 1) / (blocks * sets));
   }
-  if (dense_inside(j, {threads, blocks, cuts}) || dense_lines(j, threads)) return;
+  if (dense_inside(j, {threads, blocks, cuts}) || dense_turned(j, threads) || dense_lines(j, threads)) return;
   const bool product = is_product(j);
   const bool ahead = w.sets > 1 && j.g.batch * j.g.h * j.g.w * j.g.pixel() > kL2Bytes;
   parallel_shares(blocks * sets * cuts, threads, [&](int64_t begin, int64_t end) {

@@ -46,6 +46,10 @@ bool leaves_out_padding(const PackedView& w, const Window& window);
 // enough for a strip. Else returns false.
 bool dense_lines(const ConvJob& j, int threads);
 
+// Computes it with pixels in the lanes of a register, straight from the image: filter rows of few channels again, where an output
+// sums few products. Else returns false.
+bool dense_turned(const ConvJob& j, int threads);
+
 // gemm_args::merged of a weight.
 inline int32_t merged_groups(const PackedView& w) {
   return w.cout_s != 16 || w.kc != 16 ? 0 : w.merged % 4 == 0 ? 4 : w.merged == 2 ? 2 : 0;

@@ -102,7 +102,7 @@ bool is_selected(const KernelRow& r) {
       QGEMM_FN(pack_b),        QGEMM_FN(pack_w),       QGEMM_FN(row_sum),      QGEMM_FN(combine16), QGEMM_FN(softmax),
       QGEMM_FN(norm),          QGEMM_FN(unary),        QGEMM_FN(arith),        QGEMM_FN(select),    QGEMM_FN(gemm4),
       QGEMM_FN(quantize_rows), QGEMM_FN(sum),          QGEMM_FN(fdepthwise),   QGEMM_FN(fmax_pool), QGEMM_FN(mean_pool),
-      QGEMM_FN(flip),          QGEMM_FN(tails)
+      QGEMM_FN(flip),          QGEMM_FN(tails),        QGEMM_FN(lines)
 #undef QGEMM_FN
   };
   for (auto fn : others)

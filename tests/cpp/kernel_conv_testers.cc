@@ -1,5 +1,5 @@
-// Testers of the kernels of convolution and pooling that are not GEMM: depthwise tiles, maxima, averages, sums, and the end of an
-// average.
+// Testers of the kernels of convolution and pooling that are not GEMM: depthwise tiles, pixels in lanes, maxima, averages, sums,
+// and the end of an average.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -157,6 +157,58 @@ std::string text_of(const pool_args& g) {
 }
 
 }  // namespace
+
+void test_lines(const KernelRow& row) {
+  Rng rng(42);
+  EpilogueMaker maker;
+  TapRows memory(1 << 13);
+  Guarded weights(7 * 4 * 64), pointers(8 * 64);
+  Output got(1 << 16), want(1 << 16);
+  for (int i = 0; i < cases(12000); ++i) {
+    const Side side = rng.chance(50) ? Side::start : Side::end;
+    lines_args g{};
+    const bool wide = rng.chance(30);
+    g.taps = wide ? 5 : 3;
+    g.kc = wide ? 5 : rng.chance(60) ? 9 : 6;
+    g.step = static_cast<ptrdiff_t>(rng.pick<int64_t>({g.kc / g.taps, 2 * g.kc / g.taps, rng.between(1, (128 - g.kc) / 15)}));
+    g.pixels = static_cast<ptrdiff_t>(rng.pick<int64_t>({0, 1, 15, 16, 17, 32, rng.between(0, 70)}));
+    g.outputs = static_cast<int32_t>(rng.between(0, 4));
+    g.advance = static_cast<ptrdiff_t>(rng.between(1, 3));
+    g.n = rng.chance(30) ? 24 : any_channels(rng);
+    g.width = (g.n + 15) / 16 * 16;
+    g.padding = static_cast<uint8_t>(rng.between(0, 255));
+    g.first = static_cast<ptrdiff_t>(rng.pick<int64_t>({0, -3, rng.between(-80, 20)}));
+    const int64_t reach = g.pixels ? (g.pixels - 1) * g.step + g.kc + g.first : 0;
+    g.bytes = static_cast<ptrdiff_t>(std::max<int64_t>(0, reach + rng.pick<int64_t>({0, -3, rng.between(-80, 80)})));
+    const Mood a_mood = any_mood(rng);
+    std::vector<const uint8_t*> rows;
+    for (int64_t r = 0; r < (g.outputs - 1) * g.advance + g.taps; ++r)
+      rows.push_back(memory.place(rng, a_mood, static_cast<size_t>(r), g.bytes, side));
+    g.rows = pointers.place(rows, side);
+    const int64_t rest = g.kc % 4 * g.taps, whole = g.kc / 4 * 4 * g.taps, rounded = whole + (rest + 3) / 4 * 4;
+    int8_t* b = weights.place<int8_t>(static_cast<size_t>(rounded * g.width), side);
+    fill(rng, any_mood(rng), b, rounded * g.width);
+    for (int64_t k = whole + rest; k < rounded; ++k)  // zeros behind what is joined
+      for (int64_t j = 0; j < g.width; ++j) b[(k / 4 * g.width + j) * 4 + k % 4] = 0;
+    g.b = b;
+    g.col = 64 * static_cast<int32_t>(rng.between(0, 1));
+    Epilogue e = maker.make(rng, 1, g.col + g.width, 255.0 * 128.0 * std::sqrt(double(g.taps) * g.kc), false, false, side);
+    if (element_size(e.out) > 1) e.out = OutType::u8;
+    g.ep = &e;
+    g.ldc = g.n + (rng.chance(60) ? 0 : rng.between(1, 9));
+    g.ldr = g.pixels * g.ldc;
+    now_testing("%s taps=%d kc=%d step=%d pixels=%d outputs=%d advance=%d first=%d bytes=%d n=%d col=%d ldc=%d %s", row.name,
+                g.taps, g.kc, static_cast<int>(g.step), static_cast<int>(g.pixels), g.outputs, static_cast<int>(g.advance),
+                static_cast<int>(g.first), static_cast<int>(g.bytes), g.n, g.col, static_cast<int>(g.ldc),
+                maker.describe().c_str());
+    const int64_t all = g.outputs * g.pixels;
+    g.c = want.place(all, g.n, g.ldc, side);
+    table_of(Isa::ref).lines(g);
+    g.c = got.place(all, g.n, g.ldc, side);
+    kernel<lines_args>(row)(g);
+    if (!same_output(got, want, all, g.n)) return;
+  }
+}
 
 void test_max_pool(const KernelRow& row) {
   Rng rng(12);

@@ -22,6 +22,7 @@ void test_sum(const KernelRow& row);
 void test_lut(const KernelRow& row);
 void test_gather(const KernelRow& row);
 void test_tails(const KernelRow& row);
+void test_lines(const KernelRow& row);
 void test_interleave3(const KernelRow& row);
 void test_permute(const KernelRow& row);
 void test_lerp(const KernelRow& row);
