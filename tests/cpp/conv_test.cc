@@ -308,6 +308,23 @@ TEST(Conv, FilterRowsOfFewChannelsReadPaddedLines) {
   EXPECT_GT(c.joined(), runs / 8);
 }
 
+TEST(Conv, FewProductsWithPixelsInLanes) {
+  Rng rng(211);
+  ConvCase c;
+  for (int runs = 0; runs < cases(2000);) {
+    const int64_t kernel = rng.pick<int64_t>({3, 3, 3, 5});
+    c.batch(rng.pick<int64_t>({1, 1, 2, 3}))
+        .image(rng.chance(95) ? rng.between(1, 12) : rng.between(60, 140), rng.between(8, 80));
+    c.kernel(kernel, kernel).stride(rng.between(1, 3), rng.between(1, 3)).dilation(1, 1);
+    c.padding(rng.between(0, 4), rng.between(0, 20), rng.between(0, 4), rng.between(0, 20));
+    c.channels(1, kernel == 5 ? 1 : rng.between(2, 3), rng.pick<int64_t>({1, 8, 16, 24, 31, 32, 40, 56, 64, rng.between(1, 64)}));
+    c.bits(8).zero_points(false).dynamic(rng.chance(20));
+    if (c.macs() > 2000000) continue;
+    ++runs;
+    if (!c.run(rng)) return;
+  }
+}
+
 TEST(Conv, TheFirstLayerOfANetwork) {
   Rng rng(203);
   ConvCase c;
