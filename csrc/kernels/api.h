@@ -410,7 +410,7 @@ struct mix2_args {
 // Rows of outputs of a window that slides over rows of pixels. Output x covers columns first + x * stride + t * dilation, t in
 // 0..taps-1, of all rows; columns outside [0, columns) are passed over.
 struct pool_args {
-  const uint8_t* const* rows;  // [outputs][height] pointers to column 0
+  const uint8_t* const* rows;  // [outputs][height] pointers to column 0 (max_pool: see there)
   int32_t outputs, height, taps;
   int64_t first, columns, stride, dilation;
   int32_t pixels, channels;
@@ -419,8 +419,11 @@ struct pool_args {
   uint8_t* out;
 };
 
-// out[i][x][c] = the largest byte of channel c in the window, 0 where it covers nothing.
-struct max_pool_args : pool_args {};
+// out[i][x][c] = the largest byte of channel c in the window, 0 where it covers nothing. The rows of output row i are those from
+// rows[i * advance] on, so that windows may share pointers.
+struct max_pool_args : pool_args {
+  int32_t advance;
+};
 
 // out[i][x][c] = clamp(rint(fl(fl((float)acc * scale[j]) * inv_scale)) + zero_point, lo, hi) ^ flip, where the window covers j
 // columns and acc, exact in int32, is the sum over its bytes less x_zero_point for each.

@@ -50,7 +50,7 @@ __attribute__((noinline)) void one_row(const max_pool_args& g, const uint8_t* co
 }  // namespace
 
 void max_pool_u8_1x32(const max_pool_args& g) {
-  for (int64_t i = 0; i < g.outputs; ++i) one_row(g, g.rows + i * g.height, g.out + i * g.ldr);
+  for (int64_t i = 0; i < g.outputs; ++i) one_row(g, g.rows + i * g.advance, g.out + i * g.ldr);
 }
 
 }  // namespace avx2

@@ -10,13 +10,19 @@ namespace {
 // Registers of 64, 32 or 16 bytes: a smaller one crosses fewer lines where pixels have few channels.
 struct Bytes64 {
   using V = __m512i;
+  static QGEMM_MEMBER __mmask64 mask(bool last, __mmask64 k) { return last ? k : ~0ull; }
   static QGEMM_MEMBER V zero() { return _mm512_setzero_si512(); }
   static QGEMM_MEMBER V load(const uint8_t* p, __mmask64 k) { return _mm512_maskz_loadu_epi8(k, p); }
   static QGEMM_MEMBER V larger(V a, V b) { return _mm512_max_epu8(a, b); }
   static QGEMM_MEMBER void store(uint8_t* p, __mmask64 k, V v) { _mm512_mask_storeu_epi8(p, k, v); }
 };
+// All lanes, which the compiler knows: a masked load is a load and a blend.
+struct Whole64 : Bytes64 {
+  static QGEMM_MEMBER __mmask64 mask(bool, __mmask64) { return ~0ull; }
+};
 struct Bytes32 {
   using V = __m256i;
+  static QGEMM_MEMBER __mmask64 mask(bool, __mmask64 k) { return k; }
   static QGEMM_MEMBER V zero() { return _mm256_setzero_si256(); }
   static QGEMM_MEMBER V load(const uint8_t* p, __mmask64 k) { return _mm256_maskz_loadu_epi8(static_cast<__mmask32>(k), p); }
   static QGEMM_MEMBER V larger(V a, V b) { return _mm256_max_epu8(a, b); }
@@ -24,6 +30,7 @@ struct Bytes32 {
 };
 struct Bytes16 {
   using V = __m128i;
+  static QGEMM_MEMBER __mmask64 mask(bool, __mmask64 k) { return k; }
   static QGEMM_MEMBER V zero() { return _mm_setzero_si128(); }
   static QGEMM_MEMBER V load(const uint8_t* p, __mmask64 k) { return _mm_maskz_loadu_epi8(static_cast<__mmask16>(k), p); }
   static QGEMM_MEMBER V larger(V a, V b) { return _mm_max_epu8(a, b); }
@@ -44,51 +51,72 @@ void any_pixels(const max_pool_args& g, const uint8_t* const* rows, uint8_t* out
 }
 
 // Row r of the window's at output row i. A row twice changes no maximum.
-QGEMM_INLINE const uint8_t* row_of(const max_pool_args& g, int i, int r) { return g.rows[i * g.height + (r < g.height ? r : 0)]; }
+QGEMM_INLINE const uint8_t* row_of(const max_pool_args& g, int i, int r) { return g.rows[i * g.advance + (r < g.height ? r : 0)]; }
 
-// The same of kBlocks registers, the last masked by k, where windows are up to kTaps rows by kTaps columns that touch.
-template <class Bytes, int kTaps, int kStride, int kBlocks>
-void kept_columns(const max_pool_args& given, const Inside& inside, ptrdiff_t c, __mmask64 k) {
+// How many output rows are made two at a time: those whose windows share all rows with the next one but the first.
+template <int kTaps>
+int paired(const max_pool_args& g) { return g.advance == 1 && g.height == kTaps ? g.outputs / 2 * 2 : 0; }
+
+// The rows that kRows output rows from i on read.
+template <int kTaps, int kRows>
+struct Lines {
+  const uint8_t* row[kTaps + kRows - 1];
+  QGEMM_MEMBER Lines(const max_pool_args& g, int i, ptrdiff_t c) {
+#pragma GCC unroll 5
+    for (int r = 0; r < kTaps; ++r) row[r] = row_of(g, i, r) + c;
+    if (kRows == 2) row[kTaps + kRows - 2] = row_of(g, i + 1, kTaps - 1) + c;
+  }
+  // The maximum of a column for each output row: m[0] and, of two, m[1], which share those of all rows between.
+  template <class Bytes>
+  QGEMM_MEMBER void columns(ptrdiff_t at, __mmask64 k, typename Bytes::V* m) const {
+    auto shared = Bytes::load(row[kRows - 1] + at, k);
+#pragma GCC unroll 5
+    for (int r = kRows; r < kTaps; ++r) shared = Bytes::larger(shared, Bytes::load(row[r] + at, k));
+    m[0] = kRows == 1 ? shared : Bytes::larger(Bytes::load(row[0] + at, k), shared);
+    if (kRows == 2) m[kRows - 1] = Bytes::larger(shared, Bytes::load(row[kTaps + kRows - 2] + at, k));
+  }
+};
+
+// The same of kBlocks registers, the last masked by k, where windows are up to kTaps rows by kTaps columns that touch: output rows
+// [begin, end), kRows at a time.
+template <class Bytes, int kTaps, int kStride, int kBlocks, int kRows>
+void kept_columns(const max_pool_args& given, const Inside& inside, ptrdiff_t c, __mmask64 k, int begin, int end) {
   constexpr int kKept = kTaps - kStride;
   const max_pool_args g = given;  // in registers: bytes that are stored might alias what is behind a reference
-  const uint8_t* rows[kTaps];
-  int64_t column;  // the window's first
-  typename Bytes::V w[kTaps][kBlocks];
-  const auto mask = [&](int b) __attribute__((always_inline)) { return b == kBlocks - 1 ? k : ~0ull; };
-  // Column t of the window. Those outside are smaller than any.
-  const auto load = [&](int t, bool checked) __attribute__((always_inline)) {
-    const int64_t at = column + t;
-    const bool there = !checked || (at >= 0 && at < g.columns);
-#pragma GCC unroll 4
-    for (int b = 0; b < kBlocks; ++b) {
-      w[t][b] = Bytes::zero();
-      if (!there) continue;
-      w[t][b] = Bytes::load(rows[0] + at * g.pixel + 64 * b, mask(b));
-#pragma GCC unroll 5
-      for (int r = 1; r < kTaps; ++r) w[t][b] = Bytes::larger(w[t][b], Bytes::load(rows[r] + at * g.pixel + 64 * b, mask(b)));
-    }
-  };
-  uint8_t* out;
-  const auto some = [&](int64_t count, bool checked) __attribute__((always_inline)) {
-    for (; count > 0; --count, column += kStride, out += g.ldo) {
-#pragma GCC unroll 5
-      for (int t = kKept; t < kTaps; ++t) load(t, checked);
+  for (int i = begin; i < end; i += kRows) {
+    const Lines<kTaps, kRows> lines(g, i, c);
+    int64_t column = g.first;  // the window's first
+    typename Bytes::V w[kTaps][kBlocks][kRows];
+    const auto mask = [&](int b) __attribute__((always_inline)) { return Bytes::mask(b == kBlocks - 1, k); };
+    // Column t of the window. Those outside are smaller than any.
+    const auto load = [&](int t, bool checked) __attribute__((always_inline)) {
+      const int64_t at = column + t;
+      const bool there = !checked || (at >= 0 && at < g.columns);
 #pragma GCC unroll 4
       for (int b = 0; b < kBlocks; ++b) {
-        auto m = w[0][b];
-#pragma GCC unroll 5
-        for (int t = 1; t < kTaps; ++t) m = Bytes::larger(m, w[t][b]);
-        Bytes::store(out + 64 * b, mask(b), m);
-#pragma GCC unroll 5
-        for (int t = 0; t < kKept; ++t) w[t][b] = w[t + kStride][b];
+#pragma GCC unroll 2
+        for (int r = 0; r < kRows; ++r) w[t][b][r] = Bytes::zero();
+        if (there) lines.template columns<Bytes>(at * g.pixel + 64 * b, mask(b), w[t][b]);
       }
-    }
-  };
-  for (int i = 0; i < g.outputs; ++i) {
+    };
+    uint8_t* out = g.out + i * g.ldr + c;
+    const auto some = [&](int64_t count, bool checked) __attribute__((always_inline)) {
+      for (; count > 0; --count, column += kStride, out += g.ldo) {
 #pragma GCC unroll 5
-    for (int r = 0; r < kTaps; ++r) rows[r] = row_of(g, i, r) + c;
-    column = g.first;
-    out = g.out + i * g.ldr + c;
+        for (int t = kKept; t < kTaps; ++t) load(t, checked);
+#pragma GCC unroll 4
+        for (int b = 0; b < kBlocks; ++b)
+#pragma GCC unroll 2
+          for (int r = 0; r < kRows; ++r) {
+            auto m = w[0][b][r];
+#pragma GCC unroll 5
+            for (int t = 1; t < kTaps; ++t) m = Bytes::larger(m, w[t][b][r]);
+            Bytes::store(out + r * g.ldr + 64 * b, mask(b), m);
+#pragma GCC unroll 5
+            for (int t = 0; t < kKept; ++t) w[t][b][r] = w[t + kStride][b][r];
+          }
+      }
+    };
 #pragma GCC unroll 5
     for (int t = 0; t < kKept; ++t) load(t, true);
     some(inside.lo, true);
@@ -97,78 +125,126 @@ void kept_columns(const max_pool_args& given, const Inside& inside, ptrdiff_t c,
   }
 }
 
-template <int kTaps, int kStride>
-void kept_columns(const max_pool_args& g) {
-  const Inside inside = inside_of(g, kStride);
-  if (g.channels <= 16) return kept_columns<Bytes16, kTaps, kStride, 1>(g, inside, 0, lanes64(g.channels));
-  if (g.channels <= 32) return kept_columns<Bytes32, kTaps, kStride, 1>(g, inside, 0, lanes64(g.channels));
-  for (ptrdiff_t c = 0; c < g.channels; c += 256) {
-    const int left = g.channels - c < 256 ? static_cast<int>(g.channels - c) : 256, blocks = (left + 63) / 64;
-    const __mmask64 k = lanes64(left - 64 * (blocks - 1));
-    if (blocks == 1)
-      kept_columns<Bytes64, kTaps, kStride, 1>(g, inside, c, k);
-    else if (blocks == 2)
-      kept_columns<Bytes64, kTaps, kStride, 2>(g, inside, c, k);
-    else if (blocks == 3)
-      kept_columns<Bytes64, kTaps, kStride, 3>(g, inside, c, k);
+// Channels [c, c + n), up to 256, or 128 for two rows.
+template <class Bytes, int kTaps, int kStride, int kRows>
+void kept_columns(const max_pool_args& g, const Inside& inside, ptrdiff_t c, ptrdiff_t n, int begin, int end) {
+  const __mmask64 k = lanes64(static_cast<int>((n - 1) % 64 + 1));
+  if (n <= 64) return kept_columns<Bytes, kTaps, kStride, 1, kRows>(g, inside, c, k, begin, end);
+  if (kRows == 2 || n <= 128) return kept_columns<Bytes, kTaps, kStride, 2, kRows>(g, inside, c, k, begin, end);
+  if (n <= 192) return kept_columns<Bytes, kTaps, kStride, kRows == 2 ? 2 : 3, kRows>(g, inside, c, k, begin, end);
+  kept_columns<Bytes, kTaps, kStride, kRows == 2 ? 2 : 4, kRows>(g, inside, c, k, begin, end);
+}
+
+// Output rows [begin, end), kRows at a time, of pixels of any size.
+template <int kTaps, int kStride, int kRows>
+void kept_columns(const max_pool_args& g, const Inside& inside, int begin, int end) {
+  if (g.channels <= 16) return kept_columns<Bytes16, kTaps, kStride, 1, kRows>(g, inside, 0, lanes64(g.channels), begin, end);
+  if (g.channels <= 32) return kept_columns<Bytes32, kTaps, kStride, 1, kRows>(g, inside, 0, lanes64(g.channels), begin, end);
+  constexpr ptrdiff_t kMost = kRows == 2 ? 128 : 256;  // bytes of a pixel at once
+  for (ptrdiff_t c = 0; c < g.channels; c += kMost) {
+    const ptrdiff_t left = g.channels - c < kMost ? g.channels - c : kMost;
+    if (left % 64 == 0)
+      kept_columns<Whole64, kTaps, kStride, kRows>(g, inside, c, left, begin, end);
     else
-      kept_columns<Bytes64, kTaps, kStride, 4>(g, inside, c, k);
+      kept_columns<Bytes64, kTaps, kStride, kRows>(g, inside, c, left, begin, end);
   }
 }
 
-// The same where pixels of less than a register follow each other, in the rows and in `out`, and the stride is 1: a line is one
-// array of bytes. Registers of the maxima of its columns pass through kTaps - 1 steps, each of which takes the larger of every
-// byte and the one a pixel after it (for which the next register must be there, so the result is that of the register before) or
-// a pixel ahead of it. kBefore of a window's columns lie ahead of the one that has the result's place. False where the line is
-// too short for that, or its length too far from that of the results.
+template <int kTaps, int kStride>
+void kept_columns(const max_pool_args& g) {
+  // Windows whose new columns are inside: those that a window shares with the one before may lie ahead of the line.
+  constexpr int kKept = kTaps - kStride;
+  const int64_t past = g.columns - kTaps - g.first;  // from the last column of the first window to the line's
+  Inside inside{};
+  inside.hi = past < 0 ? 0 : past / kStride + 1 < g.pixels ? past / kStride + 1 : g.pixels;
+  inside.lo = -g.first <= kKept ? 0 : (-g.first - kKept + kStride - 1) / kStride;
+  if (inside.lo > inside.hi) inside.lo = inside.hi;
+  // Larger pixels are read as fast line by line.
+  const int twos = kStride == 1 && (kTaps == 5 || g.channels <= 64) ? paired<kTaps>(g) : 0;
+  if (twos > 0) kept_columns<kTaps, kStride, kStride == 1 ? 2 : 1>(g, inside, 0, twos);
+  if (twos < g.outputs) kept_columns<kTaps, kStride, 1>(g, inside, twos, g.outputs);
+}
+
+// Where pixels of less than a register follow each other, in the rows and in `out`, and the stride is 1, a line is one array of
+// bytes. Registers of the maxima of its columns pass through kTaps - 1 steps, each of which takes the larger of every byte and the
+// one a pixel after it (for which the next register must be there, so the result is that of the register before) or a pixel ahead
+// of it. kBefore of a window's columns lie ahead of the one that has the result's place.
 template <int kTaps, int kBefore>
-bool whole_lines(const max_pool_args& given) {
-  constexpr int kAfter = kTaps - 1 - kBefore, kMostTail = 4;
-  const max_pool_args g = given;
-  const ptrdiff_t line = g.columns * g.pixel, end = g.pixels * g.pixel;
-  // Registers of the line that are whole and after which a whole register of results is known; what is left of both.
-  const ptrdiff_t fit = end / 64 + kAfter, whole = fit < line / 64 ? fit : line / 64, tail = (end + 63) / 64 + kAfter - whole;
-  if (whole < kAfter || tail > kMostTail) return false;
-  __mmask64 loaded[kMostTail], stored[kMostTail];
-  const auto first_bytes = [](ptrdiff_t n) { return lanes64(n < 0 ? 0 : n < 64 ? static_cast<int>(n) : 64); };
-  for (ptrdiff_t t = 0; t < tail; ++t) {
-    loaded[t] = first_bytes(line - 64 * (whole + t));
-    stored[t] = first_bytes(end - 64 * (whole + t - kAfter));
+class WholeLines {
+ public:
+  explicit WholeLines(const max_pool_args& given) : g_(given) {
+    const ptrdiff_t line = g_.columns * g_.pixel, end = g_.pixels * g_.pixel, fit = end / 64 + kAfter;
+    whole_ = fit < line / 64 ? fit : line / 64;
+    tail_ = (end + 63) / 64 + kAfter - whole_;
+    if (!possible()) return;
+    const auto first_bytes = [](ptrdiff_t n) { return lanes64(n < 0 ? 0 : n < 64 ? static_cast<int>(n) : 64); };
+    for (ptrdiff_t t = 0; t < tail_; ++t) {
+      loaded_[t] = first_bytes(line - 64 * (whole_ + t));
+      stored_[t] = first_bytes(end - 64 * (whole_ + t - kAfter));
+    }
+    const __m512i iota = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    after_ = _mm512_add_epi32(iota, _mm512_set1_epi32(g_.channels / 4));
+    before_ = _mm512_add_epi32(iota, _mm512_set1_epi32(16 - g_.channels / 4));
   }
-  const __m512i iota = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-  const __m512i after = _mm512_add_epi32(iota, _mm512_set1_epi32(g.channels / 4)),
-                before = _mm512_add_epi32(iota, _mm512_set1_epi32(16 - g.channels / 4));
-  for (int y = 0; y < g.outputs; ++y) {
-    const uint8_t* rows[kTaps];
-#pragma GCC unroll 5
-    for (int r = 0; r < kTaps; ++r) rows[r] = row_of(g, y, r);
-    const auto load = [&](ptrdiff_t i, __mmask64 k) __attribute__((always_inline)) {
-      __m512i v = _mm512_maskz_loadu_epi8(k, rows[0] + 64 * i);
-#pragma GCC unroll 5
-      for (int r = 1; r < kTaps; ++r) v = _mm512_max_epu8(v, _mm512_maskz_loadu_epi8(k, rows[r] + 64 * i));
-      return v;
-    };
-    __m512i last[kTaps - 1];
+
+  // Whether the line is long enough for that, and its length not too far from that of the results.
+  bool possible() const { return whole_ >= kAfter && tail_ <= kMostTail; }
+
+  void run() const {
+    const int twos = paired<kTaps>(g_);
+    for (int i = 0; i < twos; i += 2) some<2>(i);
+    for (int i = twos; i < g_.outputs; ++i) some<1>(i);
+  }
+
+ private:
+  static constexpr int kAfter = kTaps - 1 - kBefore, kMostTail = 4;
+
+  template <int kRows>
+  void some(int row) const {
+    const Lines<kTaps, kRows> lines(g_, row, 0);
+    const __m512i after = after_, before = before_;
+    __m512i last[kRows][kTaps - 1];
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int s = 0; s < kTaps - 1; ++s) last[s] = _mm512_setzero_si512();
-    const auto windows = [&](__m512i v) __attribute__((always_inline)) {
+      for (int s = 0; s < kTaps - 1; ++s) last[r][s] = _mm512_setzero_si512();
+    uint8_t* const out = g_.out + row * g_.ldr - 64 * kAfter;
+    const ptrdiff_t ldr = g_.ldr, whole = whole_;
+    // Register i of the line, and the results that it completes.
+    const auto step = [&](ptrdiff_t i, __mmask64 read, bool stores, __mmask64 written) __attribute__((always_inline)) {
+      __m512i v[kRows];
+      lines.template columns<Bytes64>(64 * i, read, v);
+#pragma GCC unroll 2
+      for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-      for (int s = 0; s < kTaps - 1; ++s) {
-        const __m512i moved = _mm512_permutex2var_epi32(last[s], s < kAfter ? after : before, v);
-        const __m512i m = _mm512_max_epu8(s < kAfter ? last[s] : v, moved);
-        last[s] = v;
-        v = m;
+        for (int s = 0; s < kTaps - 1; ++s) {
+          const __m512i moved = _mm512_permutex2var_epi32(last[r][s], s < kAfter ? after : before, v[r]);
+          const __m512i m = _mm512_max_epu8(s < kAfter ? last[r][s] : v[r], moved);
+          last[r][s] = v[r];
+          v[r] = m;
+        }
+        if (stores) _mm512_mask_storeu_epi8(out + r * ldr + 64 * i, written, v[r]);
       }
-      return v;
     };
-    uint8_t* const out = g.out + y * g.ldr - 64 * kAfter;
     ptrdiff_t i = 0;
 #pragma GCC unroll 2
-    for (; i < kAfter; ++i) windows(load(i, ~0ull));
-    for (; i < whole; ++i) _mm512_storeu_si512(out + 64 * i, windows(load(i, ~0ull)));
-    for (ptrdiff_t t = 0; t < tail; ++t, ++i) _mm512_mask_storeu_epi8(out + 64 * i, stored[t], windows(load(i, loaded[t])));
+    for (; i < kAfter; ++i) step(i, ~0ull, false, 0);
+    for (; i < whole; ++i) step(i, ~0ull, true, ~0ull);
+    for (ptrdiff_t t = 0; t < tail_; ++t, ++i) step(i, loaded_[t], true, stored_[t]);
   }
-  return true;
+
+  const max_pool_args g_;
+  // Registers of the line that are whole and after which a whole register of results is known; what is left of both.
+  ptrdiff_t whole_, tail_;
+  __mmask64 loaded_[kMostTail], stored_[kMostTail];
+  __m512i after_, before_;
+};
+
+template <int kTaps, int kBefore>
+bool whole_lines(const max_pool_args& g) {
+  const WholeLines<kTaps, kBefore> lines(g);
+  if (lines.possible()) lines.run();
+  return lines.possible();
 }
 
 }  // namespace
@@ -187,7 +263,7 @@ void max_pool_u8_1x64(const max_pool_args& g) {
   if (touch && g.taps == 5 && g.stride == 1) return kept_columns<5, 1>(g);
   for (int i = 0; i < g.outputs; ++i)
     for (ptrdiff_t c = 0; c < g.channels; c += 64)
-      any_pixels(g, g.rows + i * g.height, g.out + i * g.ldr, c,
+      any_pixels(g, g.rows + i * g.advance, g.out + i * g.ldr, c,
                  lanes64(g.channels - c < 64 ? static_cast<int>(g.channels - c) : 64));
 }
 

@@ -175,9 +175,35 @@ void average_floats(const Window& w, const uint8_t* x, const Encoding8& ex, bool
 }  // namespace
 
 void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out, int64_t out_stride) {
-  if (w.batch * w.out_h() * w.out_w() * w.c == 0) return;
+  const int64_t oh = w.out_h(), rows = w.batch * oh, line = w.w * w.pixel();
+  if (rows * w.out_w() * w.c == 0) return;
   const KernelTable& t = table();
-  each_row(w, x, out, args_of<max_pool_args>(w, out_stride ? out_stride : w.c), [&](max_pool_args& g) { t.max_pool(g); });
+  const auto all = args_of<max_pool_args>(w, out_stride ? out_stride : w.c);
+  const int threads = threads_for(rows * w.out_w() * w.c * most_taps(w), 4 * kGrainBytes);
+  const bool all_hold_rows = w.kh > w.top && (oh - 1) * w.stride_h - w.top < w.h;
+  if (w.dilation_h != 1 || !all_hold_rows || rows < threads)
+    return each_row(w, x, out, all, [&](max_pool_args& g) {
+      g.advance = g.height;
+      t.max_pool(g);
+    });
+  // One call for all of an image's rows that a thread makes. A row twice changes no maximum, so windows that reach above or below
+  // the image have its first or last one more than once.
+  parallel_shares(rows, threads, [&](int64_t begin, int64_t end) {
+    static thread_local Scratch<const uint8_t*> pointers;
+    const uint8_t** const lines = pointers.get((oh - 1) * w.stride_h + w.kh);
+    max_pool_args g = all;
+    g.rows = lines;
+    g.height = static_cast<int32_t>(w.kh);
+    g.advance = static_cast<int32_t>(w.stride_h);
+    for (int64_t r = begin; r < end; r += g.outputs) {
+      const uint8_t* image = x + r / oh * w.h * line;
+      g.outputs = static_cast<int32_t>(std::min(end - r, oh - r % oh));
+      const int64_t top = r % oh * w.stride_h - w.top, count = (g.outputs - 1) * w.stride_h + w.kh;
+      for (int64_t i = 0; i < count; ++i) lines[i] = image + std::clamp<int64_t>(top + i, 0, w.h - 1) * line;
+      g.out = out + r * all.ldr;
+      t.max_pool(g);
+    }
+  });
 }
 
 std::shared_ptr<const AverageFactors> average_factors(const Window& w, const Encoding8& ex, bool count_include_pad,

@@ -220,7 +220,8 @@ void test_max_pool(const KernelRow& row) {
     max_pool_args g{};
     if (!any_pool(rng, rows, pointers, side, g)) continue;
     ++i;
-    now_testing("%s %s", row.name, text_of(g).c_str());
+    g.advance = static_cast<int>(rng.pick<int64_t>({g.height, g.height, std::min(g.height, 1), rng.between(0, g.height)}));
+    now_testing("%s %s advance=%d", row.name, text_of(g).c_str(), g.advance);
     g.out = want.place(g.outputs * g.pixels, g.channels, g.ldo, side);
     table_of(Isa::ref).max_pool(g);
     g.out = got.place(g.outputs * g.pixels, g.channels, g.ldo, side);

@@ -23,7 +23,7 @@ void one_row(const max_pool_args& g, const uint8_t* const* rows, uint8_t* out) {
 }  // namespace
 
 void max_pool_u8_1x1(const max_pool_args& g) {
-  for (int64_t i = 0; i < g.outputs; ++i) one_row(g, g.rows + i * g.height, g.out + i * g.ldr);
+  for (int64_t i = 0; i < g.outputs; ++i) one_row(g, g.rows + i * g.advance, g.out + i * g.ldr);
 }
 
 }  // namespace ref
