@@ -53,27 +53,38 @@ void any_pixels(const max_pool_args& g, const uint8_t* const* rows, uint8_t* out
 // Row r of the window's at output row i. A row twice changes no maximum.
 QGEMM_INLINE const uint8_t* row_of(const max_pool_args& g, int i, int r) { return g.rows[i * g.advance + (r < g.height ? r : 0)]; }
 
-// How many output rows are made two at a time: those whose windows share all rows with the next one but the first.
-template <int kTaps>
-int paired(const max_pool_args& g) { return g.advance == 1 && g.height == kTaps ? g.outputs / 2 * 2 : 0; }
+// How many output rows are made two at a time, the windows of which begin kStride rows apart.
+template <int kTaps, int kStride>
+int paired(const max_pool_args& g) { return g.advance == kStride && g.height == kTaps ? g.outputs / 2 * 2 : 0; }
 
 // The rows that kRows output rows from i on read.
-template <int kTaps, int kRows>
+template <int kTaps, int kStride, int kRows>
 struct Lines {
-  const uint8_t* row[kTaps + kRows - 1];
+  static constexpr int kLines = kTaps + (kRows - 1) * kStride;
+  const uint8_t* row[kLines];
   QGEMM_MEMBER Lines(const max_pool_args& g, int i, ptrdiff_t c) {
-#pragma GCC unroll 5
-    for (int r = 0; r < kTaps; ++r) row[r] = row_of(g, i, r) + c;
-    if (kRows == 2) row[kTaps + kRows - 2] = row_of(g, i + 1, kTaps - 1) + c;
+#pragma GCC unroll 6
+    for (int r = 0; r < kLines; ++r) row[r] = (r < kTaps ? row_of(g, i, r) : row_of(g, i + 1, r - kStride)) + c;
   }
-  // The maximum of a column for each output row: m[0] and, of two, m[1], which share those of all rows between.
+  // The maximum of a column for each output row. Two take that of the rows between, which they share, once.
   template <class Bytes>
   QGEMM_MEMBER void columns(ptrdiff_t at, __mmask64 k, typename Bytes::V* m) const {
-    auto shared = Bytes::load(row[kRows - 1] + at, k);
+    const auto all = [&](int first, int last) __attribute__((always_inline)) {
+      auto most = Bytes::load(row[first] + at, k);
 #pragma GCC unroll 5
-    for (int r = kRows; r < kTaps; ++r) shared = Bytes::larger(shared, Bytes::load(row[r] + at, k));
-    m[0] = kRows == 1 ? shared : Bytes::larger(Bytes::load(row[0] + at, k), shared);
-    if (kRows == 2) m[kRows - 1] = Bytes::larger(shared, Bytes::load(row[kTaps + kRows - 2] + at, k));
+      for (int r = first + 1; r <= last; ++r) most = Bytes::larger(most, Bytes::load(row[r] + at, k));
+      return most;
+    };
+    if (kRows == 1) {
+      m[0] = all(0, kTaps - 1);
+    } else if (kStride == 1) {
+      const auto shared = all(1, kTaps - 1);
+      m[0] = Bytes::larger(all(0, 0), shared);
+      m[kRows - 1] = Bytes::larger(shared, all(kLines - 1, kLines - 1));
+    } else {
+      m[0] = all(0, kTaps - 1);
+      m[kRows - 1] = all(kStride, kLines - 1);
+    }
   }
 };
 
@@ -84,7 +95,7 @@ void kept_columns(const max_pool_args& given, const Inside& inside, ptrdiff_t c,
   constexpr int kKept = kTaps - kStride;
   const max_pool_args g = given;  // in registers: bytes that are stored might alias what is behind a reference
   for (int i = begin; i < end; i += kRows) {
-    const Lines<kTaps, kRows> lines(g, i, c);
+    const Lines<kTaps, kStride, kRows> lines(g, i, c);
     int64_t column = g.first;  // the window's first
     typename Bytes::V w[kTaps][kBlocks][kRows];
     const auto mask = [&](int b) __attribute__((always_inline)) { return Bytes::mask(b == kBlocks - 1, k); };
@@ -100,27 +111,50 @@ void kept_columns(const max_pool_args& given, const Inside& inside, ptrdiff_t c,
       }
     };
     uint8_t* out = g.out + i * g.ldr + c;
+    const auto window = [&]() __attribute__((always_inline)) {
+#pragma GCC unroll 4
+      for (int b = 0; b < kBlocks; ++b)
+#pragma GCC unroll 2
+        for (int r = 0; r < kRows; ++r) {
+          auto m = w[0][b][r];
+#pragma GCC unroll 5
+          for (int t = 1; t < kTaps; ++t) m = Bytes::larger(m, w[t][b][r]);
+          Bytes::store(out + r * g.ldr + 64 * b, mask(b), m);
+#pragma GCC unroll 5
+          for (int t = 0; t < kKept; ++t) w[t][b][r] = w[t + kStride][b][r];
+        }
+      out += g.ldo;
+    };
+    const auto clear = [&](int t) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+      for (int b = 0; b < kBlocks; ++b)
+#pragma GCC unroll 2
+        for (int r = 0; r < kRows; ++r) w[t][b][r] = Bytes::zero();
+    };
     const auto some = [&](int64_t count, bool checked) __attribute__((always_inline)) {
-      for (; count > 0; --count, column += kStride, out += g.ldo) {
+      for (; count > 0; --count, column += kStride) {
 #pragma GCC unroll 5
         for (int t = kKept; t < kTaps; ++t) load(t, checked);
-#pragma GCC unroll 4
-        for (int b = 0; b < kBlocks; ++b)
-#pragma GCC unroll 2
-          for (int r = 0; r < kRows; ++r) {
-            auto m = w[0][b][r];
-#pragma GCC unroll 5
-            for (int t = 1; t < kTaps; ++t) m = Bytes::larger(m, w[t][b][r]);
-            Bytes::store(out + r * g.ldr + 64 * b, mask(b), m);
-#pragma GCC unroll 5
-            for (int t = 0; t < kKept; ++t) w[t][b][r] = w[t + kStride][b][r];
-          }
+        window();
       }
     };
+    // A line whose ends reach half a window further: nothing is left to find out at either.
+    constexpr int kHalf = kTaps / 2;
+    const bool centred = kStride == 1 && g.first == -kHalf && g.pixels == g.columns && g.columns >= kTaps;
 #pragma GCC unroll 5
-    for (int t = 0; t < kKept; ++t) load(t, true);
+    for (int t = 0; t < kKept; ++t) {
+      if (centred && t < kHalf)
+        clear(t);
+      else
+        load(t, !centred);
+    }
     some(inside.lo, true);
     some(inside.hi - inside.lo, false);
+    if (centred) {
+#pragma GCC unroll 2
+      for (int x = 0; x < kHalf; ++x) clear(kTaps - 1), window();
+      continue;
+    }
     some(g.pixels - inside.hi, true);
   }
 }
@@ -160,7 +194,7 @@ void kept_columns(const max_pool_args& g) {
   inside.lo = -g.first <= kKept ? 0 : (-g.first - kKept + kStride - 1) / kStride;
   if (inside.lo > inside.hi) inside.lo = inside.hi;
   // Larger pixels are read as fast line by line.
-  const int twos = kStride == 1 && (kTaps == 5 || g.channels <= 64) ? paired<kTaps>(g) : 0;
+  const int twos = kStride == 1 && (kTaps == 5 || g.channels <= 64) ? paired<kTaps, kStride>(g) : 0;
   if (twos > 0) kept_columns<kTaps, kStride, kStride == 1 ? 2 : 1>(g, inside, 0, twos);
   if (twos < g.outputs) kept_columns<kTaps, kStride, 1>(g, inside, twos, g.outputs);
 }
@@ -191,7 +225,7 @@ class WholeLines {
   bool possible() const { return whole_ >= kAfter && tail_ <= kMostTail; }
 
   void run() const {
-    const int twos = paired<kTaps>(g_);
+    const int twos = paired<kTaps, 1>(g_);
     for (int i = 0; i < twos; i += 2) some<2>(i);
     for (int i = twos; i < g_.outputs; ++i) some<1>(i);
   }
@@ -201,7 +235,7 @@ class WholeLines {
 
   template <int kRows>
   void some(int row) const {
-    const Lines<kTaps, kRows> lines(g_, row, 0);
+    const Lines<kTaps, 1, kRows> lines(g_, row, 0);
     const __m512i after = after_, before = before_;
     __m512i last[kRows][kTaps - 1];
 #pragma GCC unroll 2
@@ -247,16 +281,123 @@ bool whole_lines(const max_pool_args& g) {
   return lines.possible();
 }
 
+// The same of stride 2: from registers of the maxima of columns, 64 bytes of every other column ("even") and of those after them
+// ("odd") are drawn. A window is one of either, and where it has three columns, the odd one of the window before.
+template <int kTaps>
+class HalvedLines {
+ public:
+  explicit HalvedLines(const max_pool_args& given)
+      : g_(given), ahead_(g_.first + kTaps - 2), line_((g_.columns - ahead_) * g_.pixel), end_(g_.pixels * g_.pixel) {
+    const ptrdiff_t results = end_ / 64, there = line_ < 64 ? 0 : (line_ / 64 - 1) / 2;
+    whole_ = results < there ? results : there;
+    const int words = g_.channels / 4;
+    const __m512i iota = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), all = _mm512_set1_epi32(words);
+    // Word i of a register of results is word `at` of its pixel, and 2 i words on less `at`, counted from the register of the line
+    // where the results' begin, lie those of the even column.
+    const auto below = [&](__m512i v) { return _mm512_min_epu32(v, _mm512_sub_epi32(v, all)); };
+    __m512i at = iota;
+    for (int i = 0; i < 15 / words; ++i) at = below(at);
+    const __m512i further = _mm512_set1_epi32(16 % words);
+    periods_ = 0;
+    do {
+      Pick& p = picks_[periods_++];
+      p.even = _mm512_sub_epi32(_mm512_add_epi32(iota, iota), at);
+      p.odd = _mm512_add_epi32(p.even, all);
+      p.before = _mm512_movepi32_mask(p.even);
+      p.after = _mm512_cmpge_epi32_mask(p.odd, _mm512_set1_epi32(32));
+      at = below(_mm512_add_epi32(at, further));
+    } while (_mm512_reduce_max_epi32(_mm512_maskz_mov_epi32(1, at)) != 0);
+    previous_ = _mm512_add_epi32(iota, _mm512_set1_epi32(16 - words));
+  }
+
+  // Whether the first window's even column is inside.
+  bool possible() const { return ahead_ >= 0 && ahead_ < kTaps - 1 && line_ >= 0; }
+
+  void run() const {
+    const int twos = paired<kTaps, 2>(g_);
+    for (int i = 0; i < twos; i += 2) some<2>(i);
+    for (int i = twos; i < g_.outputs; ++i) some<1>(i);
+  }
+
+ private:
+  // Where 16 words lie: of 32 from two registers, less those before or after these.
+  struct Pick {
+    __m512i even, odd;
+    __mmask16 before, after;
+  };
+
+  template <int kRows>
+  void some(int row) const {
+    const Lines<kTaps, 2, kRows> lines(g_, row, ahead_ * g_.pixel);
+    const auto load = [&](ptrdiff_t i, __mmask64 k, __m512i* v)
+                          __attribute__((always_inline)) { lines.template columns<Bytes64>(64 * i, k, v); };
+    // Of the line's registers, those before and at the place where the results' begin; the odd columns before them.
+    __m512i before[kRows], here[kRows], last[kRows];
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; ++r) before[r] = last[r] = _mm512_setzero_si512();
+    load(0, mask(line_), here);
+    if (kTaps == 3 && ahead_ == 1) load(-1, ~lanes64(64 - g_.channels), last);
+    const __m512i previous = previous_;
+    const Pick *p = picks_, *const end = picks_ + periods_;
+    uint8_t* out = g_.out + row * g_.ldr;
+    const ptrdiff_t ldr = g_.ldr;
+    const auto step = [&](ptrdiff_t j, __mmask64 read1, __mmask64 read2, __mmask64 written) __attribute__((always_inline)) {
+      __m512i next[kRows], after[kRows];
+      load(2 * j + 1, read1, next);
+      load(2 * j + 2, read2, after);
+#pragma GCC unroll 2
+      for (int r = 0; r < kRows; ++r) {
+        __m512i even = _mm512_permutex2var_epi32(here[r], p->even, next[r]), odd = _mm512_permutex2var_epi32(here[r], p->odd, next[r]);
+        even = _mm512_mask_permutexvar_epi32(even, p->before, p->even, before[r]);
+        odd = _mm512_mask_permutexvar_epi32(odd, p->after, p->odd, after[r]);
+        __m512i m = _mm512_max_epu8(even, odd);
+        if (kTaps == 3) m = _mm512_max_epu8(m, _mm512_permutex2var_epi32(last[r], previous, odd));
+        _mm512_mask_storeu_epi8(out + r * ldr + 64 * j, written, m);
+        before[r] = next[r];
+        here[r] = after[r];
+        last[r] = odd;
+      }
+      if (++p == end) p = picks_;
+    };
+    ptrdiff_t j = 0;
+    for (; j < whole_; ++j) step(j, ~0ull, ~0ull, ~0ull);
+    for (; 64 * j < end_; ++j) step(j, mask(line_ - 64 * (2 * j + 1)), mask(line_ - 64 * (2 * j + 2)), mask(end_ - 64 * j));
+  }
+
+  static QGEMM_MEMBER __mmask64 mask(ptrdiff_t n) { return lanes64(n < 0 ? 0 : n < 64 ? static_cast<int>(n) : 64); }
+
+  const max_pool_args g_;
+  const ptrdiff_t ahead_;       // columns ahead of the first even one
+  const ptrdiff_t line_, end_;  // bytes of the line from there, and of the results
+  ptrdiff_t whole_;             // registers of the results that are whole, as are those that they are drawn from
+  int periods_;
+  Pick picks_[15];
+  __m512i previous_;
+};
+
+template <int kTaps>
+bool halved_lines(const max_pool_args& g) {
+  const HalvedLines<kTaps> lines(g);
+  if (lines.possible()) lines.run();
+  return lines.possible();
+}
+
 }  // namespace
 
 void max_pool_u8_1x64(const max_pool_args& g) {
   const bool touch = g.dilation == 1 && g.height >= 1 && g.height <= g.taps;
   // 4 bytes are what moves from register to register.
-  const bool dense = touch && g.stride == 1 && g.channels > 0 && g.channels < 64 && g.channels % 4 == 0 &&
+  const bool dense = touch && g.channels > 0 && g.channels < 64 && g.channels % 4 == 0 &&
                      g.pixel == g.channels && g.ldo == g.channels;
-  if (dense && g.taps == 3 && g.first == 0 && whole_lines<3, 0>(g)) return;
-  if (dense && g.taps == 3 && g.first == -1 && whole_lines<3, 1>(g)) return;
-  if (dense && g.taps == 5 && g.first == -2 && whole_lines<5, 2>(g)) return;
+  if (dense && g.stride == 1) {
+    if (g.taps == 3 && g.first == 0 && whole_lines<3, 0>(g)) return;
+    if (g.taps == 3 && g.first == -1 && whole_lines<3, 1>(g)) return;
+    if (g.taps == 5 && g.first == -2 && whole_lines<5, 2>(g)) return;
+  }
+  if (dense && g.stride == 2 && g.channels != 32) {  // pixels of 32 bytes cross no line
+    if (g.taps == 2 && halved_lines<2>(g)) return;
+    if (g.taps == 3 && halved_lines<3>(g)) return;
+  }
   if (touch && g.taps == 2 && g.stride == 2) return kept_columns<2, 2>(g);
   if (touch && g.taps == 3 && g.stride == 2) return kept_columns<3, 2>(g);
   if (touch && g.taps == 3 && g.stride == 1) return kept_columns<3, 1>(g);
