@@ -290,6 +290,12 @@ class HalvedLines {
       : g_(given), ahead_(g_.first + kTaps - 2), line_((g_.columns - ahead_) * g_.pixel), end_(g_.pixels * g_.pixel) {
     const ptrdiff_t results = end_ / 64, there = line_ < 64 ? 0 : (line_ / 64 - 1) / 2;
     whole_ = results < there ? results : there;
+    tail_ = (end_ + 63) / 64 - whole_;
+    if (!possible()) return;
+    for (ptrdiff_t t = 0; t < tail_; ++t) {
+      const ptrdiff_t at = 64 * (whole_ + t);
+      masks_[t] = {mask(line_ - 2 * at - 64), mask(line_ - 2 * at - 128), mask(end_ - at)};
+    }
     const int words = g_.channels / 4;
     const __m512i iota = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), all = _mm512_set1_epi32(words);
     // Word i of a register of results is word `at` of its pixel, and 2 i words on less `at`, counted from the register of the line
@@ -297,7 +303,8 @@ class HalvedLines {
     const auto below = [&](__m512i v) { return _mm512_min_epu32(v, _mm512_sub_epi32(v, all)); };
     __m512i at = iota;
     for (int i = 0; i < 15 / words; ++i) at = below(at);
-    const __m512i further = _mm512_set1_epi32(16 % words);
+    const int further = 16 % words;
+    int first = 0;
     periods_ = 0;
     do {
       Pick& p = picks_[periods_++];
@@ -305,13 +312,14 @@ class HalvedLines {
       p.odd = _mm512_add_epi32(p.even, all);
       p.before = _mm512_movepi32_mask(p.even);
       p.after = _mm512_cmpge_epi32_mask(p.odd, _mm512_set1_epi32(32));
-      at = below(_mm512_add_epi32(at, further));
-    } while (_mm512_reduce_max_epi32(_mm512_maskz_mov_epi32(1, at)) != 0);
+      at = below(_mm512_add_epi32(at, _mm512_set1_epi32(further)));
+      first = first + further < words ? first + further : first + further - words;
+    } while (first != 0);
     previous_ = _mm512_add_epi32(iota, _mm512_set1_epi32(16 - words));
   }
 
-  // Whether the first window's even column is inside.
-  bool possible() const { return ahead_ >= 0 && ahead_ < kTaps - 1 && line_ >= 0; }
+  // Whether the first window's even column is inside, and the line's length not too far from that of the results.
+  bool possible() const { return ahead_ >= 0 && ahead_ < kTaps - 1 && line_ >= 0 && tail_ <= kMostTail; }
 
   void run() const {
     const int twos = paired<kTaps, 2>(g_);
@@ -320,6 +328,11 @@ class HalvedLines {
   }
 
  private:
+  static constexpr int kMostTail = 4;
+  static constexpr __mmask64 kAll = ~0ull;
+  struct Masks {
+    __mmask64 next, after, written;
+  };
   // Where 16 words lie: of 32 from two registers, less those before or after these.
   struct Pick {
     __m512i even, odd;
@@ -341,10 +354,10 @@ class HalvedLines {
     const Pick *p = picks_, *const end = picks_ + periods_;
     uint8_t* out = g_.out + row * g_.ldr;
     const ptrdiff_t ldr = g_.ldr;
-    const auto step = [&](ptrdiff_t j, __mmask64 read1, __mmask64 read2, __mmask64 written) __attribute__((always_inline)) {
+    const auto step = [&](ptrdiff_t j, const Masks& k) __attribute__((always_inline)) {
       __m512i next[kRows], after[kRows];
-      load(2 * j + 1, read1, next);
-      load(2 * j + 2, read2, after);
+      load(2 * j + 1, k.next, next);
+      load(2 * j + 2, k.after, after);
 #pragma GCC unroll 2
       for (int r = 0; r < kRows; ++r) {
         __m512i even = _mm512_permutex2var_epi32(here[r], p->even, next[r]), odd = _mm512_permutex2var_epi32(here[r], p->odd, next[r]);
@@ -352,7 +365,7 @@ class HalvedLines {
         odd = _mm512_mask_permutexvar_epi32(odd, p->after, p->odd, after[r]);
         __m512i m = _mm512_max_epu8(even, odd);
         if (kTaps == 3) m = _mm512_max_epu8(m, _mm512_permutex2var_epi32(last[r], previous, odd));
-        _mm512_mask_storeu_epi8(out + r * ldr + 64 * j, written, m);
+        _mm512_mask_storeu_epi8(out + r * ldr + 64 * j, k.written, m);
         before[r] = next[r];
         here[r] = after[r];
         last[r] = odd;
@@ -360,8 +373,8 @@ class HalvedLines {
       if (++p == end) p = picks_;
     };
     ptrdiff_t j = 0;
-    for (; j < whole_; ++j) step(j, ~0ull, ~0ull, ~0ull);
-    for (; 64 * j < end_; ++j) step(j, mask(line_ - 64 * (2 * j + 1)), mask(line_ - 64 * (2 * j + 2)), mask(end_ - 64 * j));
+    for (; j < whole_; ++j) step(j, {kAll, kAll, kAll});
+    for (ptrdiff_t t = 0; t < tail_; ++t, ++j) step(j, masks_[t]);
   }
 
   static QGEMM_MEMBER __mmask64 mask(ptrdiff_t n) { return lanes64(n < 0 ? 0 : n < 64 ? static_cast<int>(n) : 64); }
@@ -369,7 +382,8 @@ class HalvedLines {
   const max_pool_args g_;
   const ptrdiff_t ahead_;       // columns ahead of the first even one
   const ptrdiff_t line_, end_;  // bytes of the line from there, and of the results
-  ptrdiff_t whole_;             // registers of the results that are whole, as are those that they are drawn from
+  ptrdiff_t whole_, tail_;      // registers of the results that are whole, as are those that they are drawn from; what is left
+  Masks masks_[kMostTail];
   int periods_;
   Pick picks_[15];
   __m512i previous_;

@@ -2,6 +2,8 @@
 // are those of its pieces, one after the other.
 #include <immintrin.h>
 
+#include <cstring>
+
 #include "kernels/api.h"
 
 namespace qgemm {
@@ -187,12 +189,104 @@ bool whole_registers(const permute_args& g) {
   return true;
 }
 
+// Units that follow each other on both sides and keep every byte near its place: byte b of a row's result comes from byte kRatio *
+// b + off of the row, where `off` depends on b's place in its unit alone and differs by so little that any 64 bytes are drawn from
+// four registers. These move along the row, kRatio registers for each of the result, or of both results where pieces are two.
+template <int kRatio>
+class Near {
+ public:
+  explicit Near(const permute_args& g)
+      : g_(g), length_(g.out_length), in_(g.units * g.in_length), out_(g.units * g.out_length), low_(0), possible_(false) {
+    if (g.in_pieces != 1 || g.out_pieces != kRatio || g.twin || g.in_length != kRatio * length_ || length_ > kMostLength ||
+        length_ % 64 == 0 || out_ < 64)
+      return;
+    const __m512i iota = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    __m512i lowest = _mm512_setzero_si512(), highest = lowest;
+    for (int p = 0; p < kRatio; ++p)
+      for (ptrdiff_t i = 0; i < length_; i += 16) {
+        const __mmask16 m = static_cast<__mmask16>(lanes(length_ - i));
+        const __m512i from = _mm512_maskz_loadu_epi32(m, g.index + p * length_ + i),
+                      own = _mm512_mullo_epi32(_mm512_add_epi32(iota, _mm512_set1_epi32(static_cast<int>(i))), _mm512_set1_epi32(kRatio)),
+                      off = _mm512_maskz_sub_epi32(m, from, own);
+        lowest = _mm512_min_epi32(lowest, off);
+        highest = _mm512_max_epi32(highest, off);
+        _mm512_mask_cvtepi32_storeu_epi8(off_[p] + i, m, off);
+      }
+    low_ = (_mm512_reduce_min_epi32(lowest) - 63) / 64;
+    possible_ = _mm512_reduce_max_epi32(highest) + 63 * kRatio < 64 * (low_ + kWindow);
+    // As many more as a register that begins with the last one needs.
+    for (int p = 0; p < kRatio; ++p)
+      for (ptrdiff_t n = length_; n < length_ + 63;) {
+        const ptrdiff_t more = n < length_ + 63 - n ? n : length_ + 63 - n;
+        std::memcpy(off_[p] + n, off_[p], static_cast<size_t>(more));
+        n += more;
+      }
+  }
+
+  bool possible() const { return possible_; }
+
+  void run() const {
+    // Registers of the result that are whole, as are all that they are drawn from.
+    const ptrdiff_t room = in_ / 64 - low_ - kWindow, fit = room < 0 ? 0 : room / kRatio + 1,
+                    whole = fit < out_ / 64 ? fit : out_ / 64;
+    alignas(64) int8_t places[64];
+    for (int i = 0; i < 64; ++i) places[i] = static_cast<int8_t>(kRatio * i - 64 * low_);
+    const __m512i place = _mm512_load_si512(places);
+    const ptrdiff_t length = length_, low = low_, further = 64 % length, pitch = g_.out_pitch;
+    for (ptrdiff_t r = 0; r < g_.rows; ++r) {
+      const uint8_t* x = g_.x + r * g_.ldx + 64 * low;
+      uint8_t* const out = g_.out + r * g_.ldo;
+      const auto checked = [&](ptrdiff_t i) {
+        return _mm512_maskz_loadu_epi8(i + low < 0 ? 0 : lanes(in_ - 64 * (i + low)), x + 64 * i);
+      };
+      __m512i v[kWindow];
+#pragma GCC unroll 4
+      for (int i = kRatio; i < kWindow; ++i) v[i] = checked(i - kRatio);
+      ptrdiff_t at = 0;  // in a unit
+      const auto step = [&](ptrdiff_t j, bool all, __mmask64 written) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+        for (int i = 0; i < kWindow - kRatio; ++i) v[i] = v[i + kRatio];
+#pragma GCC unroll 4
+        for (int i = kWindow - kRatio; i < kWindow; ++i)
+          v[i] = all ? _mm512_loadu_si512(x + 64 * (kRatio * j + i)) : checked(kRatio * j + i);
+#pragma GCC unroll 2
+        for (int p = 0; p < kRatio; ++p) {
+          const __m512i index = _mm512_add_epi8(_mm512_loadu_si512(off_[p] + at), place);
+          const __m512i q = _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), _mm512_permutex2var_epi8(v[0], index, v[1]),
+                                                   _mm512_permutex2var_epi8(v[2], index, v[3]));
+          _mm512_mask_storeu_epi8(out + p * pitch + 64 * j, written, q);
+        }
+        at += further;
+        at = at < length ? at : at - length;
+      };
+      ptrdiff_t j = 0;
+      for (; j < whole; ++j) step(j, true, ~0ull);
+      for (; 64 * j < out_; ++j) step(j, false, lanes(out_ - 64 * j));
+    }
+  }
+
+ private:
+  static constexpr ptrdiff_t kMostLength = 256;
+  const permute_args& g_;
+  const ptrdiff_t length_, in_, out_;  // bytes of a piece of the result, of a row, and of a row's results
+  ptrdiff_t low_;                      // registers from a result's place to the first that it is drawn from
+  bool possible_;
+  uint8_t off_[kRatio][kMostLength + 64];
+};
+
+template <int kRatio>
+bool near(const permute_args& g) {
+  const Near<kRatio> rows(g);
+  if (rows.possible()) rows.run();
+  return rows.possible();
+}
+
 }  // namespace
 
 // Any other units: 64 bytes of the result at a time, for all of them; each window of the source adds those that come from it.
 void permute_u8_1x64(const permute_args& g) {
   const Side in(g.in_pieces, g.in_length, g.in_pitch), out(g.out_pieces, g.out_length, g.out_pitch);
-  if (small_units_of(g, in, out) || whole_registers(g)) return;
+  if (near<1>(g) || near<2>(g) || small_units_of(g, in, out) || whole_registers(g)) return;
   for (ptrdiff_t j = 0; j < out.count; ++j) {
     for (ptrdiff_t w = 0; w < in.count; w += kWindow) {
       const Draw d(g, in, out, j, w);

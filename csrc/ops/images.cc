@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kWholeBytes = 2048;       // of a unit's result, the most where it is whole registers
 constexpr int64_t kRegisters = 4;           // of 64 bytes, that the permuting kernel takes at once
+constexpr int64_t kNearBytes = 256;         // of a unit's result, where each comes from a place near its own
 constexpr int64_t kRepeated = 128;          // bytes of the largest pixel that is repeated faster by it than by copies
 constexpr int64_t kWoven = 32;              // and of the largest of two rows that it makes one of
 constexpr Isa kPermutes = Isa::avx512vbmi;  // from this path on it is faster than copying pieces of as many bytes
@@ -23,6 +24,21 @@ void copy_row(const KernelTable& t, const uint8_t* from, uint8_t* to, int64_t by
 }
 
 int64_t registers_of(int64_t bytes) { return (bytes + 63) / 64; }
+
+// Whether the permuting kernel takes all units of a row as one array of bytes, none of which lies far from its place.
+bool is_near(const permute_args& g, const int32_t* index) {
+  const ptrdiff_t ratio = g.out_pieces, length = g.out_length;
+  if (g.in_pieces != 1 || g.twin || ratio > 2 || g.in_length != ratio * length || length % 64 == 0 || length > kNearBytes)
+    return false;
+  const auto step = static_cast<int32_t>(ratio);
+  int32_t lowest = 0, highest = 0;
+  for (const int32_t *piece = index, *end = index + ratio * length; piece < end; piece += length)
+    for (int32_t i = 0; i < length; ++i) {
+      lowest = std::min(lowest, piece[i] - step * i);
+      highest = std::max(highest, piece[i] - step * i);
+    }
+  return highest + 63 * step < (lowest - 63) / 64 * 64 + 64 * kRegisters;
+}
 
 // Small units are permuted several at a time: how many of `units`, so that the most bytes go with a register. Registers of a
 // result count twice, as storing one takes twice the time of loading it, and thrice where they are drawn from more than two
@@ -47,9 +63,10 @@ void permute_rows(const KernelTable& t, const permute_args& g, F&& order, bool c
   static thread_local Scratch<int32_t> indices;
   const int64_t in = g.in_length, out = g.out_length;
   for (int64_t first = 0, n = 1; first < g.units; first += (g.units - first) / n * n) {
-    n = units_at_once(g, g.units - first, compact);
-    int32_t* index = indices.get(n * g.out_pieces * out);
-    order(n, index);
+    int32_t* index = indices.get(g.out_pieces * out);
+    order(1, index);
+    n = t.isa >= kPermutes && is_near(g, index) ? 1 : units_at_once(g, g.units - first, compact);
+    if (n > 1) index = indices.get(n * g.out_pieces * out), order(n, index);
     permute_args s = g;
     s.x += first * in;
     s.out += first * out;
@@ -261,18 +278,24 @@ void pad_image(const uint8_t* x, const ImageShape& s, int64_t top, int64_t left,
   const int64_t oh = top + s.h + bottom, row = (left + s.w + right) * s.c, rows = s.batch * oh, line = s.w * s.c;
   if (rows * row == 0) return;
   const KernelTable& t = table();
+  const int64_t before = left * s.c, after = right * s.c, most = kBlock / row + 1;
+  const auto fill = [&](uint8_t* to, int64_t bytes) { std::memset(to, value, static_cast<size_t>(bytes)); };
   parallel_shares(rows, threads_for(rows * row, kGrainBytes), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const int64_t iy = r % oh - top;
+    for (int64_t r = begin, count = 0; r < end; r += count) {
+      const int64_t image = r / oh, iy = r % oh - top;
       uint8_t* to = out + r * row;
       if (iy < 0 || iy >= s.h) {
-        std::memset(to, value, static_cast<size_t>(row));
+        count = std::min(end - r, iy < 0 ? -iy : oh - r % oh);
+        fill(to, count * row);
         continue;
       }
-      std::memset(to, value, static_cast<size_t>(left * s.c));
-      const uint8_t* from = x + (r / oh * s.h + iy) * line;
-      t.gather({&from, to + left * s.c, 1, static_cast<ptrdiff_t>(line), 0});
-      std::memset(to + left * s.c + line, value, static_cast<size_t>(right * s.c));
+      // Some lines, and then what lies between them.
+      count = std::min({end - r, s.h - iy, most});
+      t.gather({nullptr, to + before, static_cast<ptrdiff_t>(count), static_cast<ptrdiff_t>(line), static_cast<ptrdiff_t>(row),
+                x + (image * s.h + iy) * line, static_cast<ptrdiff_t>(line)});
+      fill(to, before);
+      for (int64_t i = 1; i < count; ++i) fill(to + i * row - after, after + before);
+      fill(to + count * row - after, after);
     }
   });
 }
@@ -382,7 +405,8 @@ void permute_channels(const uint8_t* x, int64_t pixels, int64_t c, const int32_t
     g.units = static_cast<ptrdiff_t>(count);
     g.in_length = g.out_length = static_cast<ptrdiff_t>(c);
     permute_rows(t, g, [&](int64_t n, int32_t* order) {
-      for (int64_t i = 0; i < n * c; ++i) order[i] = static_cast<int32_t>(i / c * c) + index[i % c];
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t k = 0; k < c; ++k) *order++ = static_cast<int32_t>(i * c) + index[k];
     });
   };
   if (blocks == 1) return parallel_shares(pixels, threads, [&](int64_t b, int64_t e) { some(b, e - b); });

@@ -199,7 +199,11 @@ void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out, int64_t out_str
       const uint8_t* image = x + r / oh * w.h * line;
       g.outputs = static_cast<int32_t>(std::min(end - r, oh - r % oh));
       const int64_t top = r % oh * w.stride_h - w.top, count = (g.outputs - 1) * w.stride_h + w.kh;
-      for (int64_t i = 0; i < count; ++i) lines[i] = image + std::clamp<int64_t>(top + i, 0, w.h - 1) * line;
+      const uint8_t* at = image + std::max<int64_t>(top, 0) * line;
+      for (int64_t i = 0; i < count; ++i) {
+        lines[i] = at;
+        if (top + i >= 0 && top + i < w.h - 1) at += line;
+      }
       g.out = out + r * all.ldr;
       t.max_pool(g);
     }
