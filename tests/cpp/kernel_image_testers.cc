@@ -1,4 +1,5 @@
 // Testers of the kernels that move and interpolate pixels, and of float products of them.
+#include <algorithm>
 #include <cmath>
 #include <memory>
 
@@ -96,6 +97,9 @@ void test_permute(const KernelRow& row) {
     g.out_pieces = rng.pick<int64_t>({1, 1, 2, 3});
     g.in_length = rng.pick<int64_t>({1, 3, 15, 16, 17, 63, 64, 65, 127, 128, 129, 192, 256, 257, 320, 600, rng.between(1, 700)});
     g.out_length = rng.chance(50) ? g.in_length : rng.pick<int64_t>({1, 16, 64, 65, 256, 257, rng.between(1, 700)});
+    const bool halves = rng.chance(20);  // as a pixel shuffle makes them
+    if (halves) g.in_pieces = 1, g.out_pieces = 2, g.out_length = rng.between(1, 70), g.in_length = 2 * g.out_length;
+    if (rng.chance(20)) g.units = rng.between(7, 60);
     // Pieces of a unit, and rows, lie one behind the other or with gaps between them.
     g.in_pitch = g.units * g.in_length + rng.pick<int64_t>({0, 0, 5});
     g.out_pitch = g.units * g.out_length + rng.pick<int64_t>({0, 0, 7});
@@ -113,8 +117,15 @@ void test_permute(const KernelRow& row) {
     fill(rng, Mood::uniform, x, read);
     const int64_t outputs = g.out_pieces * g.out_length;
     int32_t* index = indices.place<int32_t>(static_cast<size_t>(outputs), side);
-    const int64_t most = g.in_pieces * g.in_length - 1, step = rng.pick<int64_t>({0, 1, 4});  // 0: any order
-    for (int64_t j = 0; j < outputs; ++j) index[j] = static_cast<int32_t>(step ? j * step % (most + 1) : rng.between(0, most));
+    // Any order, one in steps, or one that leaves bytes within `near` of their place.
+    const int64_t most = g.in_pieces * g.in_length - 1, step = rng.pick<int64_t>({0, 1, 4}), near = rng.between(0, 100);
+    const bool some = rng.chance(40);
+    for (int64_t j = 0; j < outputs; ++j) {
+      const int64_t place = halves ? 2 * (j % g.out_length) : j;
+      index[j] = static_cast<int32_t>(some   ? std::clamp<int64_t>(place + rng.between(-near, near), 0, most)
+                                      : step ? j * step % (most + 1)
+                                             : rng.between(0, most));
+    }
     g.x = x;
     g.index = index;
     now_testing("%s rows=%d units=%d in %d x %d, %d apart; out %d x %d, %d apart, twin %d", row.name, int(g.rows), int(g.units),
