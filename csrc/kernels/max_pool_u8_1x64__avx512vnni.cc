@@ -185,7 +185,7 @@ void kept_columns(const max_pool_args& g, const Inside& inside, int begin, int e
 }
 
 template <int kTaps, int kStride>
-void kept_columns(const max_pool_args& g) {
+void kept_pixels(const max_pool_args& g) {
   // Windows whose new columns are inside: those that a window shares with the one before may lie ahead of the line.
   constexpr int kKept = kTaps - kStride;
   const int64_t past = g.columns - kTaps - g.first;  // from the last column of the first window to the line's
@@ -197,6 +197,24 @@ void kept_columns(const max_pool_args& g) {
   const int twos = kStride == 1 && (kTaps == 5 || g.channels <= 64) ? paired<kTaps, kStride>(g) : 0;
   if (twos > 0) kept_columns<kTaps, kStride, kStride == 1 ? 2 : 1>(g, inside, 0, twos);
   if (twos < g.outputs) kept_columns<kTaps, kStride, 1>(g, inside, twos, g.outputs);
+}
+
+template <int kTaps, int kStride>
+void kept_columns(const max_pool_args& g) {
+  // Of wide windows so many pixels at a time that L1 holds what two output rows read and write, as the next two read most of it
+  // again: parts of a line, unless they would be hardly wider than a window.
+  constexpr ptrdiff_t kL1Bytes = 32 << 10;
+  const ptrdiff_t each = (kTaps + 3) * g.pixel, most = each ? (kL1Bytes - 3072) / each : 0;
+  if (kTaps < 5 || g.advance != 1 || each * g.pixels <= kL1Bytes || most < 2 * kTaps) return kept_pixels<kTaps, kStride>(g);
+  const ptrdiff_t parts = (g.pixels + most - 1) / most;
+  for (ptrdiff_t i = 0; i < parts; ++i) {
+    const ptrdiff_t from = g.pixels * i / parts;
+    max_pool_args part = g;
+    part.first += from * kStride;
+    part.out += from * g.ldo;
+    part.pixels = static_cast<int32_t>(g.pixels * (i + 1) / parts - from);
+    kept_pixels<kTaps, kStride>(part);
+  }
 }
 
 // Where pixels of less than a register follow each other, in the rows and in `out`, and the stride is 1, a line is one array of
@@ -408,7 +426,7 @@ void max_pool_u8_1x64(const max_pool_args& g) {
     if (g.taps == 3 && g.first == -1 && whole_lines<3, 1>(g)) return;
     if (g.taps == 5 && g.first == -2 && whole_lines<5, 2>(g)) return;
   }
-  if (dense && g.stride == 2 && g.channels != 32) {  // pixels of 32 bytes cross no line
+  if (dense && g.stride == 2 && g.channels <= 56 && g.channels != 32) {  // 32 bytes cross no line, and 60 are nearly a register
     if (g.taps == 2 && halved_lines<2>(g)) return;
     if (g.taps == 3 && halved_lines<3>(g)) return;
   }

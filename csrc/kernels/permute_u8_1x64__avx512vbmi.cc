@@ -198,7 +198,7 @@ class Near {
   explicit Near(const permute_args& g)
       : g_(g), length_(g.out_length), in_(g.units * g.in_length), out_(g.units * g.out_length), low_(0), possible_(false) {
     if (g.in_pieces != 1 || g.out_pieces != kRatio || g.twin || g.in_length != kRatio * length_ || length_ > kMostLength ||
-        length_ % 64 == 0 || out_ < 64)
+        length_ <= 0 || length_ % 64 == 0 || out_ < kLeastRow || (kRatio == 2 && 64 % length_ == 0))
       return;
     const __m512i iota = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     __m512i lowest = _mm512_setzero_si512(), highest = lowest;
@@ -228,7 +228,15 @@ class Near {
   void run() const {
     // Registers of the result that are whole, as are all that they are drawn from.
     const ptrdiff_t room = in_ / 64 - low_ - kWindow, fit = room < 0 ? 0 : room / kRatio + 1,
-                    whole = fit < out_ / 64 ? fit : out_ / 64;
+                    whole = fit < out_ / 64 ? fit : out_ / 64, tail = (out_ + 63) / 64 - whole;
+    // What is there of the registers that a row begins with, and of those of the steps after the whole ones.
+    const auto there = [&](ptrdiff_t i) { return i + low_ < 0 ? 0 : lanes(in_ - 64 * (i + low_)); };
+    __mmask64 begin[kWindow - kRatio], read[kMostTail][kRatio], written[kMostTail];
+    for (int i = 0; i < kWindow - kRatio; ++i) begin[i] = there(i);
+    for (ptrdiff_t t = 0; t < tail; ++t) {
+      for (int i = 0; i < kRatio; ++i) read[t][i] = there(kRatio * (whole + t) + kWindow - kRatio + i);
+      written[t] = lanes(out_ - 64 * (whole + t));
+    }
     alignas(64) int8_t places[64];
     for (int i = 0; i < 64; ++i) places[i] = static_cast<int8_t>(kRatio * i - 64 * low_);
     const __m512i place = _mm512_load_si512(places);
@@ -236,37 +244,37 @@ class Near {
     for (ptrdiff_t r = 0; r < g_.rows; ++r) {
       const uint8_t* x = g_.x + r * g_.ldx + 64 * low;
       uint8_t* const out = g_.out + r * g_.ldo;
-      const auto checked = [&](ptrdiff_t i) {
-        return _mm512_maskz_loadu_epi8(i + low < 0 ? 0 : lanes(in_ - 64 * (i + low)), x + 64 * i);
-      };
       __m512i v[kWindow];
 #pragma GCC unroll 4
-      for (int i = kRatio; i < kWindow; ++i) v[i] = checked(i - kRatio);
+      for (int i = 0; i < kWindow - kRatio; ++i) v[kRatio + i] = _mm512_maskz_loadu_epi8(begin[i], x + 64 * i);
       ptrdiff_t at = 0;  // in a unit
-      const auto step = [&](ptrdiff_t j, bool all, __mmask64 written) __attribute__((always_inline)) {
+      const auto step = [&](ptrdiff_t j, const __mmask64* there, __mmask64 k) __attribute__((always_inline)) {
 #pragma GCC unroll 4
         for (int i = 0; i < kWindow - kRatio; ++i) v[i] = v[i + kRatio];
 #pragma GCC unroll 4
-        for (int i = kWindow - kRatio; i < kWindow; ++i)
-          v[i] = all ? _mm512_loadu_si512(x + 64 * (kRatio * j + i)) : checked(kRatio * j + i);
+        for (int i = 0; i < kRatio; ++i) {
+          const uint8_t* p = x + 64 * (kRatio * j + kWindow - kRatio + i);
+          v[kWindow - kRatio + i] = there ? _mm512_maskz_loadu_epi8(there[i], p) : _mm512_loadu_si512(p);
+        }
 #pragma GCC unroll 2
         for (int p = 0; p < kRatio; ++p) {
           const __m512i index = _mm512_add_epi8(_mm512_loadu_si512(off_[p] + at), place);
           const __m512i q = _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), _mm512_permutex2var_epi8(v[0], index, v[1]),
                                                    _mm512_permutex2var_epi8(v[2], index, v[3]));
-          _mm512_mask_storeu_epi8(out + p * pitch + 64 * j, written, q);
+          _mm512_mask_storeu_epi8(out + p * pitch + 64 * j, k, q);
         }
         at += further;
         at = at < length ? at : at - length;
       };
       ptrdiff_t j = 0;
-      for (; j < whole; ++j) step(j, true, ~0ull);
-      for (; 64 * j < out_; ++j) step(j, false, lanes(out_ - 64 * j));
+      for (; j < whole; ++j) step(j, nullptr, ~0ull);
+      for (ptrdiff_t t = 0; t < tail; ++t, ++j) step(j, read[t], written[t]);
     }
   }
 
  private:
-  static constexpr ptrdiff_t kMostLength = 256;
+  // Short rows, and two pieces that fill registers, are as fast unit by unit.
+  static constexpr ptrdiff_t kMostLength = 256, kLeastRow = kRatio == 2 ? 256 : 64, kMostTail = kWindow + 2;
   const permute_args& g_;
   const ptrdiff_t length_, in_, out_;  // bytes of a piece of the result, of a row, and of a row's results
   ptrdiff_t low_;                      // registers from a result's place to the first that it is drawn from

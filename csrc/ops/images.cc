@@ -13,6 +13,7 @@ namespace {
 constexpr int64_t kWholeBytes = 2048;       // of a unit's result, the most where it is whole registers
 constexpr int64_t kRegisters = 4;           // of 64 bytes, that the permuting kernel takes at once
 constexpr int64_t kNearBytes = 256;         // of a unit's result, where each comes from a place near its own
+constexpr int64_t kNearRow = 256;           // and of a row's, where it is two
 constexpr int64_t kRepeated = 128;          // bytes of the largest pixel that is repeated faster by it than by copies
 constexpr int64_t kWoven = 32;              // and of the largest of two rows that it makes one of
 constexpr Isa kPermutes = Isa::avx512vbmi;  // from this path on it is faster than copying pieces of as many bytes
@@ -25,19 +26,24 @@ void copy_row(const KernelTable& t, const uint8_t* from, uint8_t* to, int64_t by
 
 int64_t registers_of(int64_t bytes) { return (bytes + 63) / 64; }
 
-// Whether the permuting kernel takes all units of a row as one array of bytes, none of which lies far from its place.
-bool is_near(const permute_args& g, const int32_t* index) {
+// Whether the permuting kernel might take all units of a row as one array of bytes: not where rows are short, or pieces are two
+// and fill registers.
+bool may_be_near(const permute_args& g) {
   const ptrdiff_t ratio = g.out_pieces, length = g.out_length;
-  if (g.in_pieces != 1 || g.twin || ratio > 2 || g.in_length != ratio * length || length % 64 == 0 || length > kNearBytes)
-    return false;
-  const auto step = static_cast<int32_t>(ratio);
+  if (g.in_pieces != 1 || g.twin || ratio > 2 || g.in_length != ratio * length || length > kNearBytes) return false;
+  return ratio == 1 ? length % 64 != 0 : 64 % length != 0 && g.units * length >= kNearRow;
+}
+
+// And whether it does: if none of the bytes of a unit lies far from its place.
+bool is_near(const permute_args& g, const int32_t* index) {
+  const auto ratio = static_cast<int32_t>(g.out_pieces), length = static_cast<int32_t>(g.out_length);
   int32_t lowest = 0, highest = 0;
   for (const int32_t *piece = index, *end = index + ratio * length; piece < end; piece += length)
     for (int32_t i = 0; i < length; ++i) {
-      lowest = std::min(lowest, piece[i] - step * i);
-      highest = std::max(highest, piece[i] - step * i);
+      lowest = std::min(lowest, piece[i] - ratio * i);
+      highest = std::max(highest, piece[i] - ratio * i);
     }
-  return highest + 63 * step < (lowest - 63) / 64 * 64 + 64 * kRegisters;
+  return highest + 63 * ratio < (lowest - 63) / 64 * 64 + 64 * kRegisters;
 }
 
 // Small units are permuted several at a time: how many of `units`, so that the most bytes go with a register. Registers of a
@@ -63,10 +69,14 @@ void permute_rows(const KernelTable& t, const permute_args& g, F&& order, bool c
   static thread_local Scratch<int32_t> indices;
   const int64_t in = g.in_length, out = g.out_length;
   for (int64_t first = 0, n = 1; first < g.units; first += (g.units - first) / n * n) {
-    int32_t* index = indices.get(g.out_pieces * out);
-    order(1, index);
-    n = t.isa >= kPermutes && is_near(g, index) ? 1 : units_at_once(g, g.units - first, compact);
-    if (n > 1) index = indices.get(n * g.out_pieces * out), order(n, index);
+    const auto ordered = [&](int64_t some) {
+      int32_t* to = indices.get(some * g.out_pieces * out);
+      order(some, to);
+      return to;
+    };
+    const int32_t* index = t.isa >= kPermutes && may_be_near(g) ? ordered(1) : nullptr;
+    n = index && is_near(g, index) ? 1 : units_at_once(g, g.units - first, compact);
+    if (!index || n > 1) index = ordered(n);
     permute_args s = g;
     s.x += first * in;
     s.out += first * out;
