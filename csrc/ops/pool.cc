@@ -175,12 +175,12 @@ void average_floats(const Window& w, const uint8_t* x, const Encoding8& ex, bool
 }  // namespace
 
 void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out, int64_t out_stride) {
-  const int64_t oh = w.out_h(), rows = w.batch * oh, line = w.w * w.pixel();
-  if (rows * w.out_w() * w.c == 0) return;
-  const KernelTable& t = table();
   const auto all = args_of<max_pool_args>(w, out_stride ? out_stride : w.c);
-  const int threads = threads_for(rows * w.out_w() * w.c * most_taps(w), 4 * kGrainBytes);
-  const bool all_hold_rows = w.kh > w.top && (oh - 1) * w.stride_h - w.top < w.h;
+  const int64_t oh = w.out_h(), rows = w.batch * oh, line = w.w * w.pixel();
+  if (rows * all.pixels * w.c == 0) return;
+  const KernelTable& t = table();
+  const int threads = threads_for(rows * all.pixels * w.c * most_taps(w), 4 * kGrainBytes);
+  const bool all_hold_rows = w.h > 0 && w.kh > w.top && (oh - 1) * w.stride_h - w.top < w.h;
   if (w.dilation_h != 1 || !all_hold_rows || rows < threads)
     return each_row(w, x, out, all, [&](max_pool_args& g) {
       g.advance = g.height;
@@ -196,14 +196,14 @@ void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out, int64_t out_str
     g.height = static_cast<int32_t>(w.kh);
     g.advance = static_cast<int32_t>(w.stride_h);
     for (int64_t r = begin; r < end; r += g.outputs) {
-      const uint8_t* image = x + r / oh * w.h * line;
-      g.outputs = static_cast<int32_t>(std::min(end - r, oh - r % oh));
-      const int64_t top = r % oh * w.stride_h - w.top, count = (g.outputs - 1) * w.stride_h + w.kh;
-      const uint8_t* at = image + std::max<int64_t>(top, 0) * line;
-      for (int64_t i = 0; i < count; ++i) {
-        lines[i] = at;
-        if (top + i >= 0 && top + i < w.h - 1) at += line;
-      }
+      const int64_t image = r / oh, oy = r - image * oh, top = oy * w.stride_h - w.top;
+      g.outputs = static_cast<int32_t>(std::min(end - r, oh - oy));
+      const int64_t count = (g.outputs - 1) * w.stride_h + w.kh, above = std::max<int64_t>(-top, 0),
+                    below = std::min(w.h - top, count);
+      const uint8_t* at = x + (image * w.h + top + above) * line;
+      std::fill(lines, lines + above, at);
+      for (int64_t i = above; i < below; ++i, at += line) lines[i] = at;
+      std::fill(lines + below, lines + count, at - line);
       g.out = out + r * all.ldr;
       t.max_pool(g);
     }
