@@ -51,11 +51,15 @@ void any_pixels(const max_pool_args& g, const uint8_t* const* rows, uint8_t* out
 }
 
 // Row r of the window's at output row i. A row twice changes no maximum.
-QGEMM_INLINE const uint8_t* row_of(const max_pool_args& g, int i, int r) { return g.rows[i * g.advance + (r < g.height ? r : 0)]; }
+QGEMM_INLINE const uint8_t* row_of(const max_pool_args& g, int i, int r) {
+  return g.rows[i * g.advance + (r < g.height ? r : 0)];
+}
 
 // How many output rows are made two at a time, the windows of which begin kStride rows apart.
 template <int kTaps, int kStride>
-int paired(const max_pool_args& g) { return g.advance == kStride && g.height == kTaps ? g.outputs / 2 * 2 : 0; }
+int paired(const max_pool_args& g) {
+  return g.advance == kStride && g.height == kTaps ? g.outputs / 2 * 2 : 0;
+}
 
 // The rows that kRows output rows from i on read.
 template <int kTaps, int kStride, int kRows>
@@ -88,8 +92,8 @@ struct Lines {
   }
 };
 
-// The same of kBlocks registers, the last masked by k, where windows are up to kTaps rows by kTaps columns that touch: output rows
-// [begin, end), kRows at a time.
+// Windows of up to kTaps rows by kTaps columns that touch, of kBlocks registers of channels from c on, the last masked by k:
+// output rows [begin, end), kRows at a time.
 template <class Bytes, int kTaps, int kStride, int kBlocks, int kRows>
 void kept_columns(const max_pool_args& given, const Inside& inside, ptrdiff_t c, __mmask64 k, int begin, int end) {
   constexpr int kKept = kTaps - kStride;
@@ -138,7 +142,7 @@ void kept_columns(const max_pool_args& given, const Inside& inside, ptrdiff_t c,
         window();
       }
     };
-    // A line whose ends reach half a window further: nothing is left to find out at either.
+    // Windows around each pixel of the line, as "same" padding has them: which columns are outside is known.
     constexpr int kHalf = kTaps / 2;
     const bool centred = kStride == 1 && g.first == -kHalf && g.pixels == g.columns && g.columns >= kTaps;
 #pragma GCC unroll 5
@@ -162,11 +166,12 @@ void kept_columns(const max_pool_args& given, const Inside& inside, ptrdiff_t c,
 // Channels [c, c + n), up to 256, or 128 for two rows.
 template <class Bytes, int kTaps, int kStride, int kRows>
 void kept_columns(const max_pool_args& g, const Inside& inside, ptrdiff_t c, ptrdiff_t n, int begin, int end) {
+  constexpr int kMost = kRows == 2 ? 2 : 4, kThree = kMost < 3 ? kMost : 3;
   const __mmask64 k = lanes64(static_cast<int>((n - 1) % 64 + 1));
   if (n <= 64) return kept_columns<Bytes, kTaps, kStride, 1, kRows>(g, inside, c, k, begin, end);
-  if (kRows == 2 || n <= 128) return kept_columns<Bytes, kTaps, kStride, 2, kRows>(g, inside, c, k, begin, end);
-  if (n <= 192) return kept_columns<Bytes, kTaps, kStride, kRows == 2 ? 2 : 3, kRows>(g, inside, c, k, begin, end);
-  kept_columns<Bytes, kTaps, kStride, kRows == 2 ? 2 : 4, kRows>(g, inside, c, k, begin, end);
+  if (n <= 128) return kept_columns<Bytes, kTaps, kStride, 2, kRows>(g, inside, c, k, begin, end);
+  if (n <= 192) return kept_columns<Bytes, kTaps, kStride, kThree, kRows>(g, inside, c, k, begin, end);
+  kept_columns<Bytes, kTaps, kStride, kMost, kRows>(g, inside, c, k, begin, end);
 }
 
 // Output rows [begin, end), kRows at a time, of pixels of any size.
@@ -193,7 +198,7 @@ void kept_pixels(const max_pool_args& g) {
   inside.hi = past < 0 ? 0 : past / kStride + 1 < g.pixels ? past / kStride + 1 : g.pixels;
   inside.lo = -g.first <= kKept ? 0 : (-g.first - kKept + kStride - 1) / kStride;
   if (inside.lo > inside.hi) inside.lo = inside.hi;
-  // Larger pixels are read as fast line by line.
+  // Two output rows read each of their lines once, but two new ones side by side: lines of larger pixels pass faster one by one.
   const int twos = kStride == 1 && (kTaps == 5 || g.channels <= 64) ? paired<kTaps, kStride>(g) : 0;
   if (twos > 0) kept_columns<kTaps, kStride, kStride == 1 ? 2 : 1>(g, inside, 0, twos);
   if (twos < g.outputs) kept_columns<kTaps, kStride, 1>(g, inside, twos, g.outputs);
@@ -218,9 +223,9 @@ void kept_columns(const max_pool_args& g) {
 }
 
 // Where pixels of less than a register follow each other, in the rows and in `out`, and the stride is 1, a line is one array of
-// bytes. Registers of the maxima of its columns pass through kTaps - 1 steps, each of which takes the larger of every byte and the
-// one a pixel after it (for which the next register must be there, so the result is that of the register before) or a pixel ahead
-// of it. kBefore of a window's columns lie ahead of the one that has the result's place.
+// bytes. Registers of the maxima of its columns pass through kTaps - 1 steps, each of which takes the larger of every byte and
+// the one a pixel after it (for which the next register must be there, so the result is that of the register before) or a pixel
+// ahead of it. kBefore of a window's columns lie ahead of the one that has the result's place.
 template <int kTaps, int kBefore>
 class WholeLines {
  public:
@@ -316,8 +321,8 @@ class HalvedLines {
     }
     const int words = g_.channels / 4;
     const __m512i iota = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), all = _mm512_set1_epi32(words);
-    // Word i of a register of results is word `at` of its pixel, and 2 i words on less `at`, counted from the register of the line
-    // where the results' begin, lie those of the even column.
+    // Word i of a register of results is word `at` of its pixel, and 2 i words on less `at`, counted from the register of the
+    // line where the results' begin, lie those of the even column.
     const auto below = [&](__m512i v) { return _mm512_min_epu32(v, _mm512_sub_epi32(v, all)); };
     __m512i at = iota;
     for (int i = 0; i < 15 / words; ++i) at = below(at);
@@ -360,8 +365,9 @@ class HalvedLines {
   template <int kRows>
   void some(int row) const {
     const Lines<kTaps, 2, kRows> lines(g_, row, ahead_ * g_.pixel);
-    const auto load = [&](ptrdiff_t i, __mmask64 k, __m512i* v)
-                          __attribute__((always_inline)) { lines.template columns<Bytes64>(64 * i, k, v); };
+    const auto load = [&](ptrdiff_t i, __mmask64 k, __m512i * v) __attribute__((always_inline)) {
+      lines.template columns<Bytes64>(64 * i, k, v);
+    };
     // Of the line's registers, those before and at the place where the results' begin; the odd columns before them.
     __m512i before[kRows], here[kRows], last[kRows];
 #pragma GCC unroll 2
@@ -378,7 +384,8 @@ class HalvedLines {
       load(2 * j + 2, k.after, after);
 #pragma GCC unroll 2
       for (int r = 0; r < kRows; ++r) {
-        __m512i even = _mm512_permutex2var_epi32(here[r], p->even, next[r]), odd = _mm512_permutex2var_epi32(here[r], p->odd, next[r]);
+        __m512i even = _mm512_permutex2var_epi32(here[r], p->even, next[r]),
+                odd = _mm512_permutex2var_epi32(here[r], p->odd, next[r]);
         even = _mm512_mask_permutexvar_epi32(even, p->before, p->even, before[r]);
         odd = _mm512_mask_permutexvar_epi32(odd, p->after, p->odd, after[r]);
         __m512i m = _mm512_max_epu8(even, odd);
@@ -419,8 +426,8 @@ bool halved_lines(const max_pool_args& g) {
 void max_pool_u8_1x64(const max_pool_args& g) {
   const bool touch = g.dilation == 1 && g.height >= 1 && g.height <= g.taps;
   // 4 bytes are what moves from register to register.
-  const bool dense = touch && g.channels > 0 && g.channels < 64 && g.channels % 4 == 0 &&
-                     g.pixel == g.channels && g.ldo == g.channels;
+  const bool dense =
+      touch && g.channels > 0 && g.channels < 64 && g.channels % 4 == 0 && g.pixel == g.channels && g.ldo == g.channels;
   if (dense && g.stride == 1) {
     if (g.taps == 3 && g.first == 0 && whole_lines<3, 0>(g)) return;
     if (g.taps == 3 && g.first == -1 && whole_lines<3, 1>(g)) return;

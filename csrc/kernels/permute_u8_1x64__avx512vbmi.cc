@@ -1,5 +1,6 @@
-// 64 bytes of a result are drawn from up to four registers by two vpermi2b and a blend. The registers of a unit, on either side,
-// are those of its pieces, one after the other.
+// 64 bytes of a result are drawn from up to four registers by two vpermi2b and a blend. Where a row of units is one array of
+// bytes these are neighbours in it (Near). Else the registers of a unit, on either side, are those of its pieces, one after the
+// other.
 #include <immintrin.h>
 
 #include <cstring>
@@ -189,9 +190,9 @@ bool whole_registers(const permute_args& g) {
   return true;
 }
 
-// Units that follow each other on both sides and keep every byte near its place: byte b of a row's result comes from byte kRatio *
-// b + off of the row, where `off` depends on b's place in its unit alone and differs by so little that any 64 bytes are drawn from
-// four registers. These move along the row, kRatio registers for each of the result, or of both results where pieces are two.
+// Units that follow each other on both sides and keep every byte near its place. A row is one array: byte b of its result, or of
+// either result where pieces are two, comes from byte kRatio * b + off, where `off` depends on b's place in its unit alone and
+// differs by so little that any 64 bytes are drawn from four registers. These move along the row by kRatio registers a step.
 template <int kRatio>
 class Near {
  public:
@@ -206,7 +207,8 @@ class Near {
       for (ptrdiff_t i = 0; i < length_; i += 16) {
         const __mmask16 m = static_cast<__mmask16>(lanes(length_ - i));
         const __m512i from = _mm512_maskz_loadu_epi32(m, g.index + p * length_ + i),
-                      own = _mm512_mullo_epi32(_mm512_add_epi32(iota, _mm512_set1_epi32(static_cast<int>(i))), _mm512_set1_epi32(kRatio)),
+                      own = _mm512_mullo_epi32(_mm512_add_epi32(iota, _mm512_set1_epi32(static_cast<int>(i))),
+                                               _mm512_set1_epi32(kRatio)),
                       off = _mm512_maskz_sub_epi32(m, from, own);
         lowest = _mm512_min_epi32(lowest, off);
         highest = _mm512_max_epi32(highest, off);
@@ -283,7 +285,7 @@ class Near {
 };
 
 template <int kRatio>
-bool near(const permute_args& g) {
+bool near_places(const permute_args& g) {
   const Near<kRatio> rows(g);
   if (rows.possible()) rows.run();
   return rows.possible();
@@ -294,7 +296,7 @@ bool near(const permute_args& g) {
 // Any other units: 64 bytes of the result at a time, for all of them; each window of the source adds those that come from it.
 void permute_u8_1x64(const permute_args& g) {
   const Side in(g.in_pieces, g.in_length, g.in_pitch), out(g.out_pieces, g.out_length, g.out_pitch);
-  if (near<1>(g) || near<2>(g) || small_units_of(g, in, out) || whole_registers(g)) return;
+  if (near_places<1>(g) || near_places<2>(g) || small_units_of(g, in, out) || whole_registers(g)) return;
   for (ptrdiff_t j = 0; j < out.count; ++j) {
     for (ptrdiff_t w = 0; w < in.count; w += kWindow) {
       const Draw d(g, in, out, j, w);

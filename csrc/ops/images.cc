@@ -31,7 +31,7 @@ int64_t registers_of(int64_t bytes) { return (bytes + 63) / 64; }
 bool may_be_near(const permute_args& g) {
   const ptrdiff_t ratio = g.out_pieces, length = g.out_length;
   if (g.in_pieces != 1 || g.twin || ratio > 2 || g.in_length != ratio * length || length > kNearBytes) return false;
-  return ratio == 1 ? length % 64 != 0 : 64 % length != 0 && g.units * length >= kNearRow;
+  return ratio == 1 ? length % 64 != 0 && g.units * length >= 64 : 64 % length != 0 && g.units * length >= kNearRow;
 }
 
 // And whether it does: if none of the bytes of a unit lies far from its place.
