@@ -172,6 +172,9 @@ void average_floats(const Window& w, const uint8_t* x, const Encoding8& ex, bool
   });
 }
 
+constexpr int64_t kMostShared = 5;        // rows of the largest windows of which the maxima's kernel makes two at a time
+constexpr Isa kShares = Isa::avx512vnni;  // from this path on; elsewhere a row that is read twice takes its time
+
 }  // namespace
 
 void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out, int64_t out_stride) {
@@ -181,7 +184,7 @@ void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out, int64_t out_str
   const KernelTable& t = table();
   const int threads = threads_for(rows * all.pixels * w.c * most_taps(w), 4 * kGrainBytes);
   const bool all_hold_rows = w.h > 0 && w.kh > w.top && (oh - 1) * w.stride_h - w.top < w.h;
-  if (w.dilation_h != 1 || !all_hold_rows || rows < threads)
+  if (w.dilation_h != 1 || w.kh > kMostShared || t.isa < kShares || !all_hold_rows || rows < threads)
     return each_row(w, x, out, all, [&](max_pool_args& g) {
       g.advance = g.height;
       t.max_pool(g);
