@@ -131,9 +131,9 @@ void average_pool(benchmark::State& state, Shape s, int64_t kernel, int64_t stri
   const qgemm::Window w = window(s, kernel, stride, padding);
   qgemm::OutputSpec out = qgemm_bench::output(qgemm::OutType::u8);
   out.scale = 0.017f;
-  const auto factors = qgemm::average_factors(w, kA, include, out);
+  const auto ends = qgemm::average_ends(w, kA, include, out);
   against_moving(state, bytes_of(s), false, w.out_h() * w.out_w() * s.c, [&](const uint8_t* x, const uint8_t*, uint8_t* y) {
-    qgemm::avg_pool2d(w, x, kA, include, y, out, 0, factors.get());
+    qgemm::avg_pool2d(w, x, kA, include, y, out, 0, ends.get());
   });
 }
 void global_average(benchmark::State& state, Shape s) { average_pool(state, s, s.h, 1, 0, true); }

@@ -425,6 +425,18 @@ struct max_pool_args : pool_args {
   int32_t advance;
 };
 
+// The end of an average in 16 bits, from the sum of a window's bytes on, of which the driver has found that it gives the same byte
+// for every sum. With s = sum * weight, which 16 bits hold, the byte is
+//   min((max(s + offset, 0) * factor >> 16) >> shift, 255)     s + offset < 65536, shift > 0
+// or, tabled,
+//   (s >> 8) + ((s & 255) >= threshold[s >> 8])
+struct average_words {
+  int32_t weight;  // 1 to 64
+  int32_t offset, factor, shift;
+  bool tabled;
+  uint8_t threshold[256];
+};
+
 // out[i][x][c] = clamp(rint(fl(fl((float)acc * scale[j]) * inv_scale)) + zero_point, lo, hi) ^ flip, where the window covers j
 // columns and acc, exact in int32, is the sum over its bytes less x_zero_point for each.
 struct average_pool_args : pool_args {
@@ -437,6 +449,7 @@ struct average_pool_args : pool_args {
   // 0, or a factor of which the driver has found that for every sum of height * taps bytes rint(acc * factor + zero_point),
   // rounded once, lies between -32768 and 32767 and is the same byte: one multiply-add where the definition has two products.
   float factor;
+  const average_words* words;  // of height * taps bytes, or null. Only where lo = 0, hi = 255 and flip = 0
 };
 
 // sum[c] = sum over taps of a[t][c]; exact int32.

@@ -88,24 +88,109 @@ float average_scale(const Window& w, const Encoding8& ex, bool count_include_pad
   return count ? ex.scale / static_cast<float>(count) : 0.0f;
 }
 
-constexpr int64_t kFactoredTaps = 9;  // of the largest window that the kernels end with one factor
+constexpr int64_t kTriedTaps = 9;  // of the largest window whose sums are all tried
 
-// Whether `factor` gives the byte that the two products give, for every sum of `count` bytes.
-bool same_averages(int64_t count, const Encoding8& ex, float scale, const OutputSpec& out, float factor) {
+// What the definition makes of every sum of `count` bytes, on the u8 grid.
+std::vector<uint8_t> averages(int64_t count, const Encoding8& ex, float scale, const OutputSpec& out) {
   const float inv_scale = 1.0f / out.scale;
+  const auto lo = static_cast<float>(out.lo - out.zero_point), hi = static_cast<float>(out.hi - out.zero_point);
+  std::vector<uint8_t> bytes(static_cast<size_t>(255 * count + 1));
   for (int64_t sum = 0; sum <= 255 * count; ++sum) {
     const auto acc = static_cast<float>(sum - count * ex.zero_point);
-    const double want = std::nearbyint(static_cast<double>(acc * scale * inv_scale)) + out.zero_point,
-                 got = std::nearbyint(static_cast<double>(acc) * factor + out.zero_point);  // exact up to the rounding
-    const double lo = out.lo, hi = out.hi;
-    if (!(std::fabs(got) < 32768) || std::clamp(want, lo, hi) != std::clamp(got, lo, hi)) return false;
+    const float q = std::nearbyint(std::max(std::min(acc * scale * inv_scale, hi), lo));
+    bytes[static_cast<size_t>(sum)] = static_cast<uint8_t>(static_cast<int32_t>(q) + out.zero_point);
+  }
+  return bytes;
+}
+
+// Whether `factor` gives these averages.
+bool same_averages(const std::vector<uint8_t>& want, int64_t zero, const OutputSpec& out, float factor) {
+  for (size_t sum = 0; sum < want.size(); ++sum) {
+    const double got =
+        std::nearbyint((static_cast<double>(sum) - static_cast<double>(zero)) * factor + out.zero_point);  // exact up to rounding
+    if (!(std::fabs(got) < 32768) || std::clamp(got, double(out.lo), double(out.hi)) != want[sum]) return false;
   }
   return true;
 }
 
+// Whether `words` give these averages.
+bool same_averages(const std::vector<uint8_t>& want, const average_words& words) {
+  for (size_t sum = 0; sum < want.size(); ++sum) {
+    const int64_t s = static_cast<int64_t>(sum) * words.weight;
+    const int64_t got = words.tabled ? (s >> 8) + ((s & 255) >= words.threshold[s >> 8])
+                                     : std::min<int64_t>(std::max<int64_t>(s + words.offset, 0) * words.factor >> (16 + words.shift), 255);
+    if (got != want[sum]) return false;
+  }
+  return true;
+}
+
+// Offsets with which sums, times weight, times factor, pass each whole number where the averages do: lo to hi. `first`: the first
+// sum whose average is that or more, [0] for `least`.
+struct Offsets {
+  int64_t lo, hi;
+};
+Offsets offsets(const std::vector<int32_t>& first, int64_t least, int64_t weight, int64_t factor, int shift) {
+  Offsets o{INT32_MIN, INT32_MAX};
+  const auto n = static_cast<int64_t>(first.size());
+  constexpr int64_t kStep = 8;  // most factors fail early where numbers far apart come first
+  for (int64_t from = 0; from < kStep; ++from)
+    for (int64_t i = from; i < n && o.lo <= o.hi; i += kStep) {
+      if (least + i == 0) continue;  // whatever is less counts as 0
+      const int64_t reached = (((least + i) << (16 + shift)) + factor - 1) / factor, sum = first[static_cast<size_t>(i)];
+      o.lo = std::max(o.lo, reached - weight * sum);
+      if (sum > 0) o.hi = std::min(o.hi, reached - 1 - weight * (sum - 1));
+    }
+  return o;
+}
+
+// An end in 16 bits for these averages, which lie `rate` apart on the grid: the largest weight for which one of three factors has
+// an offset.
+bool find_words(const std::vector<uint8_t>& want, double rate, average_words& words) {
+  const auto most = static_cast<int64_t>(want.size()) - 1;
+  const int64_t least = want.front(), largest = want.back();
+  std::vector<int32_t> first;
+  for (size_t sum = 0; sum < want.size(); ++sum)
+    while (least + static_cast<int64_t>(first.size()) <= want[sum]) first.push_back(static_cast<int32_t>(sum));
+  words = {};
+  for (words.weight = static_cast<int32_t>(std::min<int64_t>(64, 65535 / most)); words.weight > 0; --words.weight) {
+    int exponent = 0;
+    std::frexp(rate / words.weight, &exponent);
+    words.shift = -exponent;  // the factor has 16 bits
+    if (words.shift < 1 || words.shift > 15) continue;
+    const auto near = static_cast<int32_t>(std::lround(std::ldexp(rate / words.weight, 16 + words.shift)));
+    for (const int32_t factor : {near, near - 1, near + 1}) {
+      words.factor = factor;
+      if (factor > 65535) continue;
+      Offsets o = offsets(first, least, words.weight, factor, words.shift);
+      if (largest < 255) {  // the next number is not passed
+        const int64_t reached = (((largest + 1) << (16 + words.shift)) + factor - 1) / factor;
+        o.hi = std::min(o.hi, reached - 1 - words.weight * most);
+      }
+      o.lo = std::max<int64_t>(o.lo, -65535), o.hi = std::min(o.hi, 65535 - words.weight * most);
+      if (o.lo > o.hi) continue;
+      words.offset = static_cast<int32_t>((o.lo + o.hi) / 2);
+      if (same_averages(want, words)) return true;
+    }
+  }
+  // Averages of whole bytes, or one more from some fraction on.
+  const int64_t count = most / 255;
+  if (256 % count || 256 / count > 64) return false;
+  words = {};
+  words.weight = static_cast<int32_t>(256 / count);
+  words.tabled = true;
+  for (int64_t q = 0; q < 256; ++q) {
+    words.threshold[q] = 255;
+    for (int64_t part = count - 1; part >= 0; --part) {
+      const int64_t sum = q * count + part;
+      if (sum <= most && want[static_cast<size_t>(sum)] > q) words.threshold[q] = static_cast<uint8_t>(part * words.weight);
+    }
+  }
+  return same_averages(want, words);
+}
+
 // Bytes out.
 void average_bytes(const Window& w, const uint8_t* x, const Encoding8& ex, bool count_include_pad, uint8_t* c, int64_t ldo,
-                   const OutputSpec& out, const AverageFactors* factors) {
+                   const OutputSpec& out, const AverageEnds* ends) {
   average_pool_args all = args_of<average_pool_args>(w, ldo);
   all.x_zero_point = ex.zero_point;
   all.inv_scale = 1.0f / out.scale;
@@ -121,7 +206,11 @@ void average_bytes(const Window& w, const uint8_t* x, const Encoding8& ex, bool 
     float* scale = floats.get(most + 1);
     for (int64_t i = 0; i <= most; ++i) scale[i] = average_scale(w, ex, count_include_pad, g.height * i);
     g.scale = scale;
-    g.factor = factors ? (*factors)[static_cast<size_t>(g.height)] : 0.0f;
+    if (ends) {
+      const AverageEnd& end = (*ends)[static_cast<size_t>(g.height)];
+      g.factor = end.factor;
+      g.words = end.words.weight ? &end.words : nullptr;
+    }
     t.average_pool(g);
   });
 }
@@ -213,30 +302,35 @@ void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out, int64_t out_str
   });
 }
 
-std::shared_ptr<const AverageFactors> average_factors(const Window& w, const Encoding8& ex, bool count_include_pad,
-                                                      const OutputSpec& out) {
-  if (w.kh * w.kw > kFactoredTaps || (out.type != OutType::u8 && out.type != OutType::s8)) return nullptr;
-  const auto made = std::make_shared<AverageFactors>(static_cast<size_t>(w.kh + 1), 0.0f);
+std::shared_ptr<const AverageEnds> average_ends(const Window& w, const Encoding8& ex, bool count_include_pad,
+                                                const OutputSpec& out) {
+  if (w.kh * w.kw > kTriedTaps || (out.type != OutType::u8 && out.type != OutType::s8)) return nullptr;
+  const auto made = std::make_shared<AverageEnds>(static_cast<size_t>(w.kh + 1));
+  const bool unbounded = out.type == OutType::u8 && out.lo == 0 && out.hi == 255;
   for (int64_t height = 1; height <= std::min(w.kh, w.h); ++height) {
-    const float scale = average_scale(w, ex, count_include_pad, height * w.kw), factor = scale * (1.0f / out.scale);
+    AverageEnd& end = (*made)[static_cast<size_t>(height)];
+    const int64_t count = height * w.kw;
+    const float scale = average_scale(w, ex, count_include_pad, count), factor = scale * (1.0f / out.scale);
+    const std::vector<uint8_t> want = averages(count, ex, scale, out);
     for (const float f : {factor, std::nextafter(factor, 0.0f), std::nextafter(factor, 2 * factor)})
-      if (f > 0 && same_averages(height * w.kw, ex, scale, out, f)) {
-        (*made)[static_cast<size_t>(height)] = f;
+      if (f > 0 && same_averages(want, count * ex.zero_point, out, f)) {
+        end.factor = f;
         break;
       }
+    if (!unbounded || !(factor > 0) || !find_words(want, factor, end.words)) end.words.weight = 0;
   }
   return made;
 }
 
 void avg_pool2d(const Window& w, const uint8_t* x, const Encoding8& ex, bool count_include_pad, void* c, const OutputSpec& out,
-                int64_t out_stride, const AverageFactors* factors) {
+                int64_t out_stride, const AverageEnds* ends) {
   if (w.batch * w.out_h() * w.out_w() * w.c == 0) return;
   if (w.kh * w.kw > (int64_t(1) << 31) / 255)
     throw Error(Code::overflow, "a pooling window of " + std::to_string(w.kh) + " x " + std::to_string(w.kw) +
                                     " can exceed the int32 accumulator; pool in two steps");
   const int64_t ldo = out_stride ? out_stride : w.c * static_cast<int64_t>(out_size(out.type));
   if (out.type == OutType::u8 || out.type == OutType::s8)
-    average_bytes(w, x, ex, count_include_pad, static_cast<uint8_t*>(c), ldo, out, factors);
+    average_bytes(w, x, ex, count_include_pad, static_cast<uint8_t*>(c), ldo, out, ends);
   else
     average_floats(w, x, ex, count_include_pad, static_cast<char*>(c), ldo, out);
 }

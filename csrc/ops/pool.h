@@ -15,16 +15,20 @@ namespace qgemm {
 // Padded positions never win; a window that holds nothing else gives 0.
 void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out, int64_t out_stride = 0);
 
-// One factor from a window's sum to the output grid, where it gives the byte of the definition's two products for every sum that
-// there can be: [rows of the image in the window], 0 where none was found. Made once; the sums are all tried.
-using AverageFactors = std::vector<float>;
-std::shared_ptr<const AverageFactors> average_factors(const Window& w, const Encoding8& ex, bool count_include_pad,
-                                                      const OutputSpec& out);
+// Shorter ways from a window's sum to the output grid, each where it gives the byte of the definition's two products for every sum
+// that there can be: one factor (0: none was found), and an end in 16 bits (weight 0: none). [rows of the image in the window].
+// Made once; the sums are all tried.
+struct AverageEnd {
+  float factor = 0.0f;
+  average_words words{};
+};
+using AverageEnds = std::vector<AverageEnd>;
+std::shared_ptr<const AverageEnds> average_ends(const Window& w, const Encoding8& ex, bool count_include_pad, const OutputSpec& out);
 
 // y = float(sum(q - zero_point)) * float(scale / count), requantized or fp32 as `out` says. Padding adds real zeros; count is the
 // window's size inside the padded image, or inside the image itself when `count_include_pad` is false (a window with no such
-// position gives y = 0). factors: of these arguments, or null.
+// position gives y = 0). ends: of these arguments, or null.
 void avg_pool2d(const Window& w, const uint8_t* x, const Encoding8& ex, bool count_include_pad, void* c, const OutputSpec& out,
-                int64_t out_stride = 0, const AverageFactors* factors = nullptr);
+                int64_t out_stride = 0, const AverageEnds* ends = nullptr);
 
 }  // namespace qgemm

@@ -97,9 +97,9 @@ void add_avg_pool2d(Compiled& c, At x, At y, const std::array<int64_t, 4>& shape
   const Place from = place(x), to = place(y);
   const int64_t out = g.batch * g.out_h() * g.out_w() * g.c;
   c.program.add("avg_pool2d", {0, out * (g.kh * g.kw + static_cast<int64_t>(out_size(o.type)))}, {from.buffer, to.buffer},
-                [=, factors = average_factors(g, ex, count_include_pad, o)](Addresses a) {
+                [=, ends = average_ends(g, ex, count_include_pad, o)](Addresses a) {
                   avg_pool2d(g, reinterpret_cast<const uint8_t*>(at(a, from)), ex, count_include_pad, at(a, to), o, out_stride,
-                             factors.get());
+                             ends.get());
                 });
 }
 

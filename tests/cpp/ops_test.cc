@@ -339,9 +339,9 @@ TEST(Pool, EveryPathGivesTheDefinedBytes) {
       c += size;
     });
     const int64_t stride = (w.c + apart) * size;
-    const auto factors = rng.chance(70) ? average_factors(w, e, include_pad, out) : nullptr;
+    const auto ends = rng.chance(70) ? average_ends(w, e, include_pad, out) : nullptr;
     if (!same_everywhere(got, want, rows, w.c * size, stride, Side::end,
-                         [&](void* p) { avg_pool2d(w, x, e, include_pad, p, out, apart ? stride : 0, factors.get()); }))
+                         [&](void* p) { avg_pool2d(w, x, e, include_pad, p, out, apart ? stride : 0, ends.get()); }))
       return;
   }
 }
