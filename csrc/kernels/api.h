@@ -449,7 +449,7 @@ struct average_pool_args : pool_args {
   // 0, or a factor of which the driver has found that for every sum of height * taps bytes rint(acc * factor + zero_point),
   // rounded once, lies between -32768 and 32767 and is the same byte: one multiply-add where the definition has two products.
   float factor;
-  const average_words* words;  // of height * taps bytes, or null. Only where lo = 0, hi = 255 and flip = 0
+  const average_words* words;  // [columns covered], weight 0 for none; or null. Only where lo = 0, hi = 255 and flip = 0
 };
 
 // sum[c] = sum over taps of a[t][c]; exact int32.

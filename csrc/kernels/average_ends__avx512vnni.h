@@ -1,5 +1,7 @@
 // From sums of 16 bits to averages: the ends of average_pool. Included in its AVX-512 files only.
 #pragma once
+#include <type_traits>
+
 #include "kernels/pixels__avx512vnni.h"
 
 namespace qgemm {
@@ -82,34 +84,40 @@ struct Finish {
   __m512 factor, rounding;
 };
 
-// The ends of windows that have all their rows and columns, from sums of bytes times `weight` on. By two products:
+// The ends of windows that cover so many columns, from sums of bytes times `weight` on. By two products:
 template <bool kBounded>
 struct TwoProducts {
   static constexpr bool kWeighted = false;
-  QGEMM_MEMBER TwoProducts(const average_pool_args& g, const Finish& finish)
-      : f(finish), zero(Finish::zero_of(int64_t(g.height) * g.taps * g.x_zero_point)), scale(_mm512_set1_ps(g.scale[g.taps])) {}
+  QGEMM_MEMBER TwoProducts(const average_pool_args& g, const Finish& finish, int covered)
+      : f(finish),
+        zero(Finish::zero_of(int64_t(g.height) * covered * g.x_zero_point)),
+        scale(_mm512_set1_ps(g.scale[covered])),
+        weight(_mm512_set1_epi8(1)) {}
   QGEMM_MEMBER __m512i operator()(const Sums& s) const { return f.words<kBounded>(s, zero, scale); }
   Finish f;
   __m512 zero, scale;
+  __m512i weight;
 };
 // By one factor:
 struct OneFactor {
   static constexpr bool kWeighted = false;
-  QGEMM_MEMBER OneFactor(const average_pool_args& g, const Finish& finish)
-      : f(finish), zero(Finish::zero_of(int64_t(g.height) * g.taps * g.x_zero_point)) {}
+  QGEMM_MEMBER OneFactor(const average_pool_args& g, const Finish& finish, int covered)
+      : f(finish), zero(Finish::zero_of(int64_t(g.height) * covered * g.x_zero_point)), weight(_mm512_set1_epi8(1)) {}
   QGEMM_MEMBER __m512i operator()(const Sums& s) const { return f.words_at_once(s, zero); }
   Finish f;
   __m512 zero;
+  __m512i weight;
 };
-// In 16 bits:
+// In 16 bits. kLess: the offset is negative.
 template <bool kLess>
 struct Words {
   static constexpr bool kWeighted = true;
-  QGEMM_MEMBER Words(const average_pool_args& g, const Finish&)
-      : weight(_mm512_set1_epi8(static_cast<char>(g.words->weight))),
-        offset(_mm512_set1_epi16(static_cast<short>(kLess ? -g.words->offset : g.words->offset))),
-        factor(_mm512_set1_epi16(static_cast<short>(g.words->factor))),
-        shift(_mm_cvtsi32_si128(g.words->shift)) {}
+  QGEMM_MEMBER Words(const average_pool_args& g, const Finish&, int covered) : Words(g.words[covered]) {}
+  explicit QGEMM_MEMBER Words(const average_words& a)
+      : weight(_mm512_set1_epi8(static_cast<char>(a.weight))),
+        offset(_mm512_set1_epi16(static_cast<short>(kLess ? -a.offset : a.offset))),
+        factor(_mm512_set1_epi16(static_cast<short>(a.factor))),
+        shift(_mm_cvtsi32_si128(a.shift)) {}
   QGEMM_MEMBER __m512i operator()(const Sums& s) const {
     const auto one = [&](__m512i sum) __attribute__((always_inline)) {
       sum = kLess ? _mm512_subs_epu16(sum, offset) : _mm512_add_epi16(sum, offset);
@@ -120,6 +128,22 @@ struct Words {
   __m512i weight, offset, factor;
   __m128i shift;
 };
+
+// f(end) with the shortest end that windows have which cover so many columns. Table: the end by thresholds, or void.
+template <class Table, class F>
+QGEMM_INLINE void with_end(const average_pool_args& g, const Finish& finish, int covered, F&& f) {
+  const average_words* const words = g.words && g.words[covered].weight ? g.words + covered : nullptr;
+  if constexpr (!std::is_void_v<Table>)
+    if (words && words->tabled) return f(Table(g, finish, covered));
+  if (words && !words->tabled)
+    words->offset < 0 ? f(Words<true>(g, finish, covered)) : f(Words<false>(g, finish, covered));
+  else if (covered == g.taps && g.factor != 0)
+    f(OneFactor(g, finish, covered));
+  else if (g.bounded)
+    f(TwoProducts<true>(g, finish, covered));
+  else
+    f(TwoProducts<false>(g, finish, covered));
+}
 
 }  // namespace
 }  // namespace avx512vnni

@@ -10,10 +10,10 @@ using avx512vnni::Sums;
 
 struct Thresholds {
   static constexpr bool kWeighted = true;
-  QGEMM_MEMBER Thresholds(const average_pool_args& g, const Finish&)
-      : weight(_mm512_set1_epi8(static_cast<char>(g.words->weight))) {
+  QGEMM_MEMBER Thresholds(const average_pool_args& g, const Finish&, int covered) : Thresholds(g.words[covered]) {}
+  explicit QGEMM_MEMBER Thresholds(const average_words& a) : weight(_mm512_set1_epi8(static_cast<char>(a.weight))) {
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) table[i] = _mm512_loadu_si512(g.words->threshold + 64 * i);
+    for (int i = 0; i < 4; ++i) table[i] = _mm512_loadu_si512(a.threshold + 64 * i);
     // In the order of a pack.
     alignas(64) uint8_t order[64];
     for (int i = 0; i < 64; ++i) order[i] = static_cast<uint8_t>(i / 16 * 16 + i % 8 * 2 + (i & 8) * 8);

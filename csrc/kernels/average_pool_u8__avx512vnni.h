@@ -1,10 +1,7 @@
-// Averages of windows, 64 channels a step. Two bytes of a channel are brought side by side by unpacks, and one vpmaddubsw adds
-// them to 16 bits; the unpacks' order is what the packs at the end undo. Where windows overlap, the sums of columns are kept.
-// Included in the files of average_pool of AVX-512 only.
+// Averages of any windows, 64 channels a step. Two bytes of a channel are brought side by side by unpacks, and one vpmaddubsw adds
+// them to 16 bits; the unpacks' order is what the packs at the end undo. Included in the AVX-512 files of average_pool only.
 #pragma once
-#include <type_traits>
-
-#include "kernels/average_ends__avx512vnni.h"
+#include "kernels/average_columns__avx512vnni.h"
 
 namespace qgemm {
 namespace avx512vnni {
@@ -108,127 +105,6 @@ void any_channels(const average_pool_args& g, const Finish& f, ptrdiff_t c, int 
       return any_pixels<4, kWords>(g, f, 0, g.pixels, c, k);
     default:
       return any_pixels<8, kWords>(g, f, 0, g.pixels, c, k);
-  }
-}
-
-// The sums of kHeight rows at byte `at`.
-template <int kHeight, int kPixels>
-QGEMM_INLINE Sums column(const uint8_t* const* rows, ptrdiff_t at, ptrdiff_t apart, __mmask64 k) {
-  const auto load = [&](int r) __attribute__((always_inline)) { return load_pixels<kPixels>(rows[r] + at, apart, k); };
-  if (kHeight == 1) return single(load(0));
-  const Sums two = pair(load(0), load(kHeight > 1 ? 1 : 0));
-  return kHeight == 2 ? two : two + single(load(kHeight > 2 ? 2 : 0));
-}
-// The same, as the end wants it.
-template <int kHeight, int kPixels, class End>
-QGEMM_INLINE Sums column(const End& end, const uint8_t* const* rows, ptrdiff_t at, ptrdiff_t apart, __mmask64 k) {
-  if constexpr (!End::kWeighted) {
-    return column<kHeight, kPixels>(rows, at, apart, k);
-  } else {
-    const auto load = [&](int r) __attribute__((always_inline)) { return load_pixels<kPixels>(rows[r] + at, apart, k); };
-    if (kHeight == 1) return single(load(0), end.weight);
-    const Sums two = pair(load(0), load(kHeight > 1 ? 1 : 0), end.weight);
-    return kHeight == 2 ? two : two + single(load(kHeight > 2 ? 2 : 0), end.weight);
-  }
-}
-
-// Channels [c, c + 64) of pixels [x, end) at the ends of a row, some of whose taps lie outside.
-template <int kHeight, int kTaps, bool kBounded>
-__attribute__((noinline)) void edge_pixels(const average_pool_args& g, const Finish& f, int64_t x, int64_t end, ptrdiff_t c,
-                                           __mmask64 k) {
-  for (; x < end; ++x) {
-    const int64_t at = g.first + x * g.stride;
-    int from = 0, to = kTaps;
-    while (from < to && at + from < 0) ++from;
-    while (from < to && at + to > g.columns) --to;
-    const __m512 zero = Finish::zero_of(int64_t(kHeight) * (to - from) * g.x_zero_point),
-                 scale = _mm512_set1_ps(g.scale[to - from]);
-    for (int i = 0; i < g.outputs; ++i) {
-      Sums s = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-      for (int t = from; t < to; ++t) s = s + column<kHeight, 1>(g.rows + i * kHeight, (at + t) * g.pixel + c, 0, k);
-      _mm512_mask_storeu_epi8(g.out + i * g.ldr + x * g.ldo + c, k, f.words<kBounded>(s, zero, scale));
-    }
-  }
-}
-
-// Of each row kPixels runs of `count` pixels, one behind the other from pixel x on, where all taps lie inside, side by side.
-template <int kHeight, int kTaps, int kStride, int kPixels, class End>
-__attribute__((noinline)) void inner_run(const average_pool_args& g, const End& given, int64_t x, int64_t count, ptrdiff_t c,
-                                         __mmask64 k) {
-  constexpr int kKept = kTaps - kStride;
-  const End end = given;  // in registers: bytes that are stored might alias what is behind a reference
-  const ptrdiff_t pixel = g.pixel, ldo = g.ldo;
-  const ptrdiff_t apart = count * kStride * pixel, out_apart = count * g.ldo;
-  for (int i = 0; i < g.outputs; ++i) {
-    const uint8_t* rows[kHeight];
-    for (int r = 0; r < kHeight; ++r) rows[r] = g.rows[i * kHeight + r] + (g.first + x * g.stride) * pixel + c;
-    uint8_t* out = g.out + i * g.ldr + x * g.ldo + c;
-    Sums w[kTaps];
-#pragma GCC unroll 3
-    for (int t = 0; t < kKept; ++t) w[t] = column<kHeight, kPixels>(end, rows, t * pixel, apart, k);
-    for (uint8_t* const stop = out + out_apart; out != stop; out += ldo) {
-#pragma GCC unroll 3
-      for (int t = kKept; t < kTaps; ++t) w[t] = column<kHeight, kPixels>(end, rows, t * pixel, apart, k);
-#pragma GCC unroll 3
-      for (int r = 0; r < kHeight; ++r) rows[r] += kStride * pixel;
-      Sums s = w[0];
-#pragma GCC unroll 3
-      for (int t = 1; t < kTaps; ++t) s = s + w[t];
-      store_pixels<kPixels>(out, out_apart, k, end(s));
-#pragma GCC unroll 3
-      for (int t = 0; t < kKept; ++t) w[t] = w[t + kStride];
-    }
-  }
-}
-
-template <int kHeight, int kTaps, int kStride, class End>
-void inner_pixels_to(const average_pool_args& g, const Finish& f, const Inside& inside, ptrdiff_t c, int lanes) {
-  const End end(g, f);
-  const __mmask64 k = lanes64(lanes);
-  int64_t x = inside.lo;
-  if (lanes <= 32 && inside.hi - x >= 4) {
-    const int64_t count = (inside.hi - x) / 2;
-    inner_run<kHeight, kTaps, kStride, 2>(g, end, x, count, c, k);
-    x += 2 * count;
-  }
-  inner_run<kHeight, kTaps, kStride, 1>(g, end, x, inside.hi - x, c, k);
-}
-
-template <int kHeight, int kTaps, int kStride, class Table>
-void inner_pixels(const average_pool_args& g, const Finish& f, const Inside& inside, ptrdiff_t c, int lanes) {
-  if (inside.lo == inside.hi) return;
-  if constexpr (!std::is_void_v<Table>)
-    if (g.words && g.words->tabled) return inner_pixels_to<kHeight, kTaps, kStride, Table>(g, f, inside, c, lanes);
-  if (g.words && !g.words->tabled)
-    g.words->offset < 0 ? inner_pixels_to<kHeight, kTaps, kStride, Words<true>>(g, f, inside, c, lanes)
-                        : inner_pixels_to<kHeight, kTaps, kStride, Words<false>>(g, f, inside, c, lanes);
-  else if (g.factor != 0)
-    inner_pixels_to<kHeight, kTaps, kStride, OneFactor>(g, f, inside, c, lanes);
-  else if (g.bounded)
-    inner_pixels_to<kHeight, kTaps, kStride, TwoProducts<true>>(g, f, inside, c, lanes);
-  else
-    inner_pixels_to<kHeight, kTaps, kStride, TwoProducts<false>>(g, f, inside, c, lanes);
-}
-
-template <int kHeight, int kTaps, int kStride, class Table>
-void kept_columns(const average_pool_args& g, const Finish& f, const Inside& inside, ptrdiff_t c, int lanes) {
-  const auto edges = g.bounded ? edge_pixels<kHeight, kTaps, true> : edge_pixels<kHeight, kTaps, false>;
-  if (inside.lo > 0) edges(g, f, 0, inside.lo, c, lanes64(lanes));
-  inner_pixels<kHeight, kTaps, kStride, Table>(g, f, inside, c, lanes);
-  if (inside.hi < g.pixels) edges(g, f, inside.hi, g.pixels, c, lanes64(lanes));
-}
-
-template <int kTaps, int kStride, class Table>
-void kept_columns(const average_pool_args& g, const Finish& f) {
-  const Inside inside = inside_of(g, kStride);
-  for (ptrdiff_t c = 0; c < g.channels; c += 64) {
-    const int lanes = g.channels - c < 64 ? static_cast<int>(g.channels - c) : 64;
-    if (g.height == kTaps)
-      kept_columns<kTaps, kTaps, kStride, Table>(g, f, inside, c, lanes);
-    else if (g.height == 1)
-      kept_columns<1, kTaps, kStride, Table>(g, f, inside, c, lanes);
-    else
-      kept_columns<2, kTaps, kStride, Table>(g, f, inside, c, lanes);
   }
 }
 

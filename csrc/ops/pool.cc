@@ -209,7 +209,7 @@ void average_bytes(const Window& w, const uint8_t* x, const Encoding8& ex, bool 
     if (ends) {
       const AverageEnd& end = (*ends)[static_cast<size_t>(g.height)];
       g.factor = end.factor;
-      g.words = end.words.weight ? &end.words : nullptr;
+      g.words = end.words.empty() ? nullptr : end.words.data();
     }
     t.average_pool(g);
   });
@@ -307,17 +307,23 @@ std::shared_ptr<const AverageEnds> average_ends(const Window& w, const Encoding8
   if (w.kh * w.kw > kTriedTaps || (out.type != OutType::u8 && out.type != OutType::s8)) return nullptr;
   const auto made = std::make_shared<AverageEnds>(static_cast<size_t>(w.kh + 1));
   const bool unbounded = out.type == OutType::u8 && out.lo == 0 && out.hi == 255;
-  for (int64_t height = 1; height <= std::min(w.kh, w.h); ++height) {
+  // Padding leaves a window that much less, where it lies at the image's border.
+  for (int64_t height = std::max<int64_t>(w.kh - std::max(w.top, w.bottom), 1); height <= std::min(w.kh, w.h); ++height) {
     AverageEnd& end = (*made)[static_cast<size_t>(height)];
-    const int64_t count = height * w.kw;
-    const float scale = average_scale(w, ex, count_include_pad, count), factor = scale * (1.0f / out.scale);
-    const std::vector<uint8_t> want = averages(count, ex, scale, out);
-    for (const float f : {factor, std::nextafter(factor, 0.0f), std::nextafter(factor, 2 * factor)})
-      if (f > 0 && same_averages(want, count * ex.zero_point, out, f)) {
-        end.factor = f;
-        break;
-      }
-    if (!unbounded || !(factor > 0) || !find_words(want, factor, end.words)) end.words.weight = 0;
+    if (unbounded) end.words.resize(static_cast<size_t>(w.kw + 1));
+    for (int64_t covered = std::max<int64_t>(w.kw - std::max(w.left, w.right), 1); covered <= w.kw; ++covered) {
+      const int64_t count = height * covered;
+      const float scale = average_scale(w, ex, count_include_pad, count), factor = scale * (1.0f / out.scale);
+      const std::vector<uint8_t> want = averages(count, ex, scale, out);
+      if (covered == w.kw)
+        for (const float f : {factor, std::nextafter(factor, 0.0f), std::nextafter(factor, 2 * factor)})
+          if (f > 0 && same_averages(want, count * ex.zero_point, out, f)) {
+            end.factor = f;
+            break;
+          }
+      average_words words{};
+      if (unbounded && factor > 0 && find_words(want, factor, words)) end.words[static_cast<size_t>(covered)] = words;
+    }
   }
   return made;
 }

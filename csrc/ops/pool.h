@@ -16,11 +16,11 @@ namespace qgemm {
 void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out, int64_t out_stride = 0);
 
 // Shorter ways from a window's sum to the output grid, each where it gives the byte of the definition's two products for every sum
-// that there can be: one factor (0: none was found), and an end in 16 bits (weight 0: none). [rows of the image in the window].
-// Made once; the sums are all tried.
+// that there can be: one factor where all columns are covered (0: none was found), and ends in 16 bits by columns covered (weight
+// 0: none). [rows of the image in the window]. Made once; the sums are all tried.
 struct AverageEnd {
   float factor = 0.0f;
-  average_words words{};
+  std::vector<average_words> words;
 };
 using AverageEnds = std::vector<AverageEnd>;
 std::shared_ptr<const AverageEnds> average_ends(const Window& w, const Encoding8& ex, bool count_include_pad, const OutputSpec& out);
