@@ -425,15 +425,17 @@ struct max_pool_args : pool_args {
   int32_t advance;
 };
 
-// The end of an average in 16 bits, from the sum of a window's bytes on, of which the driver has found that it gives the same byte
-// for every sum. With s = sum * weight, which 16 bits hold, the byte is
-//   min((max(s + offset, 0) * factor >> 16) >> shift, 255)     s + offset < 65536, shift > 0
-// or, tabled,
-//   (s >> 8) + ((s & 255) >= threshold[s >> 8])
+// The end of an average in 16 bits, of which the driver has found that it gives the definition's byte for every sum of a window's
+// bytes. With s = sum * weight, which 16 bits hold:
+//   rounded      min((s * factor + 2^14) >> 15, 255)                             weight 1; s, factor < 2^15
+//   shifted      min((max(s + offset, 0) * factor >> 16) >> shift, 255)          s + offset < 2^16, shift > 0
+//   thresholds   (s >> 8) + ((s & 255) >= threshold[s >> 8])
+enum class WordsForm : uint8_t { none, rounded, shifted, thresholds };
 struct average_words {
-  int32_t weight;  // 1 to 64
-  int32_t offset, factor, shift;
-  bool tabled;
+  WordsForm form;
+  uint8_t weight;  // 1 to 64
+  uint16_t factor;
+  int32_t offset, shift;
   uint8_t threshold[256];
 };
 
@@ -449,7 +451,7 @@ struct average_pool_args : pool_args {
   // 0, or a factor of which the driver has found that for every sum of height * taps bytes rint(acc * factor + zero_point),
   // rounded once, lies between -32768 and 32767 and is the same byte: one multiply-add where the definition has two products.
   float factor;
-  const average_words* words;  // [columns covered], weight 0 for none; or null. Only where lo = 0, hi = 255 and flip = 0
+  const average_words* words;  // [columns covered], or null. Only where lo = 0, hi = 255 and flip = 0
 };
 
 // sum[c] = sum over taps of a[t][c]; exact int32.

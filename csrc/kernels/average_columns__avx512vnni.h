@@ -8,26 +8,26 @@ namespace avx512vnni {
 namespace {
 
 // What a register holds: 64 channels of a pixel, less (those of mask k), or up to 32 of two pixels, which lie `apart` bytes apart.
-// Within: the bytes up to the 32nd can be read. Masks cost an instruction a load.
+// A mask costs an instruction a load. Last: how the last pixels of a line are loaded.
 struct Whole {
+  using Last = Whole;
   QGEMM_MEMBER Whole(__mmask64, ptrdiff_t, ptrdiff_t) {}
   QGEMM_MEMBER __m512i load(const uint8_t* p) const { return _mm512_loadu_si512(p); }
   QGEMM_MEMBER void store(uint8_t* p, __m512i v) const { _mm512_storeu_si512(p, v); }
 };
 struct Part {
+  using Last = Part;
   QGEMM_MEMBER Part(__mmask64 mask, ptrdiff_t, ptrdiff_t) : k(mask) {}
   QGEMM_MEMBER __m512i load(const uint8_t* p) const { return _mm512_maskz_loadu_epi8(k, p); }
   QGEMM_MEMBER void store(uint8_t* p, __m512i v) const { _mm512_mask_storeu_epi8(p, k, v); }
   __mmask64 k;
 };
-template <bool kWithin>
 struct Two {
+  using Last = Two;
   QGEMM_MEMBER Two(__mmask64 mask, ptrdiff_t in, ptrdiff_t out) : k(static_cast<__mmask32>(mask)), apart(in), out_apart(out) {}
+  static QGEMM_MEMBER __m512i both(__m256i a, __m256i b) { return _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1); }
   QGEMM_MEMBER __m512i load(const uint8_t* p) const {
-    const auto one = [&](const uint8_t* q) __attribute__((always_inline)) {
-      return kWithin ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q)) : _mm256_maskz_loadu_epi8(k, q);
-    };
-    return _mm512_inserti64x4(_mm512_castsi256_si512(one(p)), one(p + apart), 1);
+    return both(_mm256_maskz_loadu_epi8(k, p), _mm256_maskz_loadu_epi8(k, p + apart));
   }
   QGEMM_MEMBER void store(uint8_t* p, __m512i v) const {
     _mm256_mask_storeu_epi8(p, k, _mm512_castsi512_si256(v));
@@ -35,6 +35,15 @@ struct Two {
   }
   __mmask32 k;
   ptrdiff_t apart, out_apart;
+};
+// Where a line has 32 bytes from the first of each pixel on but the last.
+struct TwoWithin : Two {
+  using Last = Two;
+  using Two::Two;
+  QGEMM_MEMBER __m512i load(const uint8_t* p) const {
+    return both(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + apart)));
+  }
 };
 
 // The sums of a column of kHeight rows at byte `at`, as the end wants them. kDown: of two outputs, so many rows apart.
@@ -67,31 +76,62 @@ QGEMM_INLINE void column(const End& end, const Lanes& lanes, const uint8_t* cons
   }
 }
 
+// The rows of one window or of two, `at` bytes further on.
+template <int kHeight, int kDown>
+QGEMM_INLINE void rows_of(const uint8_t* const* window, ptrdiff_t at, const uint8_t** rows) {
+#pragma GCC unroll 5
+  for (int r = 0; r < kHeight + kDown; ++r) rows[r] = (r < kHeight ? window[r] : window[kHeight + r - kDown]) + at;
+}
+
+// f(kDown, rows of the window, output row) for all output rows: two that share rows of their windows, kStride apart, are taken
+// together.
+template <int kHeight, int kStride, class F>
+QGEMM_INLINE void each_outputs(const average_pool_args& g, F&& f) {
+  for (int i = 0; i < g.outputs; ++i) {
+    const uint8_t* const* const window = g.rows + i * kHeight;
+    if constexpr (kHeight == 3) {
+      const auto shares = [&](int r) { return window[kHeight + r - kStride] == window[r]; };
+      if (i + 1 < g.outputs && shares(2) && (kStride == 2 || shares(1))) {
+        f(std::integral_constant<int, kStride>{}, window, i++);
+        continue;
+      }
+    }
+    f(std::integral_constant<int, 0>{}, window, i);
+  }
+}
+
 // Channels of pixel x of all rows, at an end of them, where only taps [from, to) lie inside.
-template <int kHeight, class End>
+template <int kHeight, int kStride, class End>
 __attribute__((noinline)) void edge_pixel(const average_pool_args& g, const End& given, int64_t x, int from, int to, ptrdiff_t c,
                                           __mmask64 k) {
   const End end = given;
   const Part lanes(k, 0, 0);
   const ptrdiff_t at = (g.first + x * g.stride) * g.pixel + c;
-  for (int i = 0; i < g.outputs; ++i) {
-    Sums s = {_mm512_setzero_si512(), _mm512_setzero_si512()}, v;
+  each_outputs<kHeight, kStride>(g, [&](auto down, const uint8_t* const* window, int i) __attribute__((always_inline)) {
+    constexpr int kDown = down, kOutputs = kDown ? 2 : 1;
+    const uint8_t* rows[kHeight + kDown];
+    rows_of<kHeight, kDown>(window, 0, rows);
+    Sums s[kOutputs], v[kOutputs];
+#pragma GCC unroll 2
+    for (int o = 0; o < kOutputs; ++o) s[o] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
     for (int t = from; t < to; ++t) {
-      column<kHeight, 0>(end, lanes, g.rows + i * kHeight, at + t * g.pixel, &v);
-      s = s + v;
+      column<kHeight, kDown>(end, lanes, rows, at + t * g.pixel, v);
+#pragma GCC unroll 2
+      for (int o = 0; o < kOutputs; ++o) s[o] = s[o] + v[o];
     }
-    lanes.store(g.out + i * g.ldr + x * g.ldo + c, end(s));
-  }
+#pragma GCC unroll 2
+    for (int o = 0; o < kOutputs; ++o) lanes.store(g.out + (i + o) * g.ldr + x * g.ldo + c, end(s[o]));
+  });
 }
 
-template <int kHeight, int kTaps, class Table>
+template <int kHeight, int kTaps, int kStride, class Table>
 void edge_pixels(const average_pool_args& g, const Finish& f, int64_t x, int64_t end, ptrdiff_t c, __mmask64 k) {
   for (; x < end; ++x) {
     const int64_t at = g.first + x * g.stride;
     int from = 0, to = kTaps;
     while (from < to && at + from < 0) ++from;
     while (from < to && at + to > g.columns) --to;
-    with_end<Table>(g, f, to - from, [&](const auto& e) { edge_pixel<kHeight>(g, e, x, from, to, c, k); });
+    with_end<Table>(g, f, to - from, [&](const auto& e) { edge_pixel<kHeight, kStride>(g, e, x, from, to, c, k); });
   }
 }
 
@@ -99,31 +139,35 @@ void edge_pixels(const average_pool_args& g, const Finish& f, int64_t x, int64_t
 template <int kHeight, int kTaps, int kStride, int kDown, class End, class Lanes>
 QGEMM_INLINE void inner_row(const average_pool_args& g, const End& end, const Lanes& lanes, const uint8_t* const* window,
                             ptrdiff_t at, uint8_t* out, int64_t count) {
-  constexpr int kKept = kTaps - kStride, kRows = kHeight + kDown, kOutputs = kDown ? 2 : 1;
+  constexpr int kKept = kTaps - kStride, kOutputs = kDown ? 2 : 1;
   const ptrdiff_t pixel = g.pixel, ldo = g.ldo, ldr = g.ldr;
-  const uint8_t* rows[kRows];
-  for (int r = 0; r < kRows; ++r) rows[r] = (r < kHeight ? window[r] : window[kHeight + r - kDown]) + at;
+  const uint8_t* rows[kHeight + kDown];
+  rows_of<kHeight, kDown>(window, at, rows);
   Sums w[kTaps][kOutputs];
 #pragma GCC unroll 3
   for (int t = 0; t < kKept; ++t) column<kHeight, kDown>(end, lanes, rows, t * pixel, w[t]);
-  for (uint8_t* const stop = out + count * ldo; out != stop; out += ldo) {
+  const auto step = [&](const auto& in) __attribute__((always_inline)) {
 #pragma GCC unroll 3
-    for (int t = kKept; t < kTaps; ++t) column<kHeight, kDown>(end, lanes, rows, t * pixel, w[t]);
+    for (int t = kKept; t < kTaps; ++t) column<kHeight, kDown>(end, in, rows, t * pixel, w[t]);
 #pragma GCC unroll 5
-    for (int r = 0; r < kRows; ++r) rows[r] += kStride * pixel;
+    for (int r = 0; r < kHeight + kDown; ++r) rows[r] += kStride * pixel;
 #pragma GCC unroll 2
     for (int o = 0; o < kOutputs; ++o) {
       Sums s = w[0][o];
 #pragma GCC unroll 3
       for (int t = 1; t < kTaps; ++t) s = s + w[t][o];
-      lanes.store(out + o * ldr, end(s));
+      in.store(out + o * ldr, end(s));
 #pragma GCC unroll 3
       for (int t = 0; t < kKept; ++t) w[t][o] = w[t + kStride][o];
     }
-  }
+    out += ldo;
+  };
+  constexpr bool kEven = std::is_same_v<Lanes, typename Lanes::Last>;
+  for (uint8_t* const stop = out + (kEven ? count : count - 1) * ldo; out != stop;) step(lanes);
+  if constexpr (!kEven) step(static_cast<const typename Lanes::Last&>(lanes));
 }
 
-// The same of all output rows, from pixel x on. Two of them that share rows of their windows are taken together.
+// The same of all output rows, from pixel x on.
 template <int kHeight, int kTaps, int kStride, class Lanes, class End>
 __attribute__((noinline)) void inner_rows(const average_pool_args& g, const End& given, int64_t x, int64_t count, ptrdiff_t c,
                                           __mmask64 k) {
@@ -131,19 +175,9 @@ __attribute__((noinline)) void inner_rows(const average_pool_args& g, const End&
   const Lanes lanes(k, count * kStride * g.pixel, count * g.ldo);
   const ptrdiff_t at = (g.first + x * g.stride) * g.pixel + c;
   uint8_t* const out = g.out + x * g.ldo + c;
-  for (int i = 0; i < g.outputs;) {
-    const uint8_t* const* const window = g.rows + i * kHeight;
-    if constexpr (kHeight == 3) {
-      const auto shares = [&](int r) { return window[kHeight + r - kStride] == window[r]; };
-      if (i + 1 < g.outputs && shares(2) && (kStride == 2 || shares(1))) {
-        inner_row<kHeight, kTaps, kStride, kStride>(g, end, lanes, window, at, out + i * g.ldr, count);
-        i += 2;
-        continue;
-      }
-    }
-    inner_row<kHeight, kTaps, kStride, 0>(g, end, lanes, window, at, out + i * g.ldr, count);
-    ++i;
-  }
+  each_outputs<kHeight, kStride>(g, [&](auto down, const uint8_t* const* window, int i) __attribute__((always_inline)) {
+    inner_row<kHeight, kTaps, kStride, down>(g, end, lanes, window, at, out + i * g.ldr, count);
+  });
 }
 
 // Channels [c, c + lanes) of the pixels whose taps all lie inside.
@@ -152,29 +186,22 @@ QGEMM_INLINE void inner_pixels(const average_pool_args& g, const End& end, const
   const __mmask64 k = lanes64(lanes);
   int64_t x = inside.lo;
   if (lanes == 64) return inner_rows<kHeight, kTaps, kStride, Whole>(g, end, x, inside.hi - x, c, k);
-  if (lanes <= 32) {
-    // 32 bytes from a pixel's first on are the row's, too, unless it is the last.
-    const bool to_end = g.first + (inside.hi - 1) * kStride + kTaps == g.columns;
-    const int64_t count = (inside.hi - x - (to_end ? 1 : 0)) / 2;
-    if (g.pixel - c + lanes >= 32 && count >= 2) {
-      inner_rows<kHeight, kTaps, kStride, Two<true>>(g, end, x, count, c, k);
-      x += 2 * count;
-    } else if (inside.hi - x >= 4) {
-      const int64_t all = (inside.hi - x) / 2;
-      inner_rows<kHeight, kTaps, kStride, Two<false>>(g, end, x, all, c, k);
-      x += 2 * all;
-    }
+  const int64_t pairs = (inside.hi - x) / 2;
+  if (lanes <= 32 && pairs >= 2) {
+    g.pixel + lanes >= 32 ? inner_rows<kHeight, kTaps, kStride, TwoWithin>(g, end, x, pairs, c, k)
+                          : inner_rows<kHeight, kTaps, kStride, Two>(g, end, x, pairs, c, k);
+    x += 2 * pairs;
   }
   if (x < inside.hi) inner_rows<kHeight, kTaps, kStride, Part>(g, end, x, inside.hi - x, c, k);
 }
 
 template <int kHeight, int kTaps, int kStride, class Table>
 void kept_columns(const average_pool_args& g, const Finish& f, const Inside& inside, ptrdiff_t c, int lanes) {
-  if (inside.lo > 0) edge_pixels<kHeight, kTaps, Table>(g, f, 0, inside.lo, c, lanes64(lanes));
+  if (inside.lo > 0) edge_pixels<kHeight, kTaps, kStride, Table>(g, f, 0, inside.lo, c, lanes64(lanes));
   if (inside.lo < inside.hi)
     with_end<Table>(g, f, kTaps,
                     [&](const auto& end) { inner_pixels<kHeight, kTaps, kStride>(g, end, inside, c, lanes); });
-  if (inside.hi < g.pixels) edge_pixels<kHeight, kTaps, Table>(g, f, inside.hi, g.pixels, c, lanes64(lanes));
+  if (inside.hi < g.pixels) edge_pixels<kHeight, kTaps, kStride, Table>(g, f, inside.hi, g.pixels, c, lanes64(lanes));
 }
 
 // Windows of kTaps columns and up to as many rows.

@@ -129,14 +129,27 @@ struct Words {
   __m128i shift;
 };
 
+// In 16 bits by one rounding multiplication.
+struct Rounded {
+  static constexpr bool kWeighted = false;
+  QGEMM_MEMBER Rounded(const average_pool_args& g, const Finish&, int covered)
+      : weight(_mm512_set1_epi8(1)), factor(_mm512_set1_epi16(static_cast<short>(g.words[covered].factor))) {}
+  QGEMM_MEMBER __m512i operator()(const Sums& s) const {
+    return _mm512_packus_epi16(_mm512_mulhrs_epi16(s.lo, factor), _mm512_mulhrs_epi16(s.hi, factor));
+  }
+  __m512i weight, factor;
+};
+
 // f(end) with the shortest end that windows have which cover so many columns. Table: the end by thresholds, or void.
 template <class Table, class F>
 QGEMM_INLINE void with_end(const average_pool_args& g, const Finish& finish, int covered, F&& f) {
-  const average_words* const words = g.words && g.words[covered].weight ? g.words + covered : nullptr;
+  const WordsForm form = g.words ? g.words[covered].form : WordsForm::none;
   if constexpr (!std::is_void_v<Table>)
-    if (words && words->tabled) return f(Table(g, finish, covered));
-  if (words && !words->tabled)
-    words->offset < 0 ? f(Words<true>(g, finish, covered)) : f(Words<false>(g, finish, covered));
+    if (form == WordsForm::thresholds) return f(Table(g, finish, covered));
+  if (form == WordsForm::rounded)
+    f(Rounded(g, finish, covered));
+  else if (form == WordsForm::shifted)
+    g.words[covered].offset < 0 ? f(Words<true>(g, finish, covered)) : f(Words<false>(g, finish, covered));
   else if (covered == g.taps && g.factor != 0)
     f(OneFactor(g, finish, covered));
   else if (g.bounded)

@@ -113,19 +113,25 @@ bool same_averages(const std::vector<uint8_t>& want, int64_t zero, const OutputS
   return true;
 }
 
-// Whether `words` give these averages.
+// What `words` make of a sum.
+int64_t by_words(const average_words& words, int64_t sum) {
+  const int64_t s = sum * words.weight;
+  if (words.form == WordsForm::thresholds) return (s >> 8) + ((s & 255) >= words.threshold[s >> 8]);
+  const int64_t q = words.form == WordsForm::rounded ? (s * words.factor + (1 << 14)) >> 15
+                                                     : std::max<int64_t>(s + words.offset, 0) * words.factor >> (16 + words.shift);
+  return std::min<int64_t>(q, 255);
+}
 bool same_averages(const std::vector<uint8_t>& want, const average_words& words) {
-  for (size_t sum = 0; sum < want.size(); ++sum) {
-    const int64_t s = static_cast<int64_t>(sum) * words.weight;
-    const int64_t got = words.tabled ? (s >> 8) + ((s & 255) >= words.threshold[s >> 8])
-                                     : std::min<int64_t>(std::max<int64_t>(s + words.offset, 0) * words.factor >> (16 + words.shift), 255);
-    if (got != want[sum]) return false;
-  }
+  for (size_t sum = 0; sum < want.size(); ++sum)
+    if (by_words(words, static_cast<int64_t>(sum)) != want[sum]) return false;
   return true;
 }
 
-// Offsets with which sums, times weight, times factor, pass each whole number where the averages do: lo to hi. `first`: the first
-// sum whose average is that or more, [0] for `least`.
+// The least number whose product with the factor, shifted, is q.
+int64_t reached_from(int64_t q, int64_t factor, int shift) { return ((q << (16 + shift)) + factor - 1) / factor; }
+
+// Offsets with which sums, times weight, reach each whole number where the averages do: lo to hi. `first`: the first sum whose
+// average is that or more, [0] for `least`.
 struct Offsets {
   int64_t lo, hi;
 };
@@ -136,54 +142,68 @@ Offsets offsets(const std::vector<int32_t>& first, int64_t least, int64_t weight
   for (int64_t from = 0; from < kStep; ++from)
     for (int64_t i = from; i < n && o.lo <= o.hi; i += kStep) {
       if (least + i == 0) continue;  // whatever is less counts as 0
-      const int64_t reached = (((least + i) << (16 + shift)) + factor - 1) / factor, sum = first[static_cast<size_t>(i)];
+      const int64_t reached = reached_from(least + i, factor, shift), sum = first[static_cast<size_t>(i)];
       o.lo = std::max(o.lo, reached - weight * sum);
       if (sum > 0) o.hi = std::min(o.hi, reached - 1 - weight * (sum - 1));
     }
   return o;
 }
 
-// An end in 16 bits for these averages, which lie `rate` apart on the grid: the largest weight for which one of three factors has
-// an offset.
-bool find_words(const std::vector<uint8_t>& want, double rate, average_words& words) {
+// Each looks for an end of its form for these averages, which lie `rate` apart on the grid.
+bool find_rounded(const std::vector<uint8_t>& want, double rate, average_words& words) {
+  words = {};
+  words.form = WordsForm::rounded;
+  words.weight = 1;
+  const double factor = std::rint(rate * (1 << 15));
+  if (!(factor < 1 << 15)) return false;
+  words.factor = static_cast<uint16_t>(factor);
+  return same_averages(want, words);
+}
+
+// With the largest weight for which one of three factors has an offset.
+bool find_shifted(const std::vector<uint8_t>& want, double rate, average_words& words) {
+  constexpr int64_t kMostWord = 65535;
   const auto most = static_cast<int64_t>(want.size()) - 1;
   const int64_t least = want.front(), largest = want.back();
   std::vector<int32_t> first;
   for (size_t sum = 0; sum < want.size(); ++sum)
     while (least + static_cast<int64_t>(first.size()) <= want[sum]) first.push_back(static_cast<int32_t>(sum));
   words = {};
-  for (words.weight = static_cast<int32_t>(std::min<int64_t>(64, 65535 / most)); words.weight > 0; --words.weight) {
+  words.form = WordsForm::shifted;
+  for (int64_t weight = std::min<int64_t>(64, kMostWord / most); weight > 0; --weight) {
     int exponent = 0;
-    std::frexp(rate / words.weight, &exponent);
-    words.shift = -exponent;  // the factor has 16 bits
-    if (words.shift < 1 || words.shift > 15) continue;
-    const auto near = static_cast<int32_t>(std::lround(std::ldexp(rate / words.weight, 16 + words.shift)));
-    for (const int32_t factor : {near, near - 1, near + 1}) {
-      words.factor = factor;
-      if (factor > 65535) continue;
-      Offsets o = offsets(first, least, words.weight, factor, words.shift);
-      if (largest < 255) {  // the next number is not passed
-        const int64_t reached = (((largest + 1) << (16 + words.shift)) + factor - 1) / factor;
-        o.hi = std::min(o.hi, reached - 1 - words.weight * most);
-      }
-      o.lo = std::max<int64_t>(o.lo, -65535), o.hi = std::min(o.hi, 65535 - words.weight * most);
+    std::frexp(rate / static_cast<double>(weight), &exponent);
+    const int shift = -exponent;  // the factor has 16 bits
+    if (shift < 1 || shift > 15) continue;
+    const int64_t near = std::lround(std::ldexp(rate / static_cast<double>(weight), 16 + shift));
+    for (const int64_t factor : {near, near - 1, near + 1}) {
+      if (factor > kMostWord) continue;
+      Offsets o = offsets(first, least, weight, factor, shift);
+      if (largest < 255) o.hi = std::min(o.hi, reached_from(largest + 1, factor, shift) - 1 - weight * most);  // no further
+      o.lo = std::max(o.lo, -kMostWord), o.hi = std::min(o.hi, kMostWord - weight * most);
       if (o.lo > o.hi) continue;
+      words.weight = static_cast<uint8_t>(weight);
+      words.factor = static_cast<uint16_t>(factor);
       words.offset = static_cast<int32_t>((o.lo + o.hi) / 2);
+      words.shift = shift;
       if (same_averages(want, words)) return true;
     }
   }
-  // Averages of whole bytes, or one more from some fraction on.
-  const int64_t count = most / 255;
+  return false;
+}
+
+// Averages in whole steps, or one more from some fraction on: the same scale before and after, and a count that is a power of two.
+bool find_thresholds(const std::vector<uint8_t>& want, average_words& words) {
+  const auto count = static_cast<int64_t>(want.size()) / 255;
   if (256 % count || 256 / count > 64) return false;
   words = {};
-  words.weight = static_cast<int32_t>(256 / count);
-  words.tabled = true;
+  words.form = WordsForm::thresholds;
+  words.weight = static_cast<uint8_t>(256 / count);
   for (int64_t q = 0; q < 256; ++q) {
-    words.threshold[q] = 255;
-    for (int64_t part = count - 1; part >= 0; --part) {
-      const int64_t sum = q * count + part;
-      if (sum <= most && want[static_cast<size_t>(sum)] > q) words.threshold[q] = static_cast<uint8_t>(part * words.weight);
-    }
+    int64_t part = 0;
+    while (part < count && q * count + part < static_cast<int64_t>(want.size()) && want[static_cast<size_t>(q * count + part)] == q)
+      ++part;
+    words.threshold[q] = static_cast<uint8_t>(std::min<int64_t>(part * words.weight, 255));
   }
   return same_averages(want, words);
 }
@@ -322,7 +342,9 @@ std::shared_ptr<const AverageEnds> average_ends(const Window& w, const Encoding8
             break;
           }
       average_words words{};
-      if (unbounded && factor > 0 && find_words(want, factor, words)) end.words[static_cast<size_t>(covered)] = words;
+      if (unbounded && factor > 0 &&
+          (find_rounded(want, factor, words) || find_shifted(want, factor, words) || find_thresholds(want, words)))
+        end.words[static_cast<size_t>(covered)] = words;
     }
   }
   return made;

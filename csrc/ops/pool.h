@@ -16,8 +16,8 @@ namespace qgemm {
 void max_pool2d(const Window& w, const uint8_t* x, uint8_t* out, int64_t out_stride = 0);
 
 // Shorter ways from a window's sum to the output grid, each where it gives the byte of the definition's two products for every sum
-// that there can be: one factor where all columns are covered (0: none was found), and ends in 16 bits by columns covered (weight
-// 0: none). [rows of the image in the window]. Made once; the sums are all tried.
+// that there can be: one factor where all columns are covered (0: none was found), and ends in 16 bits by columns covered.
+// [rows of the image in the window]. Made once; the sums are all tried.
 struct AverageEnd {
   float factor = 0.0f;
   std::vector<average_words> words;
