@@ -8,6 +8,8 @@ namespace qgemm {
 namespace avx512vnni {
 namespace {
 
+constexpr int kMostWords = 256;  // bytes that 16 bits hold the sum of: 257, but pairs are what is added
+
 // 64 sums of 16 bits, in the order of unpacks.
 struct Sums {
   __m512i lo, hi;
@@ -49,6 +51,13 @@ struct Finish {
     const __m512i w01 = _mm512_adds_epi16(_mm512_packs_epi32(q0, q1), zero_point);
     const __m512i w23 = _mm512_adds_epi16(_mm512_packs_epi32(q2, q3), zero_point);
     return _mm512_xor_si512(_mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(w01, w23), lo), hi), flip);
+  }
+  // Sums of 32 bits in the order of unpacks, of which zero points are `less`.
+  QGEMM_MEMBER __m512i totals(const __m512i* total, __m512i less, __m512 scale) const {
+    __m512i q[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) q[j] = grid<false>(_mm512_cvtepi32_ps(_mm512_sub_epi32(total[j], less)), scale);
+    return bytes(q[0], q[1], q[2], q[3]);
   }
   // The float 2^23 + s has s as its low word, so an unpack with a constant makes floats; subtracting 2^23 and what the zero
   // points sum to, `zero`, is exact.

@@ -2,12 +2,11 @@
 // them to 16 bits; the unpacks' order is what the packs at the end undo. Included in the AVX-512 files of average_pool only.
 #pragma once
 #include "kernels/average_columns__avx512vnni.h"
+#include "kernels/average_image__avx512vnni.h"
 
 namespace qgemm {
 namespace avx512vnni {
 namespace {
-
-constexpr int kMostWords = 256;  // bytes that 16 bits hold the sum of: 257, but pairs are what is added
 
 // kBlocks registers of channels from c on, the last masked by k, of pixels [x, end), any of whose taps may lie outside. kWords:
 // 16 bits hold every sum.
@@ -80,12 +79,7 @@ __attribute__((noinline)) void any_pixels(const average_pool_args& g, const Fini
     flush();
     const __m512i less = _mm512_set1_epi32(static_cast<int>(count * g.x_zero_point));
 #pragma GCC unroll 4
-    for (int b = 0; b < kBlocks; ++b) {
-      __m512i q[4];
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) q[j] = f.grid<false>(_mm512_cvtepi32_ps(_mm512_sub_epi32(total[b][j], less)), scale);
-      store(b, f.bytes(q[0], q[1], q[2], q[3]));
-    }
+    for (int b = 0; b < kBlocks; ++b) store(b, f.totals(total[b], less, scale));
   }
 }
 
@@ -117,6 +111,7 @@ QGEMM_INLINE void average_pool(const average_pool_args& g) {
     if (g.taps == 3 && g.stride == 2) return kept_columns<3, 2, Table>(g, f);
     if (g.taps == 3 && g.stride == 1) return kept_columns<3, 1, Table>(g, f);
   }
+  if (average_image(g, f)) return;
   // Windows whose columns are not kept read all channels of a pixel, up to 256 or 512, at once: lines that follow each other.
   const bool words = g.height * (g.taps < g.columns ? g.taps : g.columns) <= kMostWords;
   average_pool_args row = g;
