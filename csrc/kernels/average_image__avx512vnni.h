@@ -49,10 +49,11 @@ bool average_image(const average_pool_args& g, const Finish& finish) {
   alignas(64) uint8_t lo[kMostLine + 64], hi[kMostLine + 64];
   sum_lines(g.rows[0], line, g.pixel * fold, count, lo, hi);
   if (fold == 1) {
-    with_end<void>(g, finish, g.taps, [&](const auto& end) {
+    const auto finish_all = [&](const auto& end) {
       for (ptrdiff_t c = 0; c < line; c += 64)
         _mm512_storeu_si512(g.out + c, end({_mm512_load_si512(lo + c), _mm512_load_si512(hi + c)}));
-    });
+    };
+    g.bounded ? finish_all(TwoProducts<true>(g, finish, g.taps)) : finish_all(TwoProducts<false>(g, finish, g.taps));
     return true;
   }
   const __m512 scale = _mm512_set1_ps(g.scale[g.taps]);

@@ -96,9 +96,10 @@ std::vector<uint8_t> averages(int64_t count, const Encoding8& ex, float scale, c
   const auto lo = static_cast<float>(out.lo - out.zero_point), hi = static_cast<float>(out.hi - out.zero_point);
   std::vector<uint8_t> bytes(static_cast<size_t>(255 * count + 1));
   for (int64_t sum = 0; sum <= 255 * count; ++sum) {
-    const auto acc = static_cast<float>(sum - count * ex.zero_point);
-    const float q = std::nearbyint(std::max(std::min(acc * scale * inv_scale, hi), lo));
-    bytes[static_cast<size_t>(sum)] = static_cast<uint8_t>(static_cast<int32_t>(q) + out.zero_point);
+    float t = static_cast<float>(sum - count * ex.zero_point) * scale * inv_scale;
+    t = t < hi ? t : hi;
+    t = t > lo ? t : lo;
+    bytes[static_cast<size_t>(sum)] = static_cast<uint8_t>(static_cast<int32_t>(std::nearbyint(t)) + out.zero_point);
   }
   return bytes;
 }
@@ -342,7 +343,7 @@ std::shared_ptr<const AverageEnds> average_ends(const Window& w, const Encoding8
             break;
           }
       average_words words{};
-      if (unbounded && factor > 0 &&
+      if (unbounded && factor > 0 && std::isfinite(factor) &&
           (find_rounded(want, factor, words) || find_shifted(want, factor, words) || find_thresholds(want, words)))
         end.words[static_cast<size_t>(covered)] = words;
     }

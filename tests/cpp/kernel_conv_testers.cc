@@ -7,6 +7,7 @@
 #include <string>
 
 #include "kernel_testers.h"
+#include "ops/pool.h"
 
 namespace qgemm {
 namespace test {
@@ -143,6 +144,11 @@ bool any_pool(Rng& rng, TapRows& rows, Guarded& pointers, Side side, pool_args& 
   if (row_bytes > 1 << 14 || bytes > 8192) return false;
   std::vector<const uint8_t*> a(static_cast<size_t>(g.outputs * g.height));
   for (size_t r = 0; r < a.size(); ++r) a[r] = rows.place(rng, any_mood(rng), r, row_bytes, side);
+  if (rng.chance(60)) {  // outputs below each other, whose windows share rows
+    const auto height = static_cast<size_t>(g.height), down = static_cast<size_t>(rng.between(1, 2));
+    for (size_t r = height; r < a.size(); ++r)
+      if (r % height + down < height) a[r] = a[r - height + down];
+  }
   g.rows = pointers.place(a, side);
   return true;
 }
@@ -243,15 +249,73 @@ void give_factor(average_pool_args& g, float& whole) {
 
 }  // namespace
 
+namespace {
+
+// A window that is the whole of an image whose bytes follow each other.
+bool any_image(Rng& rng, Guarded& image, Guarded& pointers, Side side, pool_args& g) {
+  g.channels = static_cast<int>(rng.pick<int64_t>({16, 32, 48, 80, 96, 112, 240, 336, 480, 576, 640, 1024, 2048, 2064}));
+  g.height = static_cast<int>(rng.pick<int64_t>({1, 2, 7, 8, 14, rng.between(1, 17)}));
+  g.taps = static_cast<int>(rng.pick<int64_t>({1, 4, 7, 8, 14, rng.between(1, 70)}));
+  g.columns = g.taps;
+  g.stride = g.dilation = 1;
+  g.pixels = g.outputs = 1;
+  g.pixel = g.channels + (rng.chance(70) ? 0 : 64);
+  g.ldo = g.ldr = g.channels;
+  const int64_t bytes = (int64_t(g.height) * g.columns - 1) * g.pixel + g.channels;
+  if (bytes > 1 << 19) return false;
+  const uint8_t* first = image.place<uint8_t>(static_cast<size_t>(bytes), side);
+  fill(rng, any_mood(rng), const_cast<uint8_t*>(first), bytes);
+  std::vector<const uint8_t*> a;
+  for (int r = 0; r < g.height; ++r) a.push_back(first + r * g.columns * g.pixel);
+  g.rows = pointers.place(a, side);
+  return true;
+}
+
+// The driver's ends for this window, as the window of an image whose padding leaves any part of it; its scales with them.
+std::shared_ptr<const AverageEnds> give_ends(Rng& rng, average_pool_args& g, std::vector<float>& scale_of) {
+  Window w{};
+  w.batch = w.stride_h = w.stride_w = w.dilation_h = w.dilation_w = w.c = 1;
+  w.kh = g.height;
+  w.kw = g.taps;
+  w.top = w.bottom = w.kh - 1;
+  w.left = w.right = w.kw - 1;
+  w.h = w.w = 60;
+  const Encoding8 e{rng.pick({0.02f, rng.uniform(0.001f, 1.0f)}), g.x_zero_point};
+  OutputSpec out{};
+  out.type = OutType::u8;
+  out.hi = 255;
+  out.scale = e.scale;
+  out.zero_point = e.zero_point;
+  if (rng.chance(60)) {
+    out.scale *= rng.uniform(0.4f, 1.5f);
+    if (rng.chance(70)) out.zero_point = static_cast<int32_t>(rng.between(0, 255));
+  }
+  const bool include = rng.chance(50);
+  for (int t = 1; t <= g.taps; ++t) scale_of[static_cast<size_t>(t)] = e.scale / static_cast<float>(g.height * (include ? g.taps : t));
+  g.inv_scale = 1.0f / out.scale;
+  g.zero_point = out.zero_point;
+  g.lo = 0;
+  g.hi = 255;
+  g.flip = 0;
+  g.bounded = true;
+  const auto ends = average_ends(w, e, include, out);
+  g.factor = (*ends)[static_cast<size_t>(g.height)].factor;
+  g.words = (*ends)[static_cast<size_t>(g.height)].words.data();
+  return ends;
+}
+
+}  // namespace
+
 void test_average_pool(const KernelRow& row) {
   Rng rng(31);
   TapRows rows(1 << 14);
-  Guarded pointers(8 * 64), scales(4 * 64);
+  Guarded pointers(8 * 64), scales(4 * 80), image(1 << 19);
   Output got(1 << 14), want(1 << 14);
-  for (int i = 0; i < cases(5000);) {
+  int forms[4] = {};  // windows of all their columns with an end of this form
+  for (int i = 0; i < cases(6000);) {
     const Side side = rng.chance(50) ? Side::start : Side::end;
     average_pool_args g{};
-    if (!any_pool(rng, rows, pointers, side, g)) continue;
+    if (rng.chance(10) ? !any_image(rng, image, pointers, side, g) : !any_pool(rng, rows, pointers, side, g)) continue;
     ++i;
     g.x_zero_point = static_cast<int32_t>(rng.pick<int64_t>({0, 255, rng.between(0, 255)}));
     const float scale = rng.pick({0.02f, 0.5f, rng.uniform(0.001f, 3.0f)});
@@ -268,10 +332,16 @@ void test_average_pool(const KernelRow& row) {
     g.zero_point = static_cast<int32_t>(rng.between(0, 255));
     g.flip = rng.chance(20) ? 0x80 : 0;
     g.bounded = g.inv_scale < 1e6f && rng.chance(70);
-    if (rng.chance(30)) give_factor(g, scale_of.back());
-    now_testing("%s %s zp=%d scale=%g%s inv=%g out_zp=%d [%d,%d] flip=%d bounded=%d", row.name, text_of(g).c_str(),
-                g.x_zero_point, double(scale), same ? " for all" : "", double(g.inv_scale), g.zero_point, g.lo, g.hi, g.flip,
-                g.bounded);
+    std::shared_ptr<const AverageEnds> ends;
+    if (g.height > 0 && g.height * g.taps <= 9 && rng.chance(60))
+      ends = give_ends(rng, g, scale_of);
+    else if (rng.chance(30))
+      give_factor(g, scale_of.back());
+    const int form = g.words ? static_cast<int>(g.words[g.taps].form) : 0;
+    ++forms[form];
+    now_testing("%s %s zp=%d scale=%g inv=%g out_zp=%d [%d,%d] flip=%d bounded=%d factor=%g form=%d", row.name, text_of(g).c_str(),
+                g.x_zero_point, double(scale_of.back()), double(g.inv_scale), g.zero_point, g.lo, g.hi, g.flip, g.bounded,
+                double(g.factor), form);
     g.scale = scales.place(scale_of, side);
     g.out = want.place(g.outputs * g.pixels, g.channels, g.ldo, side);
     table_of(Isa::ref).average_pool(g);
@@ -279,6 +349,7 @@ void test_average_pool(const KernelRow& row) {
     kernel<average_pool_args>(row)(g);
     if (!same_output(got, want, g.outputs * g.pixels, g.channels)) return;
   }
+  for (const int count : forms) EXPECT_GT(count, 0) << "a form of ends in 16 bits was never tried";
 }
 
 void test_sum_pool(const KernelRow& row) {

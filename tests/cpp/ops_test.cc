@@ -346,6 +346,54 @@ TEST(Pool, EveryPathGivesTheDefinedBytes) {
   }
 }
 
+// Ends in 16 bits are found where they are promised, are what every sum asks for (a call with each sum says so), and are not where
+// bounds cut the averages.
+TEST(Pool, EndsOfAverages) {
+  Rng rng(43);
+  int found = 0, tried = 0;
+  const auto form_of = [](int64_t kernel, const Encoding8& e, OutputSpec out) {
+    Window w{};
+    w.batch = w.c = 1;
+    w.h = w.w = w.kh = w.kw = kernel;
+    w.stride_h = w.stride_w = w.dilation_h = w.dilation_w = 1;
+    const auto ends = average_ends(w, e, true, out);
+    const AverageEnd& end = ends->back();
+    if (end.words.empty()) return WordsForm::none;
+    // Every sum, each a pixel.
+    const int64_t n = 255 * kernel * kernel + 1;
+    std::vector<uint8_t> x(static_cast<size_t>(kernel * kernel * n)), want(static_cast<size_t>(n)), got(want);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t t = 0, left = i; t < kernel * kernel; ++t) {
+        const int64_t q = std::min<int64_t>(left, 255);
+        x[static_cast<size_t>(t * n + i)] = static_cast<uint8_t>(q);
+        left -= q;
+      }
+    w.c = n;
+    force_isa("ref");
+    avg_pool2d(w, x.data(), e, true, want.data(), out);
+    force_isa(nullptr);
+    avg_pool2d(w, x.data(), e, true, got.data(), out, 0, ends.get());
+    EXPECT_EQ(got, want) << "kernel " << kernel << ", scales " << e.scale << ", " << out.scale;
+    return end.words.back().form;
+  };
+  for (int i = 0; i < cases(300); ++i) {
+    const Encoding8 e{rng.uniform(0.001f, 1.0f), static_cast<int32_t>(rng.between(0, 255))};
+    OutputSpec out{};
+    out.type = OutType::u8;
+    out.hi = 255;
+    out.scale = e.scale;
+    out.zero_point = e.zero_point;
+    ASSERT_EQ(form_of(2, e, out), WordsForm::thresholds);
+    ASSERT_EQ(form_of(3, e, out), WordsForm::rounded);
+    out.zero_point = static_cast<int32_t>(rng.between(0, 255));
+    out.scale *= rng.uniform(0.5f, 1.0f);
+    for (const int64_t kernel : {2, 3}) found += form_of(kernel, e, out) == WordsForm::shifted, ++tried;
+    out.lo = 1;
+    ASSERT_EQ(form_of(2, e, out), WordsForm::none);
+  }
+  EXPECT_GT(10 * found, 8 * tried);
+}
+
 }  // namespace
 }  // namespace test
 }  // namespace qgemm
