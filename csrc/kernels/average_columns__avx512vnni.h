@@ -1,5 +1,5 @@
-// Averages of windows of up to three rows and columns that touch: sums of columns are kept where windows overlap, and sums of rows
-// are shared by outputs below each other. Included in the AVX-512 files of average_pool only.
+// Averages of windows of up to three rows and columns that touch: sums of columns are kept where windows overlap, and sums of
+// rows are shared by outputs below each other. Included in the AVX-512 files of average_pool only.
 #pragma once
 #include "kernels/average_ends__avx512vnni.h"
 
@@ -7,27 +7,26 @@ namespace qgemm {
 namespace avx512vnni {
 namespace {
 
-// What a register holds: 64 channels of a pixel, less (those of mask k), or up to 32 of two pixels, which lie `apart` bytes apart.
-// A mask costs an instruction a load. Last: how the last pixels of a line are loaded.
+// What a register holds: 64 channels of a pixel, less (those of mask k), or up to 32 of two pixels, which lie `apart` bytes
+// apart. A mask costs an instruction a load. kShared: there are address registers left for two output rows.
 struct Whole {
-  using Last = Whole;
+  static constexpr bool kShared = true;
   QGEMM_MEMBER Whole(__mmask64, ptrdiff_t, ptrdiff_t) {}
   QGEMM_MEMBER __m512i load(const uint8_t* p) const { return _mm512_loadu_si512(p); }
   QGEMM_MEMBER void store(uint8_t* p, __m512i v) const { _mm512_storeu_si512(p, v); }
 };
 struct Part {
-  using Last = Part;
+  static constexpr bool kShared = true;
   QGEMM_MEMBER Part(__mmask64 mask, ptrdiff_t, ptrdiff_t) : k(mask) {}
   QGEMM_MEMBER __m512i load(const uint8_t* p) const { return _mm512_maskz_loadu_epi8(k, p); }
   QGEMM_MEMBER void store(uint8_t* p, __m512i v) const { _mm512_mask_storeu_epi8(p, k, v); }
   __mmask64 k;
 };
 struct Two {
-  using Last = Two;
+  static constexpr bool kShared = false;
   QGEMM_MEMBER Two(__mmask64 mask, ptrdiff_t in, ptrdiff_t out) : k(static_cast<__mmask32>(mask)), apart(in), out_apart(out) {}
-  static QGEMM_MEMBER __m512i both(__m256i a, __m256i b) { return _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1); }
   QGEMM_MEMBER __m512i load(const uint8_t* p) const {
-    return both(_mm256_maskz_loadu_epi8(k, p), _mm256_maskz_loadu_epi8(k, p + apart));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi8(k, p)), _mm256_maskz_loadu_epi8(k, p + apart), 1);
   }
   QGEMM_MEMBER void store(uint8_t* p, __m512i v) const {
     _mm256_mask_storeu_epi8(p, k, _mm512_castsi512_si256(v));
@@ -36,16 +35,16 @@ struct Two {
   __mmask32 k;
   ptrdiff_t apart, out_apart;
 };
-// Where a line has 32 bytes from the first of each pixel on but the last.
+// Where 32 bytes can be read from each pixel on.
 struct TwoWithin : Two {
-  using Last = Two;
   using Two::Two;
   QGEMM_MEMBER __m512i load(const uint8_t* p) const {
-    return both(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
-                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + apart)));
+    const auto one = [](const uint8_t* q) __attribute__((always_inline)) {
+      return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q));
+    };
+    return _mm512_inserti64x4(_mm512_castsi256_si512(one(p)), one(p + apart), 1);
   }
 };
-
 // The sums of a column of kHeight rows at byte `at`, as the end wants them. kDown: of two outputs, so many rows apart.
 template <int kHeight, int kDown, class End, class Lanes>
 QGEMM_INLINE void column(const End& end, const Lanes& lanes, const uint8_t* const* rows, ptrdiff_t at, Sums* v) {
@@ -83,13 +82,13 @@ QGEMM_INLINE void rows_of(const uint8_t* const* window, ptrdiff_t at, const uint
   for (int r = 0; r < kHeight + kDown; ++r) rows[r] = (r < kHeight ? window[r] : window[kHeight + r - kDown]) + at;
 }
 
-// f(kDown, rows of the window, output row) for all output rows: two that share rows of their windows, kStride apart, are taken
-// together.
-template <int kHeight, int kStride, class F>
+// f(kDown, rows of the window, output row) for all output rows: if kShared, two that share rows of their windows, kStride apart,
+// are taken together.
+template <int kHeight, int kStride, bool kShared, class F>
 QGEMM_INLINE void each_outputs(const average_pool_args& g, F&& f) {
   for (int i = 0; i < g.outputs; ++i) {
     const uint8_t* const* const window = g.rows + i * kHeight;
-    if constexpr (kHeight == 3) {
+    if constexpr (kHeight == 3 && kShared) {
       const auto shares = [&](int r) { return window[kHeight + r - kStride] == window[r]; };
       if (i + 1 < g.outputs && shares(2) && (kStride == 2 || shares(1))) {
         f(std::integral_constant<int, kStride>{}, window, i++);
@@ -107,21 +106,22 @@ __attribute__((noinline)) void edge_pixel(const average_pool_args& g, const End&
   const End end = given;
   const Part lanes(k, 0, 0);
   const ptrdiff_t at = (g.first + x * g.stride) * g.pixel + c;
-  each_outputs<kHeight, kStride>(g, [&](auto down, const uint8_t* const* window, int i) __attribute__((always_inline)) {
-    constexpr int kDown = down, kOutputs = kDown ? 2 : 1;
-    const uint8_t* rows[kHeight + kDown];
-    rows_of<kHeight, kDown>(window, 0, rows);
-    Sums s[kOutputs], v[kOutputs];
+  each_outputs<kHeight, kStride, Part::kShared>(
+      g, [&](auto down, const uint8_t* const* window, int i) __attribute__((always_inline)) {
+        constexpr int kDown = down, kOutputs = kDown ? 2 : 1;
+        const uint8_t* rows[kHeight + kDown];
+        rows_of<kHeight, kDown>(window, 0, rows);
+        Sums s[kOutputs], v[kOutputs];
 #pragma GCC unroll 2
-    for (int o = 0; o < kOutputs; ++o) s[o] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-    for (int t = from; t < to; ++t) {
-      column<kHeight, kDown>(end, lanes, rows, at + t * g.pixel, v);
+        for (int o = 0; o < kOutputs; ++o) s[o] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+        for (int t = from; t < to; ++t) {
+          column<kHeight, kDown>(end, lanes, rows, at + t * g.pixel, v);
 #pragma GCC unroll 2
-      for (int o = 0; o < kOutputs; ++o) s[o] = s[o] + v[o];
-    }
+          for (int o = 0; o < kOutputs; ++o) s[o] = s[o] + v[o];
+        }
 #pragma GCC unroll 2
-    for (int o = 0; o < kOutputs; ++o) lanes.store(g.out + (i + o) * g.ldr + x * g.ldo + c, end(s[o]));
-  });
+        for (int o = 0; o < kOutputs; ++o) lanes.store(g.out + (i + o) * g.ldr + x * g.ldo + c, end(s[o]));
+      });
 }
 
 template <int kHeight, int kTaps, int kStride, class Table>
@@ -146,9 +146,9 @@ QGEMM_INLINE void inner_row(const average_pool_args& g, const End& end, const La
   Sums w[kTaps][kOutputs];
 #pragma GCC unroll 3
   for (int t = 0; t < kKept; ++t) column<kHeight, kDown>(end, lanes, rows, t * pixel, w[t]);
-  const auto step = [&](const auto& in) __attribute__((always_inline)) {
+  for (uint8_t* const stop = out + count * ldo; out != stop; out += ldo) {
 #pragma GCC unroll 3
-    for (int t = kKept; t < kTaps; ++t) column<kHeight, kDown>(end, in, rows, t * pixel, w[t]);
+    for (int t = kKept; t < kTaps; ++t) column<kHeight, kDown>(end, lanes, rows, t * pixel, w[t]);
 #pragma GCC unroll 5
     for (int r = 0; r < kHeight + kDown; ++r) rows[r] += kStride * pixel;
 #pragma GCC unroll 2
@@ -156,15 +156,11 @@ QGEMM_INLINE void inner_row(const average_pool_args& g, const End& end, const La
       Sums s = w[0][o];
 #pragma GCC unroll 3
       for (int t = 1; t < kTaps; ++t) s = s + w[t][o];
-      in.store(out + o * ldr, end(s));
+      lanes.store(out + o * ldr, end(s));
 #pragma GCC unroll 3
       for (int t = 0; t < kKept; ++t) w[t][o] = w[t + kStride][o];
     }
-    out += ldo;
-  };
-  constexpr bool kEven = std::is_same_v<Lanes, typename Lanes::Last>;
-  for (uint8_t* const stop = out + (kEven ? count : count - 1) * ldo; out != stop;) step(lanes);
-  if constexpr (!kEven) step(static_cast<const typename Lanes::Last&>(lanes));
+  }
 }
 
 // The same of all output rows, from pixel x on.
@@ -175,9 +171,10 @@ __attribute__((noinline)) void inner_rows(const average_pool_args& g, const End&
   const Lanes lanes(k, count * kStride * g.pixel, count * g.ldo);
   const ptrdiff_t at = (g.first + x * g.stride) * g.pixel + c;
   uint8_t* const out = g.out + x * g.ldo + c;
-  each_outputs<kHeight, kStride>(g, [&](auto down, const uint8_t* const* window, int i) __attribute__((always_inline)) {
-    inner_row<kHeight, kTaps, kStride, down>(g, end, lanes, window, at, out + i * g.ldr, count);
-  });
+  each_outputs<kHeight, kStride, Lanes::kShared>(
+      g, [&](auto down, const uint8_t* const* window, int i) __attribute__((always_inline)) {
+        inner_row<kHeight, kTaps, kStride, down>(g, end, lanes, window, at, out + i * g.ldr, count);
+      });
 }
 
 // Channels [c, c + lanes) of the pixels whose taps all lie inside.
@@ -186,10 +183,14 @@ QGEMM_INLINE void inner_pixels(const average_pool_args& g, const End& end, const
   const __mmask64 k = lanes64(lanes);
   int64_t x = inside.lo;
   if (lanes == 64) return inner_rows<kHeight, kTaps, kStride, Whole>(g, end, x, inside.hi - x, c, k);
-  const int64_t pairs = (inside.hi - x) / 2;
-  if (lanes <= 32 && pairs >= 2) {
-    g.pixel + lanes >= 32 ? inner_rows<kHeight, kTaps, kStride, TwoWithin>(g, end, x, pairs, c, k)
-                          : inner_rows<kHeight, kTaps, kStride, Two>(g, end, x, pairs, c, k);
+  if (lanes <= 32) {
+    // Only behind a row's last pixel are there no 32 bytes. (More taps have too many addresses.)
+    const int64_t within = kTaps == 2 && g.pixel + lanes >= 32 ? (inside.hi - x - 1) / 2 : 0;
+    if constexpr (kTaps == 2)
+      if (within > 0) inner_rows<kHeight, kTaps, kStride, TwoWithin>(g, end, x, within, c, k);
+    x += 2 * within;
+    const int64_t pairs = (inside.hi - x) / 2;
+    if (pairs > 0) inner_rows<kHeight, kTaps, kStride, Two>(g, end, x, pairs, c, k);
     x += 2 * pairs;
   }
   if (x < inside.hi) inner_rows<kHeight, kTaps, kStride, Part>(g, end, x, inside.hi - x, c, k);
@@ -199,8 +200,7 @@ template <int kHeight, int kTaps, int kStride, class Table>
 void kept_columns(const average_pool_args& g, const Finish& f, const Inside& inside, ptrdiff_t c, int lanes) {
   if (inside.lo > 0) edge_pixels<kHeight, kTaps, kStride, Table>(g, f, 0, inside.lo, c, lanes64(lanes));
   if (inside.lo < inside.hi)
-    with_end<Table>(g, f, kTaps,
-                    [&](const auto& end) { inner_pixels<kHeight, kTaps, kStride>(g, end, inside, c, lanes); });
+    with_end<Table>(g, f, kTaps, [&](const auto& end) { inner_pixels<kHeight, kTaps, kStride>(g, end, inside, c, lanes); });
   if (inside.hi < g.pixels) edge_pixels<kHeight, kTaps, kStride, Table>(g, f, inside.hi, g.pixels, c, lanes64(lanes));
 }
 

@@ -34,8 +34,8 @@ QGEMM_INLINE void sum_lines(const uint8_t* p, ptrdiff_t bytes, ptrdiff_t step, i
   if (count) some(std::integral_constant<int, 1>{});
 }
 
-// False where the image is not such a one, or gains nothing: pixels of up to 512 channels that are whole registers have their sums
-// in registers. Pixels that are none are taken by twos or fours, which are.
+// False where the image is not such a one, or gains nothing: pixels of up to 512 channels that are whole registers have their
+// sums in registers. Pixels that are none are taken by twos or fours, which are.
 bool average_image(const average_pool_args& g, const Finish& finish) {
   if (g.outputs != 1 || g.pixels != 1 || g.first != 0 || g.taps != g.columns || g.dilation != 1) return false;
   for (int r = 1; r < g.height; ++r)

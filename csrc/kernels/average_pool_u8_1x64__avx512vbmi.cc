@@ -21,7 +21,8 @@ struct Thresholds {
     high_bytes = _mm512_or_si512(low_bytes, _mm512_set1_epi8(1));
   }
   QGEMM_MEMBER __m512i operator()(const Sums& s) const {
-    const __m512i whole = _mm512_permutex2var_epi8(s.lo, high_bytes, s.hi), part = _mm512_permutex2var_epi8(s.lo, low_bytes, s.hi);
+    const __m512i whole = _mm512_permutex2var_epi8(s.lo, high_bytes, s.hi),
+                  part = _mm512_permutex2var_epi8(s.lo, low_bytes, s.hi);
     // vpermi2b indexes 128 bytes with the low seven bits of each byte; the eighth picks the half of the table.
     const __m512i first = _mm512_permutex2var_epi8(table[0], whole, table[1]),
                   second = _mm512_permutex2var_epi8(table[2], whole, table[3]);

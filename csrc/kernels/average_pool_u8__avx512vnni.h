@@ -1,5 +1,5 @@
-// Averages of any windows, 64 channels a step. Two bytes of a channel are brought side by side by unpacks, and one vpmaddubsw adds
-// them to 16 bits; the unpacks' order is what the packs at the end undo. Included in the AVX-512 files of average_pool only.
+// Averages of any windows, 64 channels a step. Two bytes of a channel are brought side by side by unpacks, and one vpmaddubsw
+// adds them to 16 bits; the unpacks' order is what the packs at the end undo. Included in the AVX-512 files of average_pool only.
 #pragma once
 #include "kernels/average_columns__avx512vnni.h"
 #include "kernels/average_image__avx512vnni.h"

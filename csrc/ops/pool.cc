@@ -118,8 +118,9 @@ bool same_averages(const std::vector<uint8_t>& want, int64_t zero, const OutputS
 int64_t by_words(const average_words& words, int64_t sum) {
   const int64_t s = sum * words.weight;
   if (words.form == WordsForm::thresholds) return (s >> 8) + ((s & 255) >= words.threshold[s >> 8]);
-  const int64_t q = words.form == WordsForm::rounded ? (s * words.factor + (1 << 14)) >> 15
-                                                     : std::max<int64_t>(s + words.offset, 0) * words.factor >> (16 + words.shift);
+  const int64_t q = words.form == WordsForm::rounded
+                        ? (s * words.factor + (1 << 14)) >> 15
+                        : std::max<int64_t>(s + words.offset, 0) * words.factor >> (16 + words.shift);
   return std::min<int64_t>(q, 255);
 }
 bool same_averages(const std::vector<uint8_t>& want, const average_words& words) {
@@ -193,7 +194,8 @@ bool find_shifted(const std::vector<uint8_t>& want, double rate, average_words& 
   return false;
 }
 
-// Averages in whole steps, or one more from some fraction on: the same scale before and after, and a count that is a power of two.
+// Averages in whole steps, or one more from some fraction on: the same scale before and after, and a count that is a power of
+// two.
 bool find_thresholds(const std::vector<uint8_t>& want, average_words& words) {
   const auto count = static_cast<int64_t>(want.size()) / 255;
   if (256 % count || 256 / count > 64) return false;
@@ -202,7 +204,8 @@ bool find_thresholds(const std::vector<uint8_t>& want, average_words& words) {
   words.weight = static_cast<uint8_t>(256 / count);
   for (int64_t q = 0; q < 256; ++q) {
     int64_t part = 0;
-    while (part < count && q * count + part < static_cast<int64_t>(want.size()) && want[static_cast<size_t>(q * count + part)] == q)
+    while (part < count && q * count + part < static_cast<int64_t>(want.size()) &&
+           want[static_cast<size_t>(q * count + part)] == q)
       ++part;
     words.threshold[q] = static_cast<uint8_t>(std::min<int64_t>(part * words.weight, 255));
   }

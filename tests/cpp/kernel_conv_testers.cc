@@ -291,7 +291,8 @@ std::shared_ptr<const AverageEnds> give_ends(Rng& rng, average_pool_args& g, std
     if (rng.chance(70)) out.zero_point = static_cast<int32_t>(rng.between(0, 255));
   }
   const bool include = rng.chance(50);
-  for (int t = 1; t <= g.taps; ++t) scale_of[static_cast<size_t>(t)] = e.scale / static_cast<float>(g.height * (include ? g.taps : t));
+  for (int t = 1; t <= g.taps; ++t)
+    scale_of[static_cast<size_t>(t)] = e.scale / static_cast<float>(g.height * (include ? g.taps : t));
   g.inv_scale = 1.0f / out.scale;
   g.zero_point = out.zero_point;
   g.lo = 0;
@@ -339,9 +340,9 @@ void test_average_pool(const KernelRow& row) {
       give_factor(g, scale_of.back());
     const int form = g.words ? static_cast<int>(g.words[g.taps].form) : 0;
     ++forms[form];
-    now_testing("%s %s zp=%d scale=%g inv=%g out_zp=%d [%d,%d] flip=%d bounded=%d factor=%g form=%d", row.name, text_of(g).c_str(),
-                g.x_zero_point, double(scale_of.back()), double(g.inv_scale), g.zero_point, g.lo, g.hi, g.flip, g.bounded,
-                double(g.factor), form);
+    now_testing("%s %s zp=%d scale=%g inv=%g out_zp=%d [%d,%d] flip=%d bounded=%d factor=%g form=%d", row.name,
+                text_of(g).c_str(), g.x_zero_point, double(scale_of.back()), double(g.inv_scale), g.zero_point, g.lo, g.hi,
+                g.flip, g.bounded, double(g.factor), form);
     g.scale = scales.place(scale_of, side);
     g.out = want.place(g.outputs * g.pixels, g.channels, g.ldo, side);
     table_of(Isa::ref).average_pool(g);

@@ -346,8 +346,8 @@ TEST(Pool, EveryPathGivesTheDefinedBytes) {
   }
 }
 
-// Ends in 16 bits are found where they are promised, are what every sum asks for (a call with each sum says so), and are not where
-// bounds cut the averages.
+// Ends in 16 bits are found where they are promised, are what every sum asks for (a call with each sum says so), and are not
+// where bounds cut the averages.
 TEST(Pool, EndsOfAverages) {
   Rng rng(43);
   int found = 0, tried = 0;
