@@ -127,14 +127,37 @@ void max_pool(benchmark::State& state, Shape s, int64_t kernel, int64_t stride, 
   against_moving(state, bytes_of(s), false, w.out_h() * w.out_w() * s.c,
                  [&](const uint8_t* x, const uint8_t*, uint8_t* y) { qgemm::max_pool2d(w, x, y); });
 }
-void average_pool(benchmark::State& state, Shape s, int64_t kernel, int64_t stride, int64_t padding, bool include) {
+void average(benchmark::State& state, Shape s, int64_t kernel, int64_t stride, int64_t padding, bool include,
+             const qgemm::OutputSpec& out, bool prepared = true) {
   const qgemm::Window w = window(s, kernel, stride, padding);
-  qgemm::OutputSpec out = qgemm_bench::output(qgemm::OutType::u8);
-  out.scale = 0.017f;
-  const auto ends = qgemm::average_ends(w, kA, include, out);
+  const auto ends = prepared ? qgemm::average_ends(w, kA, include, out) : nullptr;
   against_moving(state, bytes_of(s), false, w.out_h() * w.out_w() * s.c, [&](const uint8_t* x, const uint8_t*, uint8_t* y) {
     qgemm::avg_pool2d(w, x, kA, include, y, out, 0, ends.get());
   });
+}
+qgemm::OutputSpec averages() {
+  qgemm::OutputSpec out = qgemm_bench::output(qgemm::OutType::u8);
+  out.scale = 0.017f;
+  return out;
+}
+void average_pool(benchmark::State& state, Shape s, int64_t kernel, int64_t stride, int64_t padding, bool include) {
+  average(state, s, kernel, stride, padding, include, averages());
+}
+// To the grid that the bytes have.
+void average_pool_same(benchmark::State& state, Shape s, int64_t kernel, int64_t stride, int64_t padding) {
+  qgemm::OutputSpec out = averages();
+  out.scale = kA.scale;
+  out.zero_point = kA.zero_point;
+  average(state, s, kernel, stride, padding, true, out);
+}
+// By one factor: 16 bits have no bounds.
+void average_pool_factor(benchmark::State& state, Shape s, int64_t kernel, int64_t stride, int64_t padding) {
+  qgemm::OutputSpec out = averages();
+  out.lo = 1;
+  average(state, s, kernel, stride, padding, true, out);
+}
+void average_pool_products(benchmark::State& state, Shape s, int64_t kernel, int64_t stride, int64_t padding) {
+  average(state, s, kernel, stride, padding, true, averages(), false);
 }
 void global_average(benchmark::State& state, Shape s) { average_pool(state, s, s.h, 1, 0, true); }
 
@@ -205,6 +228,15 @@ BENCHMARK_CAPTURE(average_pool, 2x2s2_56x56x24, Shape{1, 56, 56, 24}, 2, 2, 0, t
 BENCHMARK_CAPTURE(average_pool, 3x3_28x28x192_padding, Shape{1, 28, 28, 192}, 3, 1, 1, true)->Apply(paths);
 BENCHMARK_CAPTURE(average_pool, 3x3_28x28x192_no_padding, Shape{1, 28, 28, 192}, 3, 1, 1, false)->Apply(paths);
 BENCHMARK_CAPTURE(average_pool, 3x3s2_56x56x64_no_padding, Shape{1, 56, 56, 64}, 3, 2, 1, false)->Apply(paths);
+BENCHMARK_CAPTURE(average_pool_same, 2x2s2_56x56x64, Shape{1, 56, 56, 64}, 2, 2, 0)->Apply(paths);
+BENCHMARK_CAPTURE(average_pool_same, 3x3_28x28x192, Shape{1, 28, 28, 192}, 3, 1, 1)->Apply(paths);
+BENCHMARK_CAPTURE(average_pool_same, 3x3s2_56x56x64, Shape{1, 56, 56, 64}, 3, 2, 1)->Apply(paths);
+BENCHMARK_CAPTURE(average_pool_factor, 2x2s2_56x56x64, Shape{1, 56, 56, 64}, 2, 2, 0)->Apply(paths);
+BENCHMARK_CAPTURE(average_pool_factor, 3x3_28x28x192, Shape{1, 28, 28, 192}, 3, 1, 1)->Apply(paths);
+BENCHMARK_CAPTURE(average_pool_factor, 3x3s2_56x56x64, Shape{1, 56, 56, 64}, 3, 2, 1)->Apply(paths);
+BENCHMARK_CAPTURE(average_pool_products, 2x2s2_56x56x64, Shape{1, 56, 56, 64}, 2, 2, 0)->Apply(paths);
+BENCHMARK_CAPTURE(average_pool_products, 3x3_28x28x192, Shape{1, 28, 28, 192}, 3, 1, 1)->Apply(paths);
+BENCHMARK_CAPTURE(average_pool_products, 3x3s2_56x56x64, Shape{1, 56, 56, 64}, 3, 2, 1)->Apply(paths);
 BENCHMARK_CAPTURE(global_average, 7x7x2048, Shape{1, 7, 7, 2048})->Apply(paths);
 BENCHMARK_CAPTURE(global_average, 14x14x1024, Shape{1, 14, 14, 1024})->Apply(paths);
 BENCHMARK_CAPTURE(global_average, 28x28x240, Shape{1, 28, 28, 240})->Apply(paths);

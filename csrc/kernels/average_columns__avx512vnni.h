@@ -45,6 +45,7 @@ struct TwoWithin : Two {
     return _mm512_inserti64x4(_mm512_castsi256_si512(one(p)), one(p + apart), 1);
   }
 };
+
 // The sums of a column of kHeight rows at byte `at`, as the end wants them. kDown: of two outputs, so many rows apart.
 template <int kHeight, int kDown, class End, class Lanes>
 QGEMM_INLINE void column(const End& end, const Lanes& lanes, const uint8_t* const* rows, ptrdiff_t at, Sums* v) {
