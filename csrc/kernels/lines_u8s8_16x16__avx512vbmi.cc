@@ -291,8 +291,8 @@ class End {
     }
     uint8_t* c = c_ + first_;
     const auto pixels = [&](uint8_t* at, __m128i v) {
-      _mm_storel_pd(reinterpret_cast<double*>(at), _mm_castsi128_pd(v));
-      _mm_storeh_pd(reinterpret_cast<double*>(at + 4 * ldc_), _mm_castsi128_pd(v));
+      _mm_storel_pi(reinterpret_cast<__m64*>(at), _mm_castsi128_ps(v));  // any address; those of doubles want to be aligned
+      _mm_storeh_pi(reinterpret_cast<__m64*>(at + 4 * ldc_), _mm_castsi128_ps(v));
     };
 #pragma GCC unroll 2
     for (int j = 0; j < 2; ++j, c += 8 * ldc_) {
