@@ -32,6 +32,23 @@ QGEMM_INLINE __m512i products(__m512i acc, __m512i a, __m512i b, int j) {
   return _mm512_dpbusd_epi32(acc, a, b);
 }
 
+// One step: four bytes of each row, k bytes further on, by the panel's registers.
+template <int MR, int NV, bool kHalf>
+QGEMM_INLINE void add_step(__m512i (&acc)[MR][NV], const uint8_t* const* a, ptrdiff_t k, const int8_t* b) {
+  __m512i bv[NV];
+#pragma GCC unroll 4
+  for (int j = 0; j < NV; ++j) {
+    bv[j] = weights<NV, kHalf>(b, j);
+    __asm__("" : "+v"(bv[j]));  // in a register: as an operand from memory it would be loaded again for each row
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) {
+    const __m512i av = broadcast4(a[i] + k);
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) acc[i][j] = products<NV, kHalf>(acc[i][j], av, bv[j], j);
+  }
+}
+
 // Bytes to the second half of the panel that is prefetched.
 QGEMM_INLINE ptrdiff_t second_half(const gemm_args& g) { return static_cast<ptrdiff_t>((g.kc + 3) / 4) * g.taps * g.width * 2; }
 
@@ -78,19 +95,8 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, ptrdi
       ptrdiff_t k = *tap;
 #pragma GCC unroll 1
       for (const ptrdiff_t end = k + whole; k != end; k += 4) {
-        __m512i bv[NV];
-#pragma GCC unroll 4
-        for (int j = 0; j < NV; ++j) {
-          bv[j] = weights<NV, kHalf>(b, j);
-          __asm__("" : "+v"(bv[j]));
-        }
+        add_step<MR, NV, kHalf>(acc, a, k, b);
         b += 64 * NV;
-#pragma GCC unroll 16
-        for (int i = 0; i < MR; ++i) {
-          const __m512i av = broadcast4(a[i] + k);
-#pragma GCC unroll 4
-          for (int j = 0; j < NV; ++j) acc[i][j] = products<NV, kHalf>(acc[i][j], av, bv[j], j);
-        }
       }
     }
     return;
@@ -146,19 +152,8 @@ QGEMM_INLINE void multiply(const gemm_args& g, const uint8_t* const* rows, ptrdi
     }
 #pragma GCC unroll 1
     for (; k < 0; k += 4) {
-      __m512i bv[NV];
-#pragma GCC unroll 4
-      for (int j = 0; j < NV; ++j) {
-        bv[j] = weights<NV, kHalf>(b, j);
-        __asm__("" : "+v"(bv[j]));
-      }
+      add_step<MR, NV, kHalf>(acc, a, k, b);
       b += 64 * NV;
-#pragma GCC unroll 16
-      for (int i = 0; i < MR; ++i) {
-        const __m512i av = broadcast4(a[i] + k);
-#pragma GCC unroll 4
-        for (int j = 0; j < NV; ++j) acc[i][j] = products<NV, kHalf>(acc[i][j], av, bv[j], j);
-      }
     }
     if (kTails && tail) {
       // The last kc % 4 bytes of each row, gathered without reading past it. In memory first, in one plain loop: branches between

@@ -50,6 +50,9 @@ void any_pixels(const max_pool_args& g, const uint8_t* const* rows, uint8_t* out
   }
 }
 
+// The first n bytes of a register, none of them where n is negative.
+QGEMM_INLINE __mmask64 first_bytes(ptrdiff_t n) { return lanes64(n < 0 ? 0 : n < 64 ? static_cast<int>(n) : 64); }
+
 // Row r of the window's at output row i. A row twice changes no maximum.
 QGEMM_INLINE const uint8_t* row_of(const max_pool_args& g, int i, int r) {
   return g.rows[i * g.advance + (r < g.height ? r : 0)];
@@ -234,7 +237,6 @@ class WholeLines {
     whole_ = fit < line / 64 ? fit : line / 64;
     tail_ = (end + 63) / 64 + kAfter - whole_;
     if (!possible()) return;
-    const auto first_bytes = [](ptrdiff_t n) { return lanes64(n < 0 ? 0 : n < 64 ? static_cast<int>(n) : 64); };
     for (ptrdiff_t t = 0; t < tail_; ++t) {
       loaded_[t] = first_bytes(line - 64 * (whole_ + t));
       stored_[t] = first_bytes(end - 64 * (whole_ + t - kAfter));
@@ -317,7 +319,7 @@ class HalvedLines {
     if (!possible()) return;
     for (ptrdiff_t t = 0; t < tail_; ++t) {
       const ptrdiff_t at = 64 * (whole_ + t);
-      masks_[t] = {mask(line_ - 2 * at - 64), mask(line_ - 2 * at - 128), mask(end_ - at)};
+      masks_[t] = {first_bytes(line_ - 2 * at - 64), first_bytes(line_ - 2 * at - 128), first_bytes(end_ - at)};
     }
     const int words = g_.channels / 4;
     const __m512i iota = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), all = _mm512_set1_epi32(words);
@@ -372,7 +374,7 @@ class HalvedLines {
     __m512i before[kRows], here[kRows], last[kRows];
 #pragma GCC unroll 2
     for (int r = 0; r < kRows; ++r) before[r] = last[r] = _mm512_setzero_si512();
-    load(0, mask(line_), here);
+    load(0, first_bytes(line_), here);
     if (kTaps == 3 && ahead_ == 1) load(-1, ~lanes64(64 - g_.channels), last);
     const __m512i previous = previous_;
     const Pick *p = picks_, *const end = picks_ + periods_;
@@ -401,8 +403,6 @@ class HalvedLines {
     for (; j < whole_; ++j) step(j, {kAll, kAll, kAll});
     for (ptrdiff_t t = 0; t < tail_; ++t, ++j) step(j, masks_[t]);
   }
-
-  static QGEMM_MEMBER __mmask64 mask(ptrdiff_t n) { return lanes64(n < 0 ? 0 : n < 64 ? static_cast<int>(n) : 64); }
 
   const max_pool_args g_;
   const ptrdiff_t ahead_;       // columns ahead of the first even one
